@@ -1,0 +1,1 @@
+"""The edge that Kafka clients talk to: listener, connections, the dispatch table and the request handlers."""
