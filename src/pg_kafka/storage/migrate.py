@@ -1,0 +1,108 @@
+"""Create or upgrade the schema `kafka` of a database.
+
+`sql/schema/` is the whole truth of today, `sql/features/` what users may call, `sql/migrations/` leads older databases there: files
+named `<version>_<what>.sql`, applied in order of name. All of it is one transaction under an advisory lock, so that brokers that
+start together do it once, and a crash leaves nothing half made. Nothing is ever granted to PUBLIC.
+"""
+
+import base64
+import uuid
+from collections.abc import Mapping
+from importlib.resources.abc import Traversable
+
+import asyncpg
+
+from pg_kafka.errors import FatalError
+from pg_kafka.storage import segments
+from pg_kafka.storage.queries import SQL, load
+
+SCHEMA_VERSION = 1
+OLDEST_SERVER = 140000
+
+_QUERIES = load("migrate")
+
+
+async def migrate(
+    connection: asyncpg.Connection, *, settings: Mapping[str, str] | None = None, compression: str = "auto"
+) -> None:
+    """Bring the database to SCHEMA_VERSION; a no-op when it is there.
+
+    `settings` are the names that kafka.set_config() may set, with their descriptions. `compression` is that of the first segment.
+    Raises FatalError: the server is too old or a standby, the encoding is not UTF8, the schema is newer than this program, or the
+    role lacks a privilege.
+    """
+    server = await connection.fetchrow(_QUERIES["server"])
+    _check_server(server)
+    try:
+        async with connection.transaction():
+            await _in_transaction(connection, settings, compression)
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise FatalError(_missing_privilege(server, error)) from error
+    except asyncpg.LockNotAvailableError as error:
+        raise FatalError(f'another program has been migrating database "{server["database"]}" for a minute') from error
+
+
+async def _in_transaction(connection: asyncpg.Connection, settings: Mapping[str, str] | None, compression: str) -> None:
+    await connection.execute(_QUERIES["search_path"])
+    await connection.execute(_QUERIES["lock_timeout"])
+    await connection.execute(_QUERIES["lock"])
+    state = await connection.fetchrow(_QUERIES["schema_state"])
+    if not state["has_schema"]:
+        await _create(connection, compression)
+    elif not state["has_cluster"]:
+        raise FatalError(
+            'the database has a schema "kafka" that is not pg_kafka\'s: rename it, or use another database'
+        )
+    else:
+        version = await connection.fetchval(_QUERIES["version"])
+        if version > SCHEMA_VERSION:
+            raise FatalError(
+                f"the database's schema has version {version} and this program knows {SCHEMA_VERSION}: use a newer pg-kafka"
+            )
+        if version < SCHEMA_VERSION:
+            await _upgrade(connection, version)
+    if settings is not None:
+        await connection.execute(_QUERIES["forget_settings"], list(settings))
+        await connection.execute(_QUERIES["know_settings"], list(settings), list(settings.values()))
+
+
+async def _create(connection: asyncpg.Connection, compression: str) -> None:
+    for script in (*_scripts("schema"), *_scripts("features")):
+        await connection.execute(script.read_text(encoding="utf-8"))
+    cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    await connection.execute(_QUERIES["insert_cluster"], cluster_id, SCHEMA_VERSION)
+    await segments.create_shared_series(connection, compression)
+    await connection.execute(_QUERIES["revoke_all"])
+
+
+async def _upgrade(connection: asyncpg.Connection, version: int) -> None:
+    steps = [script for script in _scripts("migrations") if int(script.name.partition("_")[0]) > version]
+    for script in (*steps, *_scripts("features")):
+        await connection.execute(script.read_text(encoding="utf-8"))
+    await connection.execute(_QUERIES["revoke_all"])
+    await connection.execute(_QUERIES["set_version"], SCHEMA_VERSION)
+
+
+def _scripts(folder: str) -> list[Traversable]:
+    """The .sql files of a folder in order; none when the folder is not there (an empty one is not packaged)."""
+    path = SQL / folder
+    entries = sorted(path.iterdir(), key=lambda entry: entry.name) if path.is_dir() else []
+    return [entry for entry in entries if entry.name.endswith(".sql")]
+
+
+def _check_server(server: asyncpg.Record) -> None:
+    if server["version_number"] < OLDEST_SERVER:
+        raise FatalError(f"PostgreSQL {server['version']} is too old: pg_kafka needs 14 or newer")
+    if server["is_in_recovery"]:
+        raise FatalError("the PostgreSQL server is a standby in recovery: connect to the primary")
+    if server["encoding"] != "UTF8":
+        raise FatalError(
+            f"database \"{server['database']}\" has encoding {server['encoding']}: pg_kafka needs one with ENCODING 'UTF8'"
+        )
+
+
+def _missing_privilege(server: asyncpg.Record, error: asyncpg.InsufficientPrivilegeError) -> str:
+    role, database = server["role"], server["database"]
+    if "for database" in str(error):
+        return f'role "{role}" may not create schemas here: GRANT CREATE ON DATABASE "{database}" TO "{role}"'
+    return f'role "{role}" lacks a privilege in database "{database}": {error}'

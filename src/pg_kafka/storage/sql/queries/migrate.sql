@@ -1,0 +1,65 @@
+-- name: lock
+-- Two programs migrate one after the other. The class is that of all our advisory locks; number 0 is migration's.
+SELECT pg_advisory_xact_lock(1885825894, 0);
+
+-- name: lock_timeout
+SET LOCAL lock_timeout = '60s';
+
+-- name: search_path
+-- Whatever the role's own search_path, names without a schema are PostgreSQL's.
+SET LOCAL search_path = pg_catalog;
+
+-- name: server
+SELECT current_setting('server_version_num')::int AS version_number,
+       current_setting('server_version') AS version,
+       pg_is_in_recovery() AS is_in_recovery,
+       current_database() AS database,
+       current_user AS role,
+       (SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database()) AS encoding;
+
+-- name: schema_state
+-- Looks at the catalogue only, so that it works without any privilege in the schema.
+SELECT to_regnamespace('kafka') IS NOT NULL AS has_schema,
+       EXISTS (SELECT FROM pg_catalog.pg_class c
+               WHERE c.relnamespace = to_regnamespace('kafka') AND c.relname = 'cluster') AS has_cluster;
+
+-- name: version
+SELECT schema_version FROM kafka.cluster;
+
+-- name: insert_cluster
+-- pg_control_checkpoint() lags behind a promotion until the next checkpoint; the name of the current WAL file does not.
+INSERT INTO kafka.cluster (cluster_id, schema_version, system_identifier, timeline)
+SELECT $1, $2, (SELECT system_identifier::text FROM pg_control_system()),
+       substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8);
+
+-- name: set_version
+UPDATE kafka.cluster SET schema_version = $1;
+
+-- name: revoke_all
+-- Functions are executable and types usable by PUBLIC unless revoked. ALTER DEFAULT PRIVILEGES does not help:
+-- within a schema it can only add to the global defaults.
+DO $$
+DECLARE
+    object record;
+BEGIN
+    REVOKE ALL ON ALL TABLES IN SCHEMA kafka FROM PUBLIC;
+    REVOKE ALL ON ALL SEQUENCES IN SCHEMA kafka FROM PUBLIC;
+    REVOKE ALL ON ALL ROUTINES IN SCHEMA kafka FROM PUBLIC;
+    REVOKE ALL ON SCHEMA kafka, topics FROM PUBLIC;
+    FOR object IN
+        SELECT t.oid::regtype AS name FROM pg_catalog.pg_type t LEFT JOIN pg_catalog.pg_class c ON c.oid = t.typrelid
+        WHERE t.typnamespace = 'kafka'::regnamespace AND t.typelem = 0 AND (c.oid IS NULL OR c.relkind = 'c')
+    LOOP
+        EXECUTE format('REVOKE ALL ON TYPE %s FROM PUBLIC', object.name);
+    END LOOP;
+END
+$$;
+
+-- name: forget_settings
+DELETE FROM kafka.setting_names WHERE NOT (name = ANY ($1::text[]));
+
+-- name: know_settings
+INSERT INTO kafka.setting_names (name, description)
+SELECT * FROM unnest($1::text[], $2::text[])
+ON CONFLICT (name) DO UPDATE SET description = EXCLUDED.description
+WHERE kafka.setting_names.description IS DISTINCT FROM EXCLUDED.description;
