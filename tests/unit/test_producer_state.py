@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pg_kafka.wire.error_codes import ErrorCode
 
 from pg_kafka.coordinator.producer_state import (
     Accepted,
@@ -21,6 +20,7 @@ from pg_kafka.coordinator.producer_state import (
     load,
     sequence_after,
 )
+from pg_kafka.wire.error_codes import ErrorCode
 
 TOP = 2**31 - 1
 
@@ -112,7 +112,7 @@ class Model:
     def answer(self, epoch: int, base_sequence: int, count: int) -> int | ErrorCode:
         """The base offset that the producer must see, or the error."""
         records = [(epoch, (base_sequence + i) & TOP) for i in range(count)]
-        ends = [*self.begins[1:], len(self.sent)]
+        ends = [*self.begins[1:], len(self.sent)][: len(self.begins)]
         for begin, end in list(zip(self.begins, ends, strict=True))[-5:]:
             if epoch == self.sent[-1][0] and self.sent[begin:end] == records:
                 return begin

@@ -1,8 +1,8 @@
 """What a partition remembers of one idempotent producer: its epoch and its last five batches.
 
-Pure. `check` decides about an incoming batch and changes nothing; `advance` is the only way to a new window, used when a
-batch is taken and again when a window is rebuilt from the log, so live and reload cannot differ. `dump` and `load` turn a
-window into a JSON list for a checkpoint and back.
+Pure. `check` decides about an incoming batch and changes nothing; `advance` is the only way to a new window, used when
+a batch is taken and again when a window is rebuilt from the log, so live and reload cannot differ. `dump` and `load`
+turn a window into a JSON list for a checkpoint and back.
 
 | batch, against the window                       | answer                        |
 |-------------------------------------------------|-------------------------------|
@@ -22,7 +22,7 @@ from typing import Any, Final
 from pg_kafka.wire.error_codes import ErrorCode
 
 WINDOW_BATCHES: Final = 5
-"""Batches that may be under way at once: the limit of max.in.flight.requests.per.connection for idempotent producers."""
+"""Batches under way at once: the limit of max.in.flight.requests.per.connection for idempotent producers."""
 
 _SEQUENCES: Final = 1 << 31
 
@@ -108,7 +108,7 @@ def check(
 def advance(
     window: ProducerWindow | None, *, epoch: int, base_sequence: int, count: int, base_offset: int, timestamp_ms: int
 ) -> ProducerWindow:
-    """The window after a batch that `check` accepted, or that the log holds. A new epoch forgets the batches before it."""
+    """The window after a batch that `check` accepted, or that the log holds; a new epoch forgets what was before."""
     batch = SequencedBatch(
         base_sequence, sequence_after(base_sequence, count - 1), base_offset, base_offset + count - 1, timestamp_ms
     )
