@@ -1,0 +1,40 @@
+"""What a topic may be called: Kafka's rules, and the sentences that say which one was broken."""
+
+from __future__ import annotations
+
+import re
+
+MAX_LENGTH = 249  # Kafka's: leaves room for "-" and a partition number in a 255 byte file name
+
+# Kafka's internal topics: listed as such, and left out of a client's "all topics" subscriptions.
+INTERNAL_TOPICS = frozenset({"__consumer_offsets", "__transaction_state", "__share_group_state"})
+
+# The name of Kafka's own metadata log: nobody may create it.
+METADATA_TOPIC = "__cluster_metadata"
+
+_LEGAL = re.compile(r"[a-zA-Z0-9._-]+")
+
+
+def fault_of(name: str) -> str | None:
+    """What is wrong with `name`, or None."""
+    if not name:
+        return "Topic name is invalid: the empty string is not allowed"
+    if name in (".", ".."):
+        return f"Topic name is invalid: '{name}' is not allowed"
+    if len(name) > MAX_LENGTH:
+        return f"Topic name is invalid: the length of '{name}' is longer than the max allowed length {MAX_LENGTH}"
+    if _LEGAL.fullmatch(name) is None:
+        return (
+            f"Topic name is invalid: '{name}' contains one or more characters other than ASCII alphanumerics, "
+            "'.', '_' and '-'"
+        )
+    return None
+
+
+def collision_key(name: str) -> str:
+    """Names with the same key cannot live side by side: '.' and '_' become one in names of metrics."""
+    return name.replace(".", "_")
+
+
+def may_collide(name: str) -> bool:
+    return "." in name or "_" in name
