@@ -86,6 +86,11 @@ class Setting:
         return ENVIRONMENT_PREFIX + self.attribute.upper()
 
     @property
+    def parameter(self) -> str:
+        """The PostgreSQL parameter, and the row of kafka.settings, that sets it."""
+        return OWN_PREFIX + self.attribute
+
+    @property
     def range_text(self) -> str:
         """What it may be, for documentation and error messages."""
         if self.choices:
@@ -165,9 +170,10 @@ def _setting(
         high = (INT_MAX if type == "int" else LONG_MAX) if high is None else high
     attribute = name.removeprefix(OWN_PREFIX).replace(".", "_")
     row = Setting(name, attribute, type, default, doc, low, high, choices, start_only)
+    shown = name != "database"  # the URL may hold a password
     if callable(default):
-        return dataclasses.field(default_factory=default, metadata={"setting": row})
-    return dataclasses.field(default=default, metadata={"setting": row})
+        return dataclasses.field(default_factory=default, repr=shown, metadata={"setting": row})
+    return dataclasses.field(default=default, repr=shown, metadata={"setting": row})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +191,7 @@ class Config:
         "advertise",
         "address",
         None,
-        "The address told to clients. Unset: the one each client connected to; behind NAT or a port forward it must be given.",
+        "The address told to clients. Unset: the one each connected to, which is wrong behind NAT or a port forward.",
         start_only=True,
     )
     database: str | None = _setting(
@@ -408,7 +414,8 @@ def _checked(config: Config) -> Config:
         raise ConfigError("advertise wants a port from 1 to 65535, not 0")
     if config.eviction_ms < 3 * config.heartbeat_ms:
         raise ConfigError(
-            f"pg_kafka.eviction_ms ({config.eviction_ms}) must be at least three times pg_kafka.heartbeat_ms ({config.heartbeat_ms})"
+            f"pg_kafka.eviction_ms ({config.eviction_ms}) must be at least three times"
+            f" pg_kafka.heartbeat_ms ({config.heartbeat_ms})"
         )
     return config
 

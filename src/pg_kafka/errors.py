@@ -4,6 +4,8 @@ FatalError ends the program: `pg-kafka: <sentence>` on stderr, exit code 1, no t
 StorageError ends one request: it carries the Kafka error code that the client gets.
 """
 
+from typing import Literal, NamedTuple
+
 
 class FatalError(Exception):
     """The program cannot go on; the message is one sentence for the person who started it."""
@@ -16,7 +18,7 @@ class ConfigError(FatalError):
 class StorageError(Exception):
     """An operation on the database failed.
 
-    `code` is a number of `pg_kafka.wire.error_codes.ErrorCode`; `retriable` says whether the same request may succeed later.
+    `code` is a number of `pg_kafka.wire.error_codes.ErrorCode`; `retriable`: the same request may succeed later.
     """
 
     def __init__(self, retriable: bool, code: int, message: str) -> None:
@@ -24,3 +26,10 @@ class StorageError(Exception):
         self.retriable = retriable
         self.code = int(code)
         self.message = message
+
+
+class Finding(NamedTuple):
+    """One thing that `pg-kafka doctor` looked at."""
+
+    level: Literal["ok", "warning", "error"]
+    text: str

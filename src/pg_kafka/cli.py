@@ -1,0 +1,117 @@
+"""The command line: arguments in, one call into `pg_kafka.app`, an exit code out.
+
+A FatalError becomes one sentence on stderr and exit code 1. `app` is imported by the commands that need it: it brings
+the database driver and the broker, which `--help` and `version` should not wait for.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from pg_kafka import __version__, config, logs
+from pg_kafka.errors import FatalError
+
+commands = typer.Typer(
+    name="pg-kafka",
+    help="A Kafka broker on PostgreSQL. Settings come from flags, PG_KAFKA_* variables, a file and the database.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Listen = Annotated[
+    str | None, typer.Option(metavar="HOST:PORT", help="Where Kafka clients connect. Default: 127.0.0.1:9092.")
+]
+Advertise = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="The address told to clients. Default: the one each client connected to."),
+]
+Database = Annotated[
+    str | None, typer.Option(metavar="URL", help="PostgreSQL 14 or newer. Default: an embedded server.")
+]
+Data = Annotated[
+    str | None, typer.Option(metavar="DIR", help="Folder of the embedded server. Default: in the user's data folder.")
+]
+LogLevel = Annotated[str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error. Default: warning.")]
+File = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Settings in TOML, with Kafka's names for Kafka's settings."),
+]
+
+
+def _load(file: Path | None, **flags: str | None) -> config.Config:
+    loaded = config.load(flags, os.environ, file)
+    logs.configure(loaded.log_level)
+    return loaded
+
+
+@commands.command()
+def serve(
+    listen: Listen = None,
+    advertise: Advertise = None,
+    database: Database = None,
+    data: Data = None,
+    file: File = None,
+    log_level: LogLevel = None,
+) -> None:
+    """Run a broker until it is told to stop (SIGINT, SIGTERM; a second one stops at once)."""
+    loaded = _load(file, listen=listen, advertise=advertise, database=database, data=data, log_level=log_level)
+    from pg_kafka import app
+
+    raise typer.Exit(app.serve(loaded))
+
+
+@commands.command()
+def migrate(database: Database = None, data: Data = None, file: File = None, log_level: LogLevel = None) -> None:
+    """Create or upgrade the schema in the database, and do nothing else."""
+    loaded = _load(file, database=database, data=data, log_level=log_level)
+    from pg_kafka import app
+
+    app.migrate(loaded)
+
+
+@commands.command()
+def doctor(
+    listen: Listen = None,
+    advertise: Advertise = None,
+    database: Database = None,
+    data: Data = None,
+    file: File = None,
+    log_level: LogLevel = None,
+) -> None:
+    """Check a setup and say what is wrong; exit code 1 if something is."""
+    loaded = _load(file, listen=listen, advertise=advertise, database=database, data=data, log_level=log_level)
+    from rich.console import Console
+    from rich.text import Text
+
+    from pg_kafka import app
+
+    styles = {"ok": "green", "warning": "yellow", "error": "bold red"}
+    console = Console(highlight=False, soft_wrap=True)
+    is_broken = False
+    for level, text in app.doctor(loaded):
+        console.print(Text.assemble((f"{level:8}", styles[level]), text))
+        is_broken = is_broken or level == "error"
+    raise typer.Exit(1 if is_broken else 0)
+
+
+@commands.command()
+def version() -> None:
+    """Print the version."""
+    print(f"pg-kafka {__version__}")
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The `pg-kafka` command."""
+    try:
+        commands(args=None if arguments is None else list(arguments))
+    except FatalError as error:
+        print(f"pg-kafka: {error}", file=sys.stderr)
+    sys.exit(1)
