@@ -135,6 +135,7 @@ CREATE TABLE kafka.partition_checkpoints (
     partition              integer NOT NULL,
     next_offset            bigint  NOT NULL,
     running_max_timestamp  bigint  NOT NULL,
+    appended_bytes         bigint  NOT NULL DEFAULT 0,
     producers              jsonb   NOT NULL DEFAULT '[]',
     open_transactions      jsonb   NOT NULL DEFAULT '[]',
     written_at             timestamptz NOT NULL DEFAULT clock_timestamp(),

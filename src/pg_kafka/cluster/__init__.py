@@ -1,0 +1,1 @@
+"""Which broker leads, and how another takes over."""

@@ -1,0 +1,276 @@
+"""Membership: an incarnation of this broker in `kafka.brokers`, its heartbeat, and take-over from the one before.
+
+Safety is by advisory locks, liveness by a heartbeat (docs/architecture.md, "One writer"). An incarnation is created at
+start and never revived. A standby waits for the lock of the owner's heartbeat session and never queues for the
+incarnation's own lock while its owner lives: a waiting exclusive request would make every reconnect of the owner fail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import asyncpg
+
+from pg_kafka.errors import StorageError
+from pg_kafka.storage import queries
+from pg_kafka.storage.sessions import (
+    CONNECTION_ERRORS,
+    SQL as SESSION_SQL,
+    Fenced,
+    Identity,
+    Session,
+    connect,
+    connect_writer,
+    describe,
+    unavailable,
+)
+
+SQL = queries.load("cluster")
+log = logging.getLogger("pg_kafka.membership")
+
+HEARTBEAT_S = 1.0
+EVICT_AFTER_S = 6.0
+TAKE_OVER_TIMEOUT_S = 10.0
+LOCK_TIMEOUT_S = 5.0
+HISTORY_EPOCHS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Incarnation:
+    """One life of a broker: what its sessions lock and what its leadership is called."""
+
+    id: int
+    node_id: int
+    epoch: int
+    lock_id: int
+    heartbeat_lock_id: int
+    cluster_id: str
+    system_identifier: str
+    timeline: str
+
+
+class Membership:
+    """Join, stay, leave. `on_end` is called once when the incarnation is over for a reason that is not leave()."""
+
+    def __init__(self, dsn: str, *, host: str, port: int, version: str, on_end: Callable[[str], None]) -> None:
+        self._dsn = dsn
+        self._host = host
+        self._port = port
+        self._version = version
+        self._on_end = on_end
+        self._ended = False
+        self._session: Session | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._last_beat = 0.0
+        self.incarnation: Incarnation | None = None
+
+    @property
+    def is_late(self) -> bool:
+        """The own heartbeat has not succeeded for so long that another broker may evict this one."""
+        return time.monotonic() - self._last_beat > EVICT_AFTER_S
+
+    async def join(self, on_wait: Callable[[str], None]) -> Incarnation:
+        """Become the broker of this database, waiting while another lives. Raises StorageError."""
+        told = False
+        while True:
+            session = await connect(self._dsn, "heartbeat")
+            try:
+                others = await session.connection.fetch(SQL["live_brokers"])
+                dead = True
+                for other in others:
+                    if not await self._is_dead(session, other):
+                        dead = False
+                        if not told:
+                            told = True
+                            on_wait(f"{other['host']}:{other['port']}")
+                        break
+                if dead:
+                    self.incarnation = await self._take_over(session, others)
+                    await session.connection.execute(
+                        SESSION_SQL["lock_exclusive"], self.incarnation.heartbeat_lock_id, timeout=LOCK_TIMEOUT_S
+                    )
+                    break
+            except BaseException as error:
+                session.drop()
+                if isinstance(error, (*CONNECTION_ERRORS, asyncpg.PostgresError)):
+                    raise unavailable(f"cannot join the cluster: {describe(error)}") from error
+                raise
+            session.drop()
+        self._session = session
+        self._last_beat = time.monotonic()
+        self._task = asyncio.create_task(self._beat(), name="heartbeat")
+        return self.incarnation
+
+    async def _is_dead(self, session: Session, other: asyncpg.Record) -> bool:
+        """Wait up to a second for the other's heartbeat session to end, then judge by its silence and its locks."""
+        connection = session.connection
+        try:
+            async with connection.transaction():
+                await connection.execute("SET LOCAL lock_timeout = '1s'")
+                await connection.execute(SQL["lock_exclusive_in_transaction"], other["heartbeat_lock_id"])
+            gone = True
+        except asyncpg.LockNotAvailableError:
+            gone = False
+        now = {row["incarnation"]: row for row in await connection.fetch(SQL["live_brokers"])}
+        current = now.get(other["incarnation"])
+        if current is None:
+            return True
+        if current["silent_s"] > EVICT_AFTER_S:
+            return True
+        if gone:
+            holders = await connection.fetch(SQL["lock_holders"], other["lock_id"])
+            if not holders:
+                return True
+            await asyncio.sleep(0.1)  # its sessions still live: it may only have lost its heartbeat session
+        return False
+
+    async def _take_over(self, session: Session, others: list[asyncpg.Record]) -> Incarnation:
+        """Fence the dead and join, in one transaction.
+
+        Locks, in this order: the row of kafka.cluster, the rows of the fenced, their advisory locks in exclusive mode.
+        What is read after its commit is what the fenced left; the commit is also the barrier of synchronous replication.
+        """
+        connection = session.connection
+        session.commit_in_doubt = False
+        async with asyncio.timeout(TAKE_OVER_TIMEOUT_S):
+            await connection.execute("BEGIN")
+            cluster = await connection.fetchrow(SQL["cluster_row"])
+            for other in others:
+                await connection.execute(SQL["fence"], other["incarnation"])
+                await self._evict(connection, other["lock_id"])
+                log.warning("event=fenced incarnation=%d host=%s", other["incarnation"], other["host"])
+            where = session.identity
+            changed = (where.system_identifier, where.timeline) != (cluster["system_identifier"], cluster["timeline"])
+            if changed:
+                log.warning(
+                    "event=history_changed from=%s/%s to=%s/%s",
+                    cluster["system_identifier"], cluster["timeline"], where.system_identifier, where.timeline,
+                )  # fmt: skip
+                await connection.fetchval(SQL["skip_producer_ids"])
+            epoch = await connection.fetchval(
+                SQL["advance_epoch"], HISTORY_EPOCHS if changed else 1, where.system_identifier, where.timeline
+            )
+            row = await connection.fetchrow(SQL["join"], epoch, self._host, self._port, self._version)
+            await connection.execute(SQL["forget_old_incarnations"])
+        await connection.execute("COMMIT")  # without a deadline: its outcome must be known
+        if session.commit_in_doubt:
+            raise unavailable("the wait for a synchronous standby was cancelled")
+        return Incarnation(
+            row["incarnation"],
+            row["node_id"],
+            epoch,
+            row["lock_id"],
+            row["heartbeat_lock_id"],
+            cluster["cluster_id"],
+            where.system_identifier,
+            where.timeline,
+        )
+
+    @staticmethod
+    async def _evict(connection: asyncpg.Connection, lock_id: int) -> None:
+        """Take a fenced incarnation's lock, ending the backends that still hold it. Bounded by the caller's deadline."""
+        while True:
+            for holder in await connection.fetch(SQL["lock_holders"], lock_id):
+                await connection.execute(SESSION_SQL["terminate"], holder["pid"])
+            await connection.execute("SAVEPOINT evict")
+            try:
+                await connection.execute("SET LOCAL lock_timeout = '500ms'")
+                await connection.execute(SQL["lock_exclusive_in_transaction"], lock_id)
+                await connection.execute("SET LOCAL lock_timeout = 0")
+                return
+            except asyncpg.LockNotAvailableError:
+                await connection.execute("ROLLBACK TO SAVEPOINT evict")
+
+    async def open_writer(self, kind: str) -> Session:
+        """A session that may write for this incarnation. Raises Fenced, StorageError."""
+        incarnation = self.incarnation
+        assert incarnation is not None
+        try:
+            session = await connect_writer(self._dsn, kind, incarnation.id, incarnation.lock_id, LOCK_TIMEOUT_S)
+        except Fenced as error:
+            self.end(str(error))
+            raise
+        try:
+            self.check_identity(session.identity)
+        except Fenced:
+            session.drop()
+            raise
+        return session
+
+    def check_identity(self, identity: Identity) -> None:
+        """End the incarnation when a session finds another server or another history. Raises Fenced."""
+        incarnation = self.incarnation
+        if incarnation is None:
+            return
+        if (identity.system_identifier, identity.timeline) != (incarnation.system_identifier, incarnation.timeline):
+            reason = f"the server's history changed to {identity.system_identifier}/{identity.timeline}"
+            self.end(reason)
+            raise Fenced(reason)
+
+    def end(self, reason: str) -> None:
+        """The incarnation is over."""
+        if not self._ended:
+            self._ended = True
+            log.warning("event=leadership_ended reason=%s", reason)
+            self._on_end(reason)
+
+    async def _beat(self) -> None:
+        """Show life each second; open the session again when it is lost."""
+        incarnation = self.incarnation
+        assert incarnation is not None
+        while not self._ended:
+            try:
+                if self._session is None or self._session.is_closed:
+                    self._session = await self._reopen(incarnation)
+                row = await self._session.connection.fetchrow(SQL["heartbeat"], incarnation.id, timeout=EVICT_AFTER_S)
+                if row is None:
+                    self.end(f"incarnation {incarnation.id} was fenced")
+                    return
+                self._last_beat = time.monotonic()
+            except Fenced:
+                return
+            except (*CONNECTION_ERRORS, asyncpg.PostgresError, StorageError) as error:
+                log.warning("event=heartbeat_failed error=%s", describe(error))
+                if self._session is not None:
+                    self._session.drop()
+                    self._session = None
+            await asyncio.sleep(HEARTBEAT_S)
+
+    async def _reopen(self, incarnation: Incarnation) -> Session:
+        session = await connect(self._dsn, "heartbeat")
+        try:
+            self.check_identity(session.identity)
+            await session.connection.execute(
+                SESSION_SQL["lock_exclusive"], incarnation.heartbeat_lock_id, timeout=LOCK_TIMEOUT_S
+            )
+        except BaseException:
+            session.drop()
+            raise
+        return session
+
+    async def leave(self) -> None:
+        """Say goodbye, so that the next broker need not wait."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        session, self._session = self._session, None
+        if session is None or self.incarnation is None:
+            return
+        if not self._ended and not session.is_closed:
+            with contextlib.suppress(*CONNECTION_ERRORS, asyncpg.PostgresError):
+                await session.connection.execute(SQL["leave"], self.incarnation.id, timeout=LOCK_TIMEOUT_S)
+        await session.close()
+
+    def abandon(self) -> None:
+        """Drop everything at once."""
+        self._ended = True
+        if self._task is not None:
+            self._task.cancel()
+        if self._session is not None:
+            self._session.drop()

@@ -1,0 +1,63 @@
+"""The writing session for rare statements: topics, settings, series. One statement at a time, each its own transaction.
+
+A lost session is opened again for the next statement. A statement whose answer was lost is not repeated: its caller gets
+StorageError and the client asks again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import asyncpg
+
+from pg_kafka.storage.sessions import CONNECTION_ERRORS, Fenced, Session, describe, unavailable
+
+STATEMENT_TIMEOUT_S = 20.0
+
+
+class ControlSession:
+    """Statements of the broker's incarnation outside the lanes."""
+
+    def __init__(self, open_session: Callable[[str], Awaitable[Session]]) -> None:
+        self._open = open_session
+        self._session: Session | None = None
+        self._lock = asyncio.Lock()
+
+    async def fetch(self, sql: str, *arguments: Any) -> list[asyncpg.Record]:
+        """Run one statement and commit it. Raises StorageError."""
+        try:
+            # COMMIT alone has no deadline: a client's deadline ends its wait, not the statement.
+            return await asyncio.wait_for(asyncio.shield(self._run(sql, arguments)), STATEMENT_TIMEOUT_S)
+        except TimeoutError:
+            raise unavailable("the database did not answer in time") from None
+
+    async def execute(self, sql: str, *arguments: Any) -> None:
+        """As fetch, without rows."""
+        await self.fetch(sql, *arguments)
+
+    async def _run(self, sql: str, arguments: tuple[Any, ...]) -> list[asyncpg.Record]:
+        async with self._lock:
+            try:
+                if self._session is None or self._session.is_closed:
+                    self._session = await self._open("control")
+                rows: list[asyncpg.Record] = await self._session.connection.fetch(sql, *arguments)
+            except Fenced as error:
+                raise unavailable("this broker no longer leads") from error
+            except CONNECTION_ERRORS as error:
+                if self._session is not None:
+                    self._session.drop()
+                raise unavailable(f"the database did not answer: {describe(error)}") from error
+            except asyncpg.PostgresError as error:
+                raise unavailable(f"the database refused a statement: {describe(error)}") from error
+            if self._session.commit_in_doubt:
+                self._session.drop()
+                raise unavailable("the wait for a synchronous standby was cancelled")
+            return rows
+
+    async def close(self) -> None:
+        """Finish the statement under way, then close."""
+        async with self._lock:
+            if self._session is not None:
+                await self._session.close()

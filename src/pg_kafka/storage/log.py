@@ -1,0 +1,538 @@
+"""The log of this broker: its partitions, their lanes, and reading.
+
+Partitions are loaded when first used, many at once in a few set queries, from their checkpoint and the small columns of
+the rows after it. Appends go to the partition's lane; reads come from the tail in memory or from one segment's table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Executor
+
+import asyncpg
+
+from pg_kafka.config import Config
+from pg_kafka.coordinator import producer_state
+from pg_kafka.storage import queries
+from pg_kafka.storage.control import ControlSession
+from pg_kafka.storage.lane import Lane
+from pg_kafka.storage.partition import Append, AppendResult, Extent, Partition
+from pg_kafka.storage.segments import leaf_table
+from pg_kafka.storage.sessions import Identity, Readers, Session, unavailable
+from pg_kafka.storage.tail import TailCache
+from pg_kafka.storage.topics import Topic, Topics
+from pg_kafka.wire import _records
+from pg_kafka.wire._records import Batch
+
+SQL = queries.load("log")
+log = logging.getLogger("pg_kafka.log")
+
+READ_TIMEOUT_S = 30.0
+LOAD_TIMEOUT_S = 30.0
+CONTROL_TIMEOUT_S = 30.0
+PARTITIONS_PER_LOAD = 2_000
+ROWS_PER_READ = (8, 2_000)
+# Encoding more than this with a codec goes to a thread: it would hold up all other connections.
+THREADED_BYTES = 64 * 1024
+PRODUCER_BLOCK = 1000
+PRODUCER_EXPIRATION_MS = 86_400_000  # producer.id.expiration.ms as Kafka has it
+CODECS = {"none": 0, "uncompressed": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
+_READ_FIELDS = (
+    "base_offset last_offset record_count leader_epoch first_timestamp max_timestamp timestamp_type is_transactional "
+    "is_control delete_horizon producer_id producer_epoch base_sequence batch_base_offset timestamps offset_deltas keys "
+    "header_ends header_keys header_values values codec"
+).split()
+
+
+class Log:
+    """See the module. Everything runs on one event loop."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        dsn: str,
+        topics: Topics,
+        control: ControlSession,
+        open_writer: Callable[[str], Awaitable[Session]],
+        incarnation: int,
+        node_id: int,
+        epoch: int,
+        cluster_id: str,
+        executor: Executor,
+        on_fenced: Callable[[str], None],
+        on_identity: Callable[[Identity], None],
+        on_outgrown: Callable[[int], None],
+    ) -> None:
+        self.incarnation = incarnation
+        self.node_id = node_id
+        self.epoch = epoch
+        self.cluster_id = cluster_id
+        self.queued_bytes = 0
+        self._config = config
+        self._topics = topics
+        self._control = control
+        self._executor = executor
+        self._on_fenced = on_fenced
+        self._on_outgrown = on_outgrown
+        self._readers = Readers(dsn, config.readers, on_identity)
+        self._tails = TailCache(config.tail_bytes)
+        self._partitions: dict[tuple[int, int], Partition] = {}
+        self._loading: dict[tuple[int, int], asyncio.Task[None]] = {}
+        self._active_segments: dict[int, int] = {}
+        self._topic_bytes: defaultdict[int, int] = defaultdict(int)
+        self._outgrown: set[int] = set()
+        self._producer_ids = range(0)
+        self._producer_lock = asyncio.Lock()
+        self._lanes = [
+            Lane(
+                number,
+                self,
+                open_writer,
+                checkpoint_bytes=config.checkpoint_bytes,
+                checkpoint_ms=config.checkpoint_ms,
+                producer_expiration_ms=PRODUCER_EXPIRATION_MS,
+            )
+            for number in range(config.lanes)
+        ]
+        self._tasks: list[asyncio.Task[None]] = []
+        topics.close_partitions = self._close_topics
+        topics.on_change = self._topic_changed
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the lanes. Raises StorageError, Fenced."""
+        for row in await self._control.fetch(SQL["active_segments"]):
+            self._active_segments[row["series"]] = row["active_segment"]
+        for lane in self._lanes:
+            await lane.open()
+        self._tasks = [asyncio.create_task(lane.run(), name=f"lane {lane.number}") for lane in self._lanes]
+
+    async def stop(self, timeout_s: float) -> None:
+        """Write what is queued and the checkpoints, then close all sessions."""
+        for lane in self._lanes:
+            await lane.stop()
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=timeout_s)
+            for task in late:
+                log.warning("event=lane_did_not_stop task=%s", task.get_name())
+                task.cancel()
+        for lane in self._lanes:
+            await lane.close()
+        for partition in list(self._partitions.values()):
+            self.forget(partition)
+        await self._readers.close()
+
+    def abandon(self) -> None:
+        """Stop at once, without checkpoints."""
+        for lane in self._lanes:
+            lane.abandon()
+        for task in self._tasks:
+            task.cancel()
+
+    # -- what lanes need ---------------------------------------------------------------------------------------------
+
+    def active_segment(self, series: int) -> int:
+        return self._active_segments[series]
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def answered(self, count_bytes: int) -> None:
+        self.queued_bytes -= count_bytes
+
+    def committed(self, partition: Partition, appended_bytes: int) -> None:
+        if partition.series == 0:
+            topic = partition.topic.id
+            self._topic_bytes[topic] += appended_bytes
+            if self._topic_bytes[topic] > self._config.series_bytes and topic not in self._outgrown:
+                self._outgrown.add(topic)
+                self._on_outgrown(topic)
+
+    def forget(self, partition: Partition) -> None:
+        """Stop serving a partition; it is loaded again when next asked for, if its topic still exists."""
+        key = (partition.topic.id, partition.index)
+        if self._partitions.get(key) is partition:
+            del self._partitions[key]
+        partition.close()
+
+    def fenced(self, reason: str) -> None:
+        for partition in list(self._partitions.values()):
+            self.forget(partition)
+        self._on_fenced(reason)
+
+    def stored_codec_differs(self, append: Append) -> bool:
+        """The topic asks for another codec than the producer used, so its bytes are not what consumers get."""
+        return append.codec != append.batch.codec
+
+    # -- topics and segments -----------------------------------------------------------------------------------------
+
+    def _lane(self, topic_id: int, index: int) -> Lane:
+        return self._lanes[hash((topic_id, index)) % len(self._lanes)]
+
+    async def _on_all_lanes(self, apply: Callable[[Lane], None]) -> None:
+        try:
+            async with asyncio.timeout(CONTROL_TIMEOUT_S):
+                await asyncio.gather(*(lane.control(lambda lane=lane: apply(lane)) for lane in self._lanes))  # type: ignore[misc]
+        except TimeoutError:
+            raise unavailable("the log did not take a change in time") from None
+
+    async def _close_topics(self, topics: Sequence[Topic]) -> None:
+        """Finish what is under way for topics, then take no more. Raises StorageError."""
+
+        def close(lane: Lane) -> None:
+            for topic in topics:
+                lane.close_topic(topic.id)
+
+        try:
+            await self._on_all_lanes(close)
+        except BaseException:
+            for lane in self._lanes:
+                for topic in topics:
+                    lane.reopen_topic(topic.id)
+            raise
+        for topic in topics:
+            for index in range(topic.partitions):
+                partition = self._partitions.get((topic.id, index))
+                if partition is not None:
+                    self.forget(partition)
+            self._topic_bytes.pop(topic.id, None)
+
+    def _topic_changed(self, topic: Topic) -> None:
+        for index in range(topic.partitions):
+            partition = self._partitions.get((topic.id, index))
+            if partition is not None:
+                partition.topic = topic
+
+    async def switch_segment(self, series: int, segment: int) -> None:
+        """New rows of a series go to another segment; returns when no lane writes to the old one any more."""
+
+        def switch(_lane: Lane) -> None:
+            self._active_segments[series] = segment
+
+        await self._on_all_lanes(switch)
+
+    async def move_topic(self, topic_id: int, series: int, segment: int) -> None:
+        """A topic's new rows go to a series of its own; what it has in series 0 stays readable there."""
+        await self._topics.set_series(topic_id, series)
+
+        def move(_lane: Lane) -> None:
+            self._active_segments[series] = segment
+            topic = self._topics.by_id.get(topic_id)
+            for index in range(topic.partitions if topic else 0):
+                partition = self._partitions.get((topic_id, index))
+                if partition is not None:
+                    partition.series = series
+
+        await self._on_all_lanes(move)
+
+    # -- partitions --------------------------------------------------------------------------------------------------
+
+    def partition(self, topic: Topic, index: int) -> Partition | None:
+        """The partition, if it is loaded."""
+        return self._partitions.get((topic.id, index))
+
+    async def load(self, wanted: Sequence[tuple[Topic, int]]) -> list[Partition]:
+        """Load partitions, in the order asked for. Raises StorageError."""
+        missing = [
+            (topic, index)
+            for topic, index in wanted
+            if (topic.id, index) not in self._partitions and (topic.id, index) not in self._loading
+        ]
+        for start in range(0, len(missing), PARTITIONS_PER_LOAD):
+            chunk = missing[start : start + PARTITIONS_PER_LOAD]
+            load = asyncio.create_task(self._load(chunk), name="load partitions")
+            for topic, index in chunk:
+                self._loading[topic.id, index] = load
+            load.add_done_callback(lambda _load, chunk=chunk: self._loaded(chunk))  # type: ignore[misc]
+        tasks = {t for topic, index in wanted if (t := self._loading.get((topic.id, index))) is not None}
+        if tasks:
+            done, late = await asyncio.wait(tasks, timeout=LOAD_TIMEOUT_S)
+            if late:
+                raise unavailable("partitions could not be loaded in time")
+            for task in done:
+                error = task.exception()
+                if error is not None:
+                    raise error
+        found = [self._partitions.get((topic.id, index)) for topic, index in wanted]
+        if any(p is None for p in found):
+            raise unavailable("a partition went away while it was loaded")
+        return [p for p in found if p is not None]
+
+    def _loaded(self, chunk: list[tuple[Topic, int]]) -> None:
+        for topic, index in chunk:
+            self._loading.pop((topic.id, index), None)
+
+    async def _load(self, chunk: list[tuple[Topic, int]]) -> None:
+        lanes = {self._lane(topic.id, index) for topic, index in chunk}
+        while True:
+            try:
+                async with asyncio.timeout(LOAD_TIMEOUT_S):
+                    for lane in lanes:
+                        await lane.ready.wait()
+            except TimeoutError:
+                raise unavailable("the log is not ready") from None
+            terms = {lane: lane.term for lane in lanes}
+            async with self._readers.use(LOAD_TIMEOUT_S) as connection:
+                partitions = await self._read_partitions(connection, chunk)
+            # A lane that broke meanwhile may have committed something that this has not seen.
+            if all(lane.ready.is_set() and lane.term == terms[lane] for lane in lanes):
+                break
+        for (topic, index), partition in zip(chunk, partitions, strict=True):
+            if topic.id in self._topics.by_id:
+                # The catalogue may have changed while we read.
+                partition.topic = self._topics.by_id[topic.id]
+                partition.series = partition.topic.series
+                self._partitions[topic.id, index] = partition
+
+    async def _read_partitions(
+        self, connection: asyncpg.Connection, chunk: list[tuple[Topic, int]]
+    ) -> list[Partition]:
+        rows = await connection.fetch(
+            SQL["load_partitions"], [topic.id for topic, _ in chunk], [index for _, index in chunk]
+        )
+        known = {(row["topic"], row["partition"]): row for row in rows}
+        partitions = []
+        after: defaultdict[tuple[int, int], list[tuple[Partition, int]]] = defaultdict(list)
+        for topic, index in chunk:
+            row = known[topic.id, index]
+            partition = Partition(topic, index, self.epoch, self._tails)
+            partition.log_start_offset = row["log_start_offset"]
+            partition.extents = [Extent(*extent) for extent in row["extents"] or ()]
+            partition.epochs = [(epoch, start) for epoch, start in row["epochs"] or ()]
+            partition.high_watermark = partition.log_start_offset
+            partition.append_bytes_total = row["appended_bytes"]
+            if row["next_offset"] is not None:
+                partition.high_watermark = max(row["next_offset"], partition.log_start_offset)
+                partition.running_max_timestamp = row["running_max_timestamp"]
+                partition.load_checkpoint_json(row["producers"])
+            checkpoint = row["next_offset"] or 0
+            for position, extent in enumerate(partition.extents):
+                is_last = position + 1 == len(partition.extents)
+                if is_last or partition.extents[position + 1].first_offset > checkpoint:
+                    after[extent.series, extent.segment].append((partition, checkpoint))
+            partitions.append(partition)
+        by_key = {(p.topic.id, p.index): p for p in partitions}
+        for (series, segment), members in sorted(after.items()):
+            statement = queries.render(SQL["rows_after_checkpoints"], leaf=leaf_table(series, segment))
+            for row in await connection.fetch(
+                statement,
+                [p.topic.id for p, _ in members],
+                [p.index for p, _ in members],
+                [offset for _, offset in members],
+            ):
+                _replay(by_key[row["topic"], row["partition"]], row)
+        for partition in partitions:
+            partition.unstage()
+            self._topic_bytes_loaded(partition)
+        return partitions
+
+    def _topic_bytes_loaded(self, partition: Partition) -> None:
+        if partition.series == 0 and partition.append_bytes_total:
+            # Counted once for each load; a reload counts again, which moves a topic early rather than never.
+            self.committed(partition, partition.append_bytes_total)
+
+    # -- appending ---------------------------------------------------------------------------------------------------
+
+    def append(
+        self, partition: Partition, batch: Batch, done: Callable[[AppendResult], None], *, timestamp_type: int
+    ) -> None:
+        """Queue a batch for its lane. `done` is called once: after the commit, or with an error."""
+        self.queued_bytes += len(batch.wire)
+        wanted = partition.topic.settings.compression_type
+        codec = batch.codec if wanted == "producer" else CODECS[wanted]
+        self._lane(partition.topic.id, partition.index).append(
+            partition, Append(batch, done, timestamp_type, codec)
+        )
+
+    async def allocate_producer_id(self) -> int:
+        """A producer id that was never given before. Raises StorageError."""
+        async with self._producer_lock:
+            if not self._producer_ids:
+                (row,) = await self._control.fetch(SQL["next_producer_block"])
+                self._producer_ids = range(row[0], row[0] + PRODUCER_BLOCK)
+            producer_id = self._producer_ids[0]
+            self._producer_ids = self._producer_ids[1:]
+            return producer_id
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def read_tail(self, partition: Partition, offset: int, max_bytes: int) -> list[bytes] | None:
+        """Wire batches from memory, at least one; None when the offset is not in the tail."""
+        return partition.tail.read(offset, max_bytes)
+
+    async def read(self, partition: Partition, offset: int, max_bytes: int) -> list[bytes]:
+        """Wire batches from the database, at least one if there is one below the high watermark. Raises StorageError."""
+        if offset >= partition.high_watermark:
+            return []
+        async with self._readers.use(READ_TIMEOUT_S) as connection:
+            for attempt in range(2):
+                end = partition.high_watermark
+                rows = await self._read_extents(connection, partition, offset, end, max_bytes)
+                if rows:
+                    break
+                if attempt:
+                    raise unavailable(f"{partition} has no rows between {offset} and {end}")
+                # Rows may have moved to another segment: an empty answer is never a gap.
+                await self._reload_extents(connection, partition)
+        partition.average_row_bytes = max(1, sum(row["row_bytes"] for row in rows) // len(rows))
+        wanted = partition.topic.settings.compression_type
+        codec = None if wanted == "producer" else CODECS[wanted]
+        arguments = [[row[name] for name in _READ_FIELDS] for row in rows]
+        size = sum(row["row_bytes"] for row in rows)
+        if size > THREADED_BYTES and any(codec or row[-1] for row in arguments):
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._executor, _encode_rows, arguments, offset, max_bytes, codec)
+        return _encode_rows(arguments, offset, max_bytes, codec)
+
+    async def _read_extents(
+        self, connection: asyncpg.Connection, partition: Partition, offset: int, end: int, max_bytes: int
+    ) -> list[asyncpg.Record]:
+        """Rows from the first extent that has any at or after the offset."""
+        position = partition.extent_index(offset)
+        if position < 0:
+            return []
+        low, high = ROWS_PER_READ
+        limit = min(high, max(low, 2 * max_bytes // partition.average_row_bytes + 2))
+        for extent in partition.extents[position:]:
+            rows: list[asyncpg.Record] = await connection.fetch(
+                queries.render(SQL["read_rows"], leaf=leaf_table(extent.series, extent.segment)),
+                partition.topic.id,
+                partition.index,
+                offset,
+                end,
+                max(1, max_bytes),
+                limit,
+            )
+            while rows and rows[0]["last_offset"] < offset:
+                del rows[0]
+            if rows:
+                return rows
+        return []
+
+    async def _reload_extents(self, connection: asyncpg.Connection, partition: Partition) -> None:
+        rows = await connection.fetch(SQL["load_extents"], partition.topic.id, partition.index)
+        stored = [Extent(*row) for row in rows]
+        newest = stored[-1].first_offset if stored else -1
+        # The lane may have begun an extent after these were read.
+        partition.extents[:] = stored + [e for e in partition.extents if e.first_offset > newest]
+
+    async def offset_for_timestamp(self, partition: Partition, timestamp_ms: int) -> tuple[int, int, int] | None:
+        """First record whose timestamp is at or after the given one: (offset, timestamp, leader epoch), or None."""
+        end, start = partition.high_watermark, partition.log_start_offset
+        if start >= end or partition.running_max_timestamp < timestamp_ms:
+            return None
+        async with self._readers.use(READ_TIMEOUT_S) as connection:
+            return await self._find_timestamp(connection, partition, timestamp_ms, start, end)
+
+    async def _find_timestamp(
+        self, connection: asyncpg.Connection, partition: Partition, timestamp_ms: int, start: int, end: int
+    ) -> tuple[int, int, int] | None:
+        key = (partition.topic.id, partition.index)
+        extents = list(partition.extents)
+        low, high = max(0, partition.extent_index(start)), len(extents) - 1
+        # The running maximum only grows, so its value at the end of each extent finds the one extent to look in.
+        while low < high:
+            middle = (low + high) // 2
+            leaf = leaf_table(extents[middle].series, extents[middle].segment)
+            limit = extents[middle + 1].first_offset
+            reached = await connection.fetchval(queries.render(SQL["last_running_max"], leaf=leaf), *key, limit)
+            if reached is not None and reached >= timestamp_ms:
+                high = middle
+            else:
+                low = middle + 1
+        from_offset, name = start, "first_row_by_running_max"
+        for position in range(low, len(extents)):
+            leaf = leaf_table(extents[position].series, extents[position].segment)
+            limit = extents[position + 1].first_offset if position + 1 < len(extents) else end
+            from_offset = max(from_offset, extents[position].first_offset)
+            while True:
+                row = await connection.fetchrow(
+                    queries.render(SQL[name], leaf=leaf), *key, from_offset, limit, timestamp_ms
+                )
+                if row is None:
+                    break
+                found = _first_record_at(row, timestamp_ms, start)
+                if found is not None:
+                    return (*found, row["leader_epoch"])
+                # The record that set the maximum is gone: look for a row that still has such a record.
+                name, from_offset = "first_row_by_max", row["last_offset"] + 1
+        return None
+
+    async def offset_of_max_timestamp(self, partition: Partition) -> tuple[int, int, int] | None:
+        """The first record with the largest timestamp: (offset, timestamp, leader epoch), or None when empty."""
+        if partition.log_start_offset >= partition.high_watermark:
+            return None
+        return await self.offset_for_timestamp(partition, partition.running_max_timestamp)
+
+
+def _first_record_at(row: asyncpg.Record, timestamp_ms: int, start: int) -> tuple[int, int] | None:
+    base = row["base_offset"]
+    stamps = row["timestamps"] or [row["first_timestamp"]] * row["record_count"]
+    deltas = row["offset_deltas"] or range(len(stamps))
+    for delta, stamp in zip(deltas, stamps, strict=True):
+        if stamp >= timestamp_ms and base + delta >= start:
+            return base + delta, stamp
+    return None
+
+
+def _replay(partition: Partition, row: asyncpg.Record) -> None:
+    """Take one stored row into a partition's state, as its commit once did."""
+    partition.high_watermark = max(partition.high_watermark, row["last_offset"] + 1)
+    partition.running_max_timestamp = max(partition.running_max_timestamp, row["running_max_timestamp"])
+    partition.append_bytes_total += row["row_bytes"]
+    partition.bytes_since_checkpoint += row["row_bytes"]
+    if row["producer_id"] is not None:
+        batches = [
+            (row["producer_id"], row["producer_epoch"], row["base_sequence"], row["batch_base_offset"], row["batch_count"])
+        ]
+    elif row["producer_ids"]:
+        batches = list(
+            zip(
+                row["producer_ids"],
+                row["producer_epochs"],
+                row["base_sequences"],
+                row["batch_base_offsets"],
+                row["batch_counts"],
+                strict=True,
+            )
+        )
+    else:
+        return
+    for producer_id, epoch, base_sequence, base_offset, count in batches:
+        window = partition.producers.get(producer_id)
+        if window is not None and window.batches and window.batches[-1].base_offset >= base_offset:
+            continue  # a further row of a batch that spans rows
+        partition.producers[producer_id] = producer_state.advance(
+            window,
+            epoch=epoch,
+            base_sequence=base_sequence,
+            count=count,
+            base_offset=base_offset,
+            timestamp_ms=row["append_time"],
+        )
+
+
+def _encode_rows(rows: list[list[object]], offset: int, max_bytes: int, codec: int | None) -> list[bytes]:
+    """Wire batches of rows, within max_bytes but for the first."""
+    batches: list[bytes] = []
+    size = 0
+    for values in rows:
+        arguments = dict(zip(_READ_FIELDS, values, strict=True))
+        if codec is not None:
+            arguments["codec"] = codec
+        left = max_bytes - size
+        if batches and left <= 0:
+            break
+        batch = _records.encode_row(**arguments, start_offset=offset, max_bytes=0 if batches else max(1, max_bytes))
+        if batches and len(batch) > left:
+            break
+        batches.append(batch)
+        size += len(batch)
+    return batches

@@ -1,0 +1,209 @@
+"""The leader's state of one partition: where it begins and ends, who wrote to it, what waits for it.
+
+Only its lane changes what is committed here, after the commit. `staged_*` run ahead of it: they belong to batches that
+are on their way to the database, and fall back to the committed values when their transaction fails.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from pg_kafka.coordinator import producer_state
+from pg_kafka.coordinator.producer_state import ProducerWindow
+from pg_kafka.storage.tail import Tail, TailCache
+
+if TYPE_CHECKING:
+    from pg_kafka.storage.topics import Topic
+    from pg_kafka.wire._records import Batch
+
+NO_TIMESTAMP = -1
+
+
+class Extent(NamedTuple):
+    """Offsets from first_offset on, up to the next extent, are in this segment."""
+
+    first_offset: int
+    series: int
+    segment: int
+    generation: int = 0
+
+
+@dataclass(slots=True)
+class AppendResult:
+    """What became of one batch. `log_append_time_ms` is -1 for CreateTime."""
+
+    error: int
+    base_offset: int = -1
+    log_append_time_ms: int = -1
+    log_start_offset: int = -1
+    message: str | None = None
+    record_errors: list[tuple[int, str]] = field(default_factory=list)
+
+
+class Append:
+    """A batch on its way: queued, then part of a transaction, then answered through `done` exactly once."""
+
+    __slots__ = ("base_offset", "batch", "bytes", "codec", "done", "timestamp_type")
+
+    def __init__(self, batch: Batch, done: Callable[[AppendResult], None], timestamp_type: int, codec: int) -> None:
+        self.batch = batch
+        self.done = done
+        self.timestamp_type = timestamp_type
+        self.codec = codec
+        self.bytes = batch.raw_bytes + 16 * batch.count
+        self.base_offset = -1
+
+
+class Waiter(Protocol):
+    """Something that waits for a partition, a parked fetch most of all."""
+
+    def on_advance(self, partition: Partition, bytes_added: int) -> None:
+        """The high watermark has moved."""
+
+    def on_closed(self, partition: Partition) -> None:
+        """This broker no longer serves the partition, or must load it again."""
+
+
+class Partition:
+    """State of a loaded partition. Made by Log.load, changed by its lane."""
+
+    __slots__ = (
+        "append_bytes_total",
+        "average_row_bytes",
+        "bytes_since_checkpoint",
+        "epochs",
+        "extents",
+        "high_watermark",
+        "index",
+        "is_closed",
+        "is_dirty",
+        "is_ringed",
+        "leader_epoch",
+        "log_start_offset",
+        "pending",
+        "pending_records",
+        "producers",
+        "running_max_timestamp",
+        "series",
+        "staged_end",
+        "staged_epoch",
+        "staged_extent",
+        "staged_max_timestamp",
+        "staged_producers",
+        "tail",
+        "topic",
+        "waiters",
+    )
+
+    def __init__(self, topic: Topic, index: int, leader_epoch: int, tails: TailCache) -> None:
+        self.topic = topic
+        self.index = index
+        self.series = topic.series
+        self.leader_epoch = leader_epoch
+        self.log_start_offset = 0
+        self.high_watermark = 0
+        self.running_max_timestamp = NO_TIMESTAMP
+        self.epochs: list[tuple[int, int]] = []
+        self.extents: list[Extent] = []
+        self.producers: dict[int, ProducerWindow] = {}
+        self.append_bytes_total = 0
+        self.bytes_since_checkpoint = 0
+        self.is_dirty = False
+        self.is_closed = False
+        self.average_row_bytes = 65_536
+        self.tail = Tail(tails)
+        self.waiters: set[Waiter] = set()
+        self.pending: deque[Append] = deque()
+        self.pending_records = 0
+        self.is_ringed = False  # it stands in its lane's ring
+        self.staged_end = 0
+        self.staged_max_timestamp = NO_TIMESTAMP
+        self.staged_producers: dict[int, ProducerWindow] = {}
+        self.staged_extent: Extent | None = None
+        self.staged_epoch = False
+
+    def __repr__(self) -> str:
+        return f"{self.topic.name}-{self.index}"
+
+    @property
+    def last_stable_offset(self) -> int:
+        """Where read_committed consumers stop. Without transactions it is the high watermark."""
+        return self.high_watermark
+
+    def unstage(self) -> None:
+        """Fall back to what is committed."""
+        self.staged_end = self.high_watermark
+        self.staged_max_timestamp = self.running_max_timestamp
+        self.staged_producers.clear()
+        self.staged_extent = None
+        self.staged_epoch = False
+
+    def end_of_epoch(self, epoch: int) -> tuple[int, int]:
+        """The largest known epoch <= `epoch` and the offset after its last record; (-1, -1) when there is none.
+
+        For the current leader epoch that offset is the high watermark (KIP-101, KIP-279).
+        """
+        if epoch == self.leader_epoch:
+            return epoch, self.high_watermark
+        if epoch > self.leader_epoch:
+            return -1, -1
+        index = bisect_right(self.epochs, (epoch, 1 << 62))
+        if index == 0:
+            # Older than all history: as Kafka, the earliest epoch's start, without an epoch below it.
+            return (epoch, self.epochs[0][1]) if self.epochs else (-1, -1)
+        end = self.epochs[index][1] if index < len(self.epochs) else self.high_watermark
+        return self.epochs[index - 1][0], end
+
+    def epoch_at(self, offset: int) -> int:
+        """Leader epoch of the record at an offset; -1 before all history."""
+        found = -1
+        for epoch, start in self.epochs:
+            if start > offset:
+                break
+            found = epoch
+        return found
+
+    def extent_index(self, offset: int) -> int:
+        """Index of the extent that holds an offset, 0 when it lies before all; -1 when there is no extent."""
+        if not self.extents:
+            return -1
+        return max(0, bisect_right(self.extents, offset, key=_first_offset) - 1)
+
+    def checkpoint_json(self, now_ms: int, expiration_ms: int) -> str:
+        """Producer windows, staged ones included, as JSON; those silent for `expiration_ms` are left out."""
+        windows = {**self.producers, **self.staged_producers}
+        return json.dumps(
+            [
+                [pid, *producer_state.dump(window)]
+                for pid, window in windows.items()
+                if window.last_timestamp_ms >= now_ms - expiration_ms
+            ],
+            separators=(",", ":"),
+        )
+
+    def load_checkpoint_json(self, stored: str) -> None:
+        for pid, *window in json.loads(stored):
+            self.producers[pid] = producer_state.load(window)
+
+    def expire_producers(self, now_ms: int, expiration_ms: int) -> None:
+        """Forget producers silent for `expiration_ms` (producer.id.expiration.ms)."""
+        oldest = now_ms - expiration_ms
+        for pid in [p for p, w in self.producers.items() if w.last_timestamp_ms < oldest]:
+            del self.producers[pid]
+
+    def close(self) -> None:
+        """Stop serving: wake all that wait and drop the tail."""
+        self.is_closed = True
+        self.tail.clear()
+        waiters, self.waiters = self.waiters, set()
+        for waiter in waiters:
+            waiter.on_closed(self)
+
+
+def _first_offset(extent: Extent) -> int:
+    return extent.first_offset

@@ -1,0 +1,245 @@
+"""Database sessions that mean what they say.
+
+Every session is a plain connection, never one from a pool (a pool's release drops advisory locks). What durability and
+the fence rest on is set at connect and read back: defaults of the role or of the database must not weaken it in silence.
+A writing session also takes the lock of its broker's incarnation and one of its own, in this order, and then reads the
+incarnation's row; anything but `live` ends the broker's leadership (docs/architecture.md, "One writer").
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl as ssl_module
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import asyncpg
+
+from pg_kafka.errors import FatalError, StorageError
+from pg_kafka.storage import queries
+from pg_kafka.wire.error_codes import ErrorCode
+
+SQL = queries.load("sessions")
+
+CONNECT_TIMEOUT_S = 10.0
+# Waits on a lost TCP connection end after this; a Unix socket has no such settings and reports them as 0.
+TCP_SETTINGS = {
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "10000",
+}
+PINNED = {
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    "default_transaction_deferrable": "off",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_session_timeout": "0",
+    "idle_in_transaction_session_timeout": "60000",
+    "search_path": "pg_catalog, pg_temp",
+    "plan_cache_mode": "force_custom_plan",
+    "jit": "off",
+    "row_security": "off",
+}
+# Not on every server or platform: set when there, never required.
+OPTIONAL = {"transaction_timeout": "0", "client_connection_check_interval": "2000"}
+STRONG_COMMITS = ("on", "remote_apply")
+
+DATA_ERROR_CLASSES = ("22", "23", "42", "54")
+CONNECTION_ERRORS = (
+    OSError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InternalClientError,
+    asyncio.TimeoutError,
+    ssl_module.SSLError,
+)
+
+
+def unavailable(message: str) -> StorageError:
+    """The database cannot serve this now; the same request may succeed later."""
+    return StorageError(True, ErrorCode.KAFKA_STORAGE_ERROR, message)
+
+
+class Fenced(Exception):
+    """Another broker has taken over; this incarnation must write nothing more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which server, which history, which run of it a session is connected to."""
+
+    system_identifier: str
+    timeline: str
+    started_at: datetime
+    pid: int
+
+
+class Session:
+    """A pinned connection with the facts that outlive it: backend pid, its own lock, the server's identity."""
+
+    __slots__ = ("commit_in_doubt", "connection", "identity", "lock_id")
+
+    def __init__(self, connection: asyncpg.Connection, identity: Identity) -> None:
+        self.connection = connection
+        self.identity = identity
+        self.lock_id: int | None = None
+        # Set by warning 01000: the wait for a synchronous standby was cancelled, the commit stands only here.
+        self.commit_in_doubt = False
+        connection.add_log_listener(self._on_notice)
+
+    def _on_notice(self, _connection: object, message: asyncpg.PostgresLogMessage) -> None:
+        if message.sqlstate == "01000":
+            self.commit_in_doubt = True
+
+    @property
+    def is_closed(self) -> bool:
+        return bool(self.connection.is_closed())
+
+    def drop(self) -> None:
+        """Close at once, without waiting for the server."""
+        with contextlib.suppress(Exception):
+            self.connection.terminate()
+
+    async def close(self) -> None:
+        """Close in order, within a bounded time."""
+        try:
+            await self.connection.close(timeout=2.0)
+        except Exception:
+            self.drop()
+
+
+async def connect(dsn: str, kind: str) -> Session:
+    """Open a pinned session.
+
+    `kind` is shown in pg_stat_activity as `pg_kafka <kind>`. Raises StorageError when the server cannot be reached or
+    is in recovery, FatalError when a pinned setting does not hold.
+    """
+    try:
+        connection = await asyncpg.connect(
+            dsn,
+            timeout=CONNECT_TIMEOUT_S,
+            command_timeout=None,
+            server_settings={"application_name": f"pg_kafka {kind}", **PINNED},
+        )
+    except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
+        raise unavailable(f"cannot connect to the database: {describe(error)}") from error
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            return await _pin(connection)
+    except BaseException as error:
+        connection.terminate()
+        if isinstance(error, (*CONNECTION_ERRORS, asyncpg.PostgresError)):
+            raise unavailable(f"cannot set up a database session: {describe(error)}") from error
+        raise
+
+
+async def _pin(connection: asyncpg.Connection) -> Session:
+    available = {
+        row["name"]: row["setting"]
+        for row in await connection.fetch(
+            SQL["current_settings"], [*PINNED, *OPTIONAL, *TCP_SETTINGS, "synchronous_commit"]
+        )
+    }
+    wanted = dict(OPTIONAL)
+    if available.get("tcp_keepalives_idle", "0") != "0":
+        wanted.update(TCP_SETTINGS)
+    for name, value in wanted.items():
+        if name in available and available[name] != value:
+            with contextlib.suppress(asyncpg.PostgresError):
+                await connection.execute(SQL["pin"], name, value)
+    if available["synchronous_commit"] not in STRONG_COMMITS:
+        await connection.execute(SQL["pin"], "synchronous_commit", "on")
+    held = {
+        row["name"]: row["setting"]
+        for row in await connection.fetch(SQL["current_settings"], [*PINNED, "synchronous_commit"])
+    }
+    for name, value in PINNED.items():
+        if name in held and held[name] != value:
+            raise FatalError(f"the database session has {name} = {held[name]}, but pg_kafka needs {value}")
+    if held["synchronous_commit"] not in STRONG_COMMITS:
+        raise FatalError("the database session refuses synchronous_commit = on, so nothing would be durable")
+    where = await connection.fetchrow(SQL["identity"])
+    if where["in_recovery"]:
+        raise unavailable("the database is a standby in recovery; pg_kafka needs the primary")
+    return Session(
+        connection, Identity(where["system_identifier"], where["timeline"], where["started_at"], where["pid"])
+    )
+
+
+async def connect_writer(dsn: str, kind: str, incarnation: int, incarnation_lock: int, lock_timeout_s: float) -> Session:
+    """Open a session that may write for an incarnation. Raises Fenced when the incarnation is no longer live."""
+    session = await connect(dsn, kind)
+    try:
+        async with asyncio.timeout(lock_timeout_s):
+            await session.connection.execute(SQL["lock_shared"], incarnation_lock)
+            session.lock_id = await session.connection.fetchval(SQL["next_lock_id"])
+            await session.connection.execute(SQL["lock_exclusive"], session.lock_id)
+            status = await session.connection.fetchval(SQL["incarnation_status"], incarnation)
+    except BaseException as error:
+        session.drop()
+        if isinstance(error, (*CONNECTION_ERRORS, asyncpg.PostgresError)):
+            raise unavailable(f"cannot open a writing session: {describe(error)}") from error
+        raise
+    if status != "live":
+        session.drop()
+        raise Fenced(f"incarnation {incarnation} is {status or 'gone'}")
+    return session
+
+
+def is_data_error(error: BaseException) -> bool:
+    """An error that the rows themselves cause (SQLSTATE class 22, 23, 42, 54), not the connection or the server."""
+    return isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "")[:2] in DATA_ERROR_CLASSES
+
+
+def describe(error: BaseException) -> str:
+    """One line for people, without a password (drivers put none there, but an address may hold one)."""
+    text = str(error).strip().splitlines()
+    return text[0] if text else type(error).__name__
+
+
+class Readers:
+    """A few sessions for reading, handed out one user at a time; a lost one is replaced when next needed."""
+
+    def __init__(self, dsn: str, size: int, on_identity: Callable[[Identity], None]) -> None:
+        self._dsn = dsn
+        self._free: asyncio.Queue[Session | None] = asyncio.Queue()
+        self._size = size
+        self._on_identity = on_identity
+        for _ in range(size):
+            self._free.put_nowait(None)
+
+    @contextlib.asynccontextmanager
+    async def use(self, timeout_s: float) -> AsyncIterator[asyncpg.Connection]:
+        """Lend a connection. Raises StorageError when none is free in time or the database cannot be reached."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                session = await self._free.get()
+        except TimeoutError:
+            raise unavailable("all reading sessions are busy") from None
+        try:
+            if session is None or session.is_closed:
+                session = None
+                session = await connect(self._dsn, "reader")
+                self._on_identity(session.identity)
+            try:
+                async with asyncio.timeout(timeout_s):
+                    yield session.connection
+            except BaseException as error:
+                if not isinstance(error, (asyncpg.PostgresError, StorageError)):
+                    # A cancelled or broken exchange leaves the connection in an unknown state.
+                    session.drop()
+                if isinstance(error, (*CONNECTION_ERRORS, asyncpg.PostgresError)):
+                    raise unavailable(f"the database did not answer: {describe(error)}") from error
+                raise
+        finally:
+            self._free.put_nowait(session)
+
+    async def close(self) -> None:
+        while not self._free.empty():
+            session = self._free.get_nowait()
+            if session is not None:
+                await session.close()

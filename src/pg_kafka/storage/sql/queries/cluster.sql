@@ -1,0 +1,48 @@
+-- Membership and take-over.
+
+-- name: live_brokers
+SELECT incarnation, node_id, lock_id, heartbeat_lock_id, host, port,
+       extract(epoch FROM clock_timestamp() - seen_at)::float8 AS silent_s
+FROM kafka.brokers WHERE status = 'live' ORDER BY incarnation;
+
+-- name: lock_holders
+-- Backends that hold the lock of an incarnation.
+SELECT l.pid FROM pg_catalog.pg_locks l
+WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 1885825894 AND l.objid = $1::integer::oid AND l.objsubid = 2
+  AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+  AND l.pid <> pg_catalog.pg_backend_pid();
+
+-- name: fence
+-- Locks: the broker's row, then (caller) its advisory lock in exclusive mode.
+UPDATE kafka.brokers SET status = 'fenced', ended_at = clock_timestamp() WHERE incarnation = $1 AND status = 'live';
+
+-- name: lock_exclusive_in_transaction
+SELECT pg_catalog.pg_advisory_xact_lock(1885825894, $1);
+
+-- name: cluster_row
+-- Locks the one row until the end of the transaction: two brokers never join at once.
+SELECT cluster_id, schema_version, epoch, system_identifier, timeline FROM kafka.cluster FOR UPDATE;
+
+-- name: advance_epoch
+UPDATE kafka.cluster SET epoch = epoch + $1, system_identifier = $2, timeline = $3 RETURNING epoch;
+
+-- name: join
+INSERT INTO kafka.brokers (node_id, status, epoch, lock_id, heartbeat_lock_id, host, port, version)
+SELECT (SELECT min(n) FROM generate_series(1, (SELECT count(*) + 1 FROM kafka.brokers WHERE status = 'live')) n
+        WHERE n NOT IN (SELECT node_id FROM kafka.brokers WHERE status = 'live')),
+       'live', $1, nextval('kafka.lock_ids')::integer, nextval('kafka.lock_ids')::integer, $2, $3, $4
+RETURNING incarnation, node_id, lock_id, heartbeat_lock_id;
+
+-- name: forget_old_incarnations
+-- Keep a bounded history of ended incarnations.
+DELETE FROM kafka.brokers WHERE status <> 'live'
+AND incarnation < (SELECT coalesce(max(incarnation), 0) - 1000 FROM kafka.brokers);
+
+-- name: heartbeat
+UPDATE kafka.brokers SET seen_at = clock_timestamp() WHERE incarnation = $1 AND status = 'live' RETURNING incarnation;
+
+-- name: leave
+UPDATE kafka.brokers SET status = 'stopped', ended_at = clock_timestamp() WHERE incarnation = $1 AND status = 'live';
+
+-- name: skip_producer_ids
+SELECT nextval('kafka.producer_ids');

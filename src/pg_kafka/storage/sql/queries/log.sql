@@ -1,0 +1,107 @@
+-- Append and read. Statements with {leaf} are rendered for one segment's table and count on its
+-- UNIQUE (topic, partition, base_offset).
+
+-- name: next_global_block
+SELECT nextval('kafka.global_offsets');
+
+-- name: next_producer_block
+SELECT nextval('kafka.producer_ids');
+
+-- name: insert_extents
+INSERT INTO kafka.extents (topic, partition, first_offset, series, segment)
+SELECT * FROM unnest($1::bigint[], $2::integer[], $3::bigint[], $4::bigint[], $5::integer[]);
+
+-- name: insert_epochs
+INSERT INTO kafka.leader_epochs (topic, partition, epoch, start_offset)
+SELECT * FROM unnest($1::bigint[], $2::integer[], $3::integer[], $4::bigint[]);
+
+-- name: write_checkpoints
+INSERT INTO kafka.partition_checkpoints AS c
+    (topic, partition, next_offset, running_max_timestamp, appended_bytes, producers)
+SELECT t, p, n, m, b, d::jsonb FROM unnest($1::bigint[], $2::integer[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[])
+    AS u (t, p, n, m, b, d)
+ON CONFLICT (topic, partition) DO UPDATE
+SET next_offset = excluded.next_offset, running_max_timestamp = excluded.running_max_timestamp,
+    appended_bytes = excluded.appended_bytes, producers = excluded.producers, written_at = clock_timestamp();
+
+-- name: load_partitions
+-- What is known of partitions before their rows are looked at: one row for each that was asked for.
+SELECT w.topic, w.partition,
+       coalesce(s.log_start_offset, 0) AS log_start_offset,
+       c.next_offset, c.running_max_timestamp, coalesce(c.appended_bytes, 0) AS appended_bytes, c.producers::text AS producers,
+       (SELECT array_agg(ARRAY[x.first_offset, x.series, x.segment::bigint, x.generation::bigint] ORDER BY x.first_offset)
+        FROM kafka.extents x WHERE x.topic = w.topic AND x.partition = w.partition) AS extents,
+       (SELECT array_agg(ARRAY[e.epoch::bigint, e.start_offset] ORDER BY e.epoch)
+        FROM kafka.leader_epochs e WHERE e.topic = w.topic AND e.partition = w.partition) AS epochs
+FROM unnest($1::bigint[], $2::integer[]) AS w (topic, partition)
+LEFT JOIN kafka.log_starts s ON s.topic = w.topic AND s.partition = w.partition
+LEFT JOIN kafka.partition_checkpoints c ON c.topic = w.topic AND c.partition = w.partition;
+
+-- name: rows_after_checkpoints
+-- Small columns of the rows after each partition's checkpoint, in one segment; no TOAST is read.
+SELECT l.topic, l.partition, l.base_offset, l.last_offset, l.running_max_timestamp, l.append_time, l.row_bytes,
+       l.producer_id, l.producer_epoch, l.base_sequence, l.batch_base_offset, l.batch_count,
+       l.producer_ids, l.producer_epochs, l.base_sequences, l.batch_base_offsets, l.batch_counts
+FROM unnest($1::bigint[], $2::integer[], $3::bigint[]) AS w (topic, partition, from_offset)
+CROSS JOIN LATERAL (
+    SELECT * FROM kafka.{leaf} r
+    WHERE r.topic = w.topic AND r.partition = w.partition AND r.base_offset >= w.from_offset
+    ORDER BY r.base_offset
+) l
+ORDER BY l.topic, l.partition, l.base_offset;
+
+-- name: load_extents
+SELECT first_offset, series, segment, generation FROM kafka.extents
+WHERE topic = $1 AND partition = $2 ORDER BY first_offset;
+
+-- name: read_rows
+-- Rows from the one that holds offset $3 on, below $4, until $5 bytes are reached; at least one, at most $6 looked at.
+SELECT base_offset, last_offset, record_count, leader_epoch, first_timestamp, max_timestamp, timestamp_type, codec,
+       is_transactional, is_control, delete_horizon, producer_id, producer_epoch, base_sequence, batch_base_offset, row_bytes,
+       array_send(timestamps) AS timestamps, array_send(offset_deltas) AS offset_deltas, array_send(keys) AS keys,
+       array_send(header_ends) AS header_ends, array_send(header_keys) AS header_keys,
+       array_send(header_values) AS header_values, array_send(values) AS values
+FROM (
+    SELECT l.*, sum(l.row_bytes) OVER (ORDER BY l.base_offset) - l.row_bytes AS bytes_before
+    FROM (
+        SELECT * FROM kafka.{leaf} r
+        WHERE r.topic = $1 AND r.partition = $2 AND r.base_offset < $4
+          AND r.base_offset >= coalesce((SELECT max(s.base_offset) FROM kafka.{leaf} s
+                                         WHERE s.topic = $1 AND s.partition = $2 AND s.base_offset <= $3), $3)
+        ORDER BY r.base_offset
+        LIMIT $6
+    ) l
+) m
+WHERE bytes_before < $5
+ORDER BY base_offset;
+
+-- name: last_running_max
+-- The running maximum of timestamps at the end of a partition's part of a segment.
+SELECT running_max_timestamp FROM kafka.{leaf} WHERE topic = $1 AND partition = $2 AND base_offset < $3
+ORDER BY base_offset DESC LIMIT 1;
+
+-- name: first_row_by_running_max
+SELECT base_offset, last_offset, max_timestamp, first_timestamp, leader_epoch, timestamps, offset_deltas, record_count
+FROM kafka.{leaf} WHERE topic = $1 AND partition = $2 
+AND base_offset >= coalesce((SELECT max(s.base_offset) FROM kafka.{leaf} s
+                             WHERE s.topic = $1 AND s.partition = $2 AND s.base_offset <= $3), $3)
+AND base_offset < $4 AND running_max_timestamp >= $5
+ORDER BY base_offset LIMIT 1;
+
+-- name: first_row_by_max
+SELECT base_offset, last_offset, max_timestamp, first_timestamp, leader_epoch, timestamps, offset_deltas, record_count
+FROM kafka.{leaf} WHERE topic = $1 AND partition = $2 
+AND base_offset >= coalesce((SELECT max(s.base_offset) FROM kafka.{leaf} s
+                             WHERE s.topic = $1 AND s.partition = $2 AND s.base_offset <= $3), $3)
+AND base_offset < $4 AND max_timestamp >= $5
+ORDER BY base_offset LIMIT 1;
+
+-- name: row_exists
+-- Did a transaction whose outcome is unknown commit? Its rows are there all or not at all.
+SELECT EXISTS (SELECT FROM kafka.{leaf} WHERE topic = $1 AND partition = $2 AND base_offset = $3 AND global_base = $4);
+
+-- name: checkpoint_exists
+SELECT EXISTS (SELECT FROM kafka.partition_checkpoints WHERE topic = $1 AND partition = $2 AND next_offset >= $3);
+
+-- name: active_segments
+SELECT id AS series, active_segment FROM kafka.series;
