@@ -167,6 +167,11 @@ class _EncoderSource:
             return
         size = source.name("n")
         source.line(f"{size} = {length}")
+        self._count(size)
+
+    def _count(self, size: str) -> None:
+        """Write a varint, and whatever was waiting before it."""
+        source = self._source
         # With fixed-size fields before it, one byte of length costs next to nothing as part of their run.
         waiting, self._run = self._run, []
         with source.block(f"if {size} < 128:"):
@@ -200,26 +205,27 @@ class _EncoderSource:
         source = self._source
         item, size = source.name("v"), source.name("n")
         source.line(f"{item} = {value}")
-        self._flush()
-        with source.block(f"if {item} is None:"):
-            if not nullable:
-                source.line('raise ValueError("records cannot be null")')
-            elif self._flexible:
-                source.line("b.append(0)")
-            else:
-                source.line("b += b'\\xff\\xff\\xff\\xff'")
-        with source.block("else:"):
-            with source.block(f"if isinstance({item}, (bytes, bytearray, memoryview)):"):
-                source.line(f"{item} = ({item},)")
+        with source.block(f"if isinstance({item}, (list, tuple)):"):
             source.line(f"{size} = sum(map(len, {item}))")
-            source.line(f"put_varint(b, {size} + 1)" if self._flexible else f"b += pack('>i', {size})")
-            with source.block(f"if {size} > {COPIED_RECORDS_BYTES}:"):
-                source.line("parts.append(bytes(b))")
-                source.line(f"parts += {item}")
-                source.line("b = bytearray()")
-            with source.block("else:"):
-                with source.block(f"for part in {item}:"):
-                    source.line("b += part")
+        if nullable:
+            with source.block(f"elif {item} is None:"):
+                source.line(f"{size} = -1")
+        with source.block("else:"):
+            source.line(f"{size} = len({item})")
+            source.line(f"{item} = ({item},)")
+        if self._flexible:
+            source.line(f"{size} += 1")
+            self._count(size)
+        else:
+            self._put("i", size)
+            self._flush()
+        with source.block(f"if {size} > {COPIED_RECORDS_BYTES}:"):
+            source.line("parts.append(bytes(b))")
+            source.line(f"parts += {item}")
+            source.line("b = bytearray()")
+        with source.block(f"elif {size} > 0:"):
+            with source.block(f"for part in {item}{' or ()' if nullable else ''}:"):
+                source.line("b += part")
 
     def _array(self, value: str, kind: str | type[Message], nullable: bool) -> None:
         source = self._source
