@@ -1,0 +1,157 @@
+"""Frames of a connection and the headers at their start.
+
+    frame     size int32 | header | body
+    request   api_key int16 | api_version int16 | correlation_id int32 | client_id nullable string | from header v2: tags
+    response  correlation_id int32 | from header v1: tags
+
+The client id has the two-byte length of old also in header v2, so that any broker can read it. Everything that a peer
+sends yields a value or MalformedRequest, and a size that it claims allocates nothing.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pg_kafka.wire._decoder import MalformedRequest, skip_tags
+from pg_kafka.wire.codec import request_header_version, response_header_version
+from pg_kafka.wire.messages import API_SCHEMAS
+
+_REQUEST_START = struct.Struct(">hhih")
+_INT32 = struct.Struct(">i")
+_RESPONSE_START = struct.Struct(">ii")
+_RESPONSE_START_TAGGED = struct.Struct(">iix")
+
+# Smaller frames are copied: reading them is faster from bytes, and the chunk they came in can go.
+_COPIED_FRAME_BYTES = 4096
+
+
+class RequestHeader(NamedTuple):
+    api_key: int
+    api_version: int
+    correlation_id: int
+    client_id: str | None
+
+
+def decode_request_header(frame: bytes | memoryview) -> tuple[RequestHeader, int]:
+    """The header of a request and the offset of its body. Raises MalformedRequest.
+
+    For an API or version that we have no schema of, the offset is the end of the client id: nothing after it is looked
+    at, so that an ApiVersions request from the future can be answered.
+    """
+    try:
+        api_key, api_version, correlation_id, length = _REQUEST_START.unpack_from(frame)
+        offset = _REQUEST_START.size
+        client_id = None
+        if length >= 0:
+            end = offset + length
+            if end > len(frame):
+                raise MalformedRequest(f"a client id of {length} bytes where {len(frame) - offset} remain")
+            client_id = str(frame[offset:end], "utf-8")
+            offset = end
+        elif length != -1:
+            raise MalformedRequest(f"the client id has the length {length}")
+        schema = API_SCHEMAS.get(api_key)
+        if schema is not None and schema.first_flexible <= api_version <= schema.last_version:
+            offset = skip_tags(frame, frame[offset], offset + 1)
+    except (struct.error, IndexError):
+        raise MalformedRequest(f"a request header cut short in a frame of {len(frame)} bytes") from None
+    except UnicodeDecodeError:
+        raise MalformedRequest("the client id is not UTF-8") from None
+    return RequestHeader(api_key, api_version, correlation_id, client_id), offset
+
+
+def encode_request_header(header: RequestHeader) -> bytes:
+    """The header that `decode_request_header` reads."""
+    client_id = b"" if header.client_id is None else header.client_id.encode()
+    length = -1 if header.client_id is None else len(client_id)
+    start = _REQUEST_START.pack(header.api_key, header.api_version, header.correlation_id, length)
+    tags = b"\x00" if request_header_version(header.api_key, header.api_version) == 2 else b""
+    return start + client_id + tags
+
+
+def decode_response_header(frame: bytes | memoryview, api_key: int, version: int) -> tuple[int, int]:
+    """The correlation id of a response and the offset of its body. Raises MalformedRequest."""
+    try:
+        (correlation_id,) = _INT32.unpack_from(frame)
+        offset = _INT32.size
+        if response_header_version(api_key, version):
+            offset = skip_tags(frame, frame[offset], offset + 1)
+    except (struct.error, IndexError):
+        raise MalformedRequest(f"a response header cut short in a frame of {len(frame)} bytes") from None
+    return correlation_id, offset
+
+
+def response_frame(
+    correlation_id: int, api_key: int, version: int, body: Sequence[bytes | memoryview]
+) -> list[bytes | memoryview]:
+    """A whole response, size and header included, as parts to be sent one after the other."""
+    size = sum(map(len, body))
+    if response_header_version(api_key, version):
+        return [_RESPONSE_START_TAGGED.pack(size + 5, correlation_id), *body]
+    return [_RESPONSE_START.pack(size + 4, correlation_id), *body]
+
+
+class FrameSplitter:
+    """Cuts what a connection receives into frames. After MalformedRequest it must not be used again."""
+
+    __slots__ = ("_frame", "_head", "_max_frame_bytes", "_missing")
+
+    def __init__(self, max_frame_bytes: int) -> None:
+        self._max_frame_bytes = max_frame_bytes
+        # The start of a size, up to three bytes of it.
+        self._head = b""
+        # A frame that has begun, and how much of it has not arrived. A bytearray grows with what arrives.
+        self._frame: bytearray | None = None
+        self._missing = 0
+
+    @property
+    def buffered_bytes(self) -> int:
+        """What is held of a frame that is not complete."""
+        return len(self._head) + (0 if self._frame is None else len(self._frame))
+
+    def feed(self, data: bytes | memoryview) -> list[bytes | memoryview]:
+        """The frames that `data` completes, without their sizes. Raises MalformedRequest for a size out of bounds.
+
+        A frame may be a view of `data`, which must not change afterwards.
+        """
+        frames: list[bytes | memoryview] = []
+        view = memoryview(data)
+        start = 0
+        if self._frame is not None:
+            start = min(self._missing, len(view))
+            self._frame += view[:start]
+            self._missing -= start
+            if self._missing:
+                return frames
+            frames.append(memoryview(self._frame).toreadonly())
+            self._frame = None
+        elif self._head:
+            start = min(4 - len(self._head), len(view))
+            self._head += view[:start]
+            if len(self._head) < 4:
+                return frames
+            head, self._head = self._head, b""
+            start = self._take(head, 0, view, start, frames)
+        while len(view) - start >= 4:
+            start = self._take(view, start, view, start + 4, frames)
+        if start < len(view):
+            self._head = bytes(view[start:])
+        return frames
+
+    def _take(
+        self, head: bytes | memoryview, at: int, view: memoryview, start: int, frames: list[bytes | memoryview]
+    ) -> int:
+        """The offset after the frame whose size is at `head[at:]` and whose bytes begin at `start`."""
+        (size,) = _INT32.unpack_from(head, at)
+        if not 0 <= size <= self._max_frame_bytes:
+            raise MalformedRequest(f"a frame of {size} bytes; at most {self._max_frame_bytes} are allowed")
+        stop = start + size
+        if stop > len(view):
+            self._frame = bytearray(view[start:])
+            self._missing = stop - len(view)
+            return len(view)
+        frame = view[start:stop]
+        frames.append(bytes(frame) if size <= _COPIED_FRAME_BYTES else frame)
+        return stop
