@@ -176,7 +176,6 @@ class PostgresServer:
     def create_database(self, template: str = "template0") -> Database:
         """An empty UTF8 database (or a copy of `template`) and an ordinary role that owns it."""
         name = f"test_{os.getpid()}_{next(self._numbers)}"
-        # FILE_COPY forces two checkpoints, which are cheap without fsync only; WAL_LOG is as fast for an empty database.
         self.sql(
             f"CREATE ROLE {name} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD '{self.password}';\n"
             f"CREATE DATABASE {name} OWNER {name} TEMPLATE {template} ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C';\n"
@@ -239,7 +238,7 @@ class PostgresServer:
 
 
 def _system_binaries() -> Path | None:
-    """The folder of the system's PostgreSQL: 15 if there is one (the version that CI compares with), else the newest."""
+    """The folder of the system's PostgreSQL: 15 if there is one, else the newest."""
     found = {
         int(path.parent.parent.name): path.parent
         for path in Path("/usr/lib/postgresql").glob("*/bin/postgres")

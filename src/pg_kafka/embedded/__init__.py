@@ -1,0 +1,39 @@
+"""PostgreSQL that we start (EmbeddedPostgres) and PostgreSQL that we are given (GivenPostgres), with one interface.
+
+    postgres: Postgres = GivenPostgres(url, log) if url else EmbeddedPostgres(folder, log)
+    await postgres.start()
+    ...                      # connect to postgres.dsn
+    await postgres.stop()
+
+Nobody asks which one it has.
+"""
+
+from typing import Protocol
+
+from pg_kafka.embedded.given import GivenPostgres
+from pg_kafka.embedded.server import EmbeddedPostgres
+
+
+class Postgres(Protocol):
+    """A PostgreSQL server to keep the log in. The properties are there once `start` has returned."""
+
+    @property
+    def dsn(self) -> str:
+        """For the driver; may hold a password, so it is never shown."""
+
+    @property
+    def psql_command(self) -> str:
+        """What a person types to reach the database; holds no password."""
+
+    @property
+    def description(self) -> str:
+        """Version and place, for the banner; holds no password."""
+
+    async def start(self) -> None:
+        """Return when the database can be reached. Raises FatalError."""
+
+    async def stop(self, *, immediate: bool = False) -> None:
+        """End what `start` began."""
+
+
+__all__ = ["EmbeddedPostgres", "GivenPostgres", "Postgres"]
