@@ -1,0 +1,56 @@
+-- The view of a topic. Made and removed by the janitor; nobody else needs to call these.
+
+CREATE OR REPLACE FUNCTION kafka.topic_view_name(name text, id bigint) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+-- Topic names are ASCII of up to 249 characters, identifiers end at 63 bytes; no topic has a tilde in its name.
+RETURN CASE WHEN octet_length(name) <= 63 THEN name ELSE left(name, 50) || '~' || id END;
+COMMENT ON FUNCTION kafka.topic_view_name(text, bigint) IS 'Name of a topic''s view in schema topics.';
+
+CREATE OR REPLACE FUNCTION kafka.create_topic_view(topic_id bigint) RETURNS text
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    topic kafka.topics;
+    made text;
+BEGIN
+    -- Locks the topic's row: a topic that is being deleted gets no view.
+    SELECT * INTO topic FROM kafka.topics t WHERE t.id = topic_id FOR NO KEY UPDATE;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    made := kafka.topic_view_name(topic.name, topic.id);
+    IF topic.view_name IS DISTINCT FROM made
+       AND EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = 'topics'::regnamespace AND c.relname = made)
+       AND NOT EXISTS (SELECT FROM kafka.deleted_topics d WHERE d.view_name = made) THEN
+        -- Somebody else's table or view: leave it.
+        made := left(topic.name, 50) || '~' || topic.id;
+    END IF;
+    -- OR REPLACE: views of users may still stand on that of a deleted topic with this name; they follow to the new one.
+    EXECUTE format(
+        'CREATE OR REPLACE VIEW topics.%I AS SELECT * FROM kafka.messages WHERE series IN (0, %s) AND topic_id = %s',
+        made, topic.id, topic.id);
+    EXECUTE format('COMMENT ON VIEW topics.%I IS %L', made, format('Records of topic %s (id %s).', topic.name, topic.id));
+    UPDATE kafka.deleted_topics d SET view_name = NULL WHERE d.view_name = made;
+    UPDATE kafka.topics t SET view_name = made WHERE t.id = topic_id;
+    RETURN made;
+END
+$$;
+COMMENT ON FUNCTION kafka.create_topic_view(bigint) IS 'Make the view of a topic in schema topics; returns its name.';
+
+CREATE OR REPLACE FUNCTION kafka.drop_topic_view(view_name text) RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    EXECUTE format('DROP VIEW IF EXISTS topics.%I', view_name);
+    RETURN true;
+EXCEPTION
+    WHEN dependent_objects_still_exist THEN
+        EXECUTE format('CREATE OR REPLACE VIEW topics.%I AS SELECT * FROM kafka.messages WHERE false', view_name);
+        EXECUTE format('COMMENT ON VIEW topics.%I IS %L', view_name, 'Its topic was deleted; a view of yours stands on it.');
+        RETURN false;
+END
+$$;
+COMMENT ON FUNCTION kafka.drop_topic_view(text) IS
+    'Remove the view of a deleted topic; false when a user''s view depends on it: then it stays, empty.';
