@@ -1,0 +1,38 @@
+"""Builds the native core; everything else about the package is in pyproject.toml."""
+
+import shutil
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+
+def _missing_tool() -> str | None:
+    compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
+    if not any(shutil.which(name) for name in (compiler, "cc", "gcc", "clang")):
+        return "a C compiler"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        return f"the headers of Python {sys.version_info.major}.{sys.version_info.minor} (Python.h)"
+    return None
+
+
+class _BuildExt(build_ext):
+    def run(self) -> None:
+        missing = _missing_tool()
+        if missing is not None:
+            sys.exit(f"pg_kafka is built from source here and needs {missing}: install it and try again.")
+        super().run()
+
+
+setup(
+    ext_modules=[
+        Extension(
+            "pg_kafka.wire._records",
+            ["src/pg_kafka/wire/_records.pyx"],
+            extra_compile_args=["-O3"],
+        )
+    ],
+    cmdclass={"build_ext": _BuildExt},
+)
