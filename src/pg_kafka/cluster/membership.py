@@ -33,8 +33,6 @@ from pg_kafka.storage.sessions import (
 SQL = queries.load("cluster")
 log = logging.getLogger("pg_kafka.membership")
 
-HEARTBEAT_S = 1.0
-EVICT_AFTER_S = 6.0
 TAKE_OVER_TIMEOUT_S = 10.0
 LOCK_TIMEOUT_S = 5.0
 HISTORY_EPOCHS = 1000
@@ -57,11 +55,15 @@ class Incarnation:
 class Membership:
     """Join, stay, leave. `on_end` is called once when the incarnation is over for a reason that is not leave()."""
 
-    def __init__(self, dsn: str, *, host: str, port: int, version: str, on_end: Callable[[str], None]) -> None:
+    def __init__(
+        self, dsn: str, *, host: str, port: int, version: str, heartbeat_ms: int, eviction_ms: int, on_end: Callable[[str], None]
+    ) -> None:
         self._dsn = dsn
         self._host = host
         self._port = port
         self._version = version
+        self._heartbeat_s = heartbeat_ms / 1000
+        self._eviction_s = eviction_ms / 1000
         self._on_end = on_end
         self._ended = False
         self._session: Session | None = None
@@ -72,7 +74,7 @@ class Membership:
     @property
     def is_late(self) -> bool:
         """The own heartbeat has not succeeded for so long that another broker may evict this one."""
-        return time.monotonic() - self._last_beat > EVICT_AFTER_S
+        return time.monotonic() - self._last_beat > self._eviction_s
 
     async def join(self, on_wait: Callable[[str], None]) -> Incarnation:
         """Become the broker of this database, waiting while another lives. Raises StorageError."""
@@ -120,7 +122,7 @@ class Membership:
         current = now.get(other["incarnation"])
         if current is None:
             return True
-        if current["silent_s"] > EVICT_AFTER_S:
+        if current["silent_s"] > self._eviction_s:
             return True
         if gone:
             holders = await connection.fetch(SQL["lock_holders"], other["lock_id"])
@@ -227,7 +229,7 @@ class Membership:
             try:
                 if self._session is None or self._session.is_closed:
                     self._session = await self._reopen(incarnation)
-                row = await self._session.connection.fetchrow(SQL["heartbeat"], incarnation.id, timeout=EVICT_AFTER_S)
+                row = await self._session.connection.fetchrow(SQL["heartbeat"], incarnation.id, timeout=self._eviction_s)
                 if row is None:
                     self.end(f"incarnation {incarnation.id} was fenced")
                     return
@@ -239,7 +241,7 @@ class Membership:
                 if self._session is not None:
                     self._session.drop()
                     self._session = None
-            await asyncio.sleep(HEARTBEAT_S)
+            await asyncio.sleep(self._heartbeat_s)
 
     async def _reopen(self, incarnation: Incarnation) -> Session:
         session = await connect(self._dsn, "heartbeat")

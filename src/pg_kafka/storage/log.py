@@ -527,6 +527,9 @@ def _encode_rows(rows: list[list[object]], offset: int, max_bytes: int, codec: i
         arguments = dict(zip(_READ_FIELDS, values, strict=True))
         if codec is not None:
             arguments["codec"] = codec
+        if not arguments["is_transactional"]:
+            # A row may hold batches of several producers; consumers look at producers of transactions only.
+            arguments["producer_id"] = None
         left = max_bytes - size
         if batches and left <= 0:
             break

@@ -1,0 +1,296 @@
+"""The one place that builds the parts and hands them to each other: Config in, a running broker out.
+
+`serve` starts PostgreSQL (or reaches the given one), brings the schema up to date, joins the cluster and serves until it
+is told to stop. When an incarnation ends (fenced, or the server's history changed) its parts are torn down and a new one
+joins, which waits while another broker leads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import signal
+import time
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import uvloop
+
+from pg_kafka import __version__, banner, checks
+from pg_kafka.broker import dispatch
+from pg_kafka.broker.context import Broker
+from pg_kafka.broker.fetch_sessions import FetchSessions
+from pg_kafka.broker.server import Server
+from pg_kafka.cluster.membership import Incarnation, Membership
+from pg_kafka.config import SETTINGS, Config, with_database_settings
+from pg_kafka.embedded import Postgres
+from pg_kafka.embedded.given import GivenPostgres
+from pg_kafka.embedded.server import EmbeddedPostgres
+from pg_kafka.errors import FatalError, StorageError
+from pg_kafka.storage import queries, sessions
+from pg_kafka.storage.control import ControlSession
+from pg_kafka.storage.janitor import Janitor
+from pg_kafka.storage.log import Log
+from pg_kafka.storage.migrate import migrate as migrate_schema
+from pg_kafka.storage.sessions import Fenced, Identity
+from pg_kafka.storage.topics import Topics
+
+log = logging.getLogger("pg_kafka.app")
+
+# Requests in progress when the broker is told to stop have so long to finish.
+STOP_DEADLINE_S = 10.0
+REJOIN_DELAY_S = 1.0
+DECODE_THREADS = 2
+
+T = TypeVar("T")
+
+
+def serve(config: Config) -> int:
+    """Run a broker until SIGINT or SIGTERM; the exit code. Raises FatalError."""
+    return _run(_serve(config))
+
+
+def migrate(config: Config) -> None:
+    """Create or upgrade the schema. Raises FatalError."""
+    _run(_migrate_only(config))
+
+
+def doctor(config: Config) -> list[tuple[str, str]]:
+    """Findings about a setup, each ("ok" | "warning" | "error", sentence)."""
+    return _run(checks.examine(config))
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
+
+
+def _postgres(config: Config) -> Postgres:
+    if config.database is not None:
+        return GivenPostgres(config.database, log)
+    return EmbeddedPostgres(config.data, log)
+
+
+class Stop:
+    """SIGINT and SIGTERM: the first asks for an orderly end, the second ends at once."""
+
+    def __init__(self) -> None:
+        self.wanted = asyncio.Event()
+        self.postgres: Postgres | None = None
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal)
+
+    def _on_signal(self) -> None:
+        if not self.wanted.is_set():
+            self.wanted.set()
+            return
+        if isinstance(self.postgres, EmbeddedPostgres):
+            self.postgres.kill()
+        os._exit(1)
+
+    async def unless(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """The result of `work`, or None when the end was asked for first."""
+        task = asyncio.create_task(work)
+        stop = asyncio.create_task(self.wanted.wait())
+        try:
+            await asyncio.wait([task, stop], return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else None
+        finally:
+            stop.cancel()
+            if not task.done():
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await task
+
+
+async def _serve(config: Config) -> int:
+    stop = Stop()
+    postgres = _postgres(config)
+    stop.postgres = postgres
+    try:
+        await stop.unless(_start(postgres, config))
+        shown = False
+        while not stop.wanted.is_set():
+            try:
+                settled = await _database_settings(config, postgres.dsn)
+                term = Term(settled, postgres.dsn)
+                try:
+                    await stop.unless(term.start())
+                    if term.is_serving:
+                        if not shown:
+                            shown = True
+                            banner.show(settled, postgres, term.address)
+                        await stop.unless(term.ended.wait())
+                finally:
+                    await term.stop()
+            except (StorageError, Fenced) as error:
+                log.warning("cannot lead", extra={"reason": str(error)})
+                await stop.unless(asyncio.sleep(REJOIN_DELAY_S))
+        return 0
+    finally:
+        await postgres.stop()
+
+
+async def _start(postgres: Postgres, config: Config) -> None:
+    await postgres.start()
+    if config.database is not None:
+        await checks.refuse_pooling_proxy(postgres.dsn)
+    await _migrate(postgres.dsn, config)
+    if config.database is not None:
+        await checks.refuse_too_few_connections(postgres.dsn, config)
+
+
+async def _migrate_only(config: Config) -> None:
+    postgres = _postgres(config)
+    await postgres.start()
+    try:
+        await _migrate(postgres.dsn, config)
+    finally:
+        await postgres.stop()
+
+
+async def _migrate(dsn: str, config: Config) -> None:
+    session = await _connect(dsn, "migrate")
+    try:
+        await migrate_schema(
+            session.connection,
+            settings={s.parameter: s.doc for s in SETTINGS if not s.start_only},
+            compression=config.storage_compression,
+        )
+    finally:
+        await session.close()
+
+
+async def _connect(dsn: str, kind: str) -> sessions.Session:
+    try:
+        return await sessions.connect(dsn, kind)
+    except StorageError as error:
+        raise FatalError(error.message) from error
+
+
+async def _database_settings(config: Config, dsn: str) -> Config:
+    session = await sessions.connect(dsn, "settings")
+    try:
+        rows = await session.connection.fetch(queries.load("settings")["stored"])
+    finally:
+        await session.close()
+    return with_database_settings(config, [(row["name"], row["value"]) for row in rows])
+
+
+class Term:
+    """One incarnation and the parts that live and die with it."""
+
+    def __init__(self, config: Config, dsn: str) -> None:
+        self._config = config
+        self._dsn = dsn
+        self.ended = asyncio.Event()
+        self.is_serving = False
+        self._membership: Membership | None = None
+        self._control: ControlSession | None = None
+        self._log: Log | None = None
+        self._janitor: Janitor | None = None
+        self._server: Server | None = None
+        self._pool = ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="codec")
+
+    @property
+    def address(self) -> tuple[str, int]:
+        assert self._server is not None
+        return self._server.address
+
+    def _end(self, _reason: str) -> None:
+        self.ended.set()
+
+    def _check_identity(self, identity: Identity) -> None:
+        assert self._membership is not None
+        try:
+            self._membership.check_identity(identity)
+        except Fenced as error:
+            raise sessions.unavailable(str(error)) from error
+
+    async def start(self) -> None:
+        """Join, take over, and listen. Raises FatalError, StorageError, Fenced."""
+        config = self._config
+        shown = config.advertise or config.listen
+        membership = self._membership = Membership(
+            self._dsn,
+            host=shown.host,
+            port=shown.port,
+            version=__version__,
+            heartbeat_ms=config.heartbeat_ms,
+            eviction_ms=config.eviction_ms,
+            on_end=self._end,
+        )
+        incarnation: Incarnation = await membership.join(banner.show_waiting)
+        control = self._control = ControlSession(membership.open_writer)
+        topics = Topics(config, control)
+        await topics.load()
+        janitor: Janitor | None = None
+
+        def outgrown(topic_id: int) -> None:
+            if janitor is not None:
+                janitor.outgrown(topic_id)
+
+        self._log = Log(
+            config=config,
+            dsn=self._dsn,
+            topics=topics,
+            control=control,
+            open_writer=membership.open_writer,
+            incarnation=incarnation.id,
+            node_id=incarnation.node_id,
+            epoch=incarnation.epoch,
+            cluster_id=incarnation.cluster_id,
+            executor=self._pool,
+            on_fenced=membership.end,
+            on_identity=self._check_identity,
+            on_outgrown=outgrown,
+        )
+        await self._log.start()
+        janitor = self._janitor = Janitor(
+            self._dsn,
+            self._log,
+            segment_bytes=config.log_segment_bytes,
+            segment_ms=config.log_roll_ms,
+            compression=config.storage_compression,
+        )
+        topics.on_views_wanted = janitor.poke
+        await janitor.start()
+        self._server = Server(
+            Broker(
+                config=config,
+                topics=topics,
+                log=self._log,
+                fetch_sessions=FetchSessions(
+                    config.max_incremental_fetch_session_cache_slots, lambda: random.getrandbits(31)
+                ),
+                apis=dispatch.APIS,
+                now_ms=lambda: time.time_ns() // 1_000_000,
+                decode_pool=self._pool,
+            )
+        )
+        await self._server.start()
+        self.is_serving = True
+
+    async def stop(self) -> None:
+        """Stop in order: no new requests, finish those under way, checkpoints, sessions."""
+        if self._server is not None:
+            if self.ended.is_set():
+                await self._server.stop(0.0)
+            else:
+                await self._server.stop(STOP_DEADLINE_S)
+        if self._janitor is not None:
+            await self._janitor.stop()
+        if self._log is not None:
+            if self.ended.is_set():
+                self._log.abandon()
+            await self._log.stop(STOP_DEADLINE_S)
+        if self._control is not None:
+            await self._control.close()
+        if self._membership is not None:
+            await self._membership.leave()
+        self._pool.shutdown(wait=False, cancel_futures=True)

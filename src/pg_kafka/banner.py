@@ -1,0 +1,28 @@
+"""What a person sees when the broker is ready. Plain text on stdout, flushed, so that a supervisor can wait for it."""
+
+from __future__ import annotations
+
+from pg_kafka import __version__, checks
+from pg_kafka.config import Address, Config
+from pg_kafka.embedded import Postgres
+
+
+def show(config: Config, postgres: Postgres, listening: tuple[str, int]) -> None:
+    """Say where the broker is, what it stands on, and how to look at it from both sides."""
+    address = Address(*listening[:2])
+    shown = config.advertise or address
+    lines = [
+        f"pg-kafka {__version__} is ready",
+        f"  Kafka clients   {address}" + (f", advertised as {config.advertise}" if config.advertise else ""),
+        f"  kept in         {postgres.description}",
+        f"  SQL             {postgres.psql_command}",
+        f"  try             echo hello | kcat -b {shown} -t greetings -P",
+        f"                  kcat -b {shown} -t greetings -C -e",
+    ]
+    lines += [f"  note            {advice}" for advice in checks.address_advice(config)]
+    print("\n".join(lines), flush=True)
+
+
+def show_waiting(other: str) -> None:
+    """Say that another broker serves this database."""
+    print(f"pg-kafka: another broker ({other}) serves this database; waiting to take over", flush=True)

@@ -1,0 +1,42 @@
+-- Settings kept in the database, and what `doctor` asks.
+
+-- name: stored
+-- Parameters that a superuser has set, then kafka.settings, which wins (a later row replaces an earlier one).
+SELECT name, setting AS value FROM pg_catalog.pg_settings WHERE name LIKE 'pg_kafka.%' AND setting IS NOT NULL AND setting <> ''
+UNION ALL
+SELECT name, value FROM kafka.settings;
+
+-- name: server
+SELECT current_setting('server_version_num')::integer AS version,
+       current_setting('server_version') AS version_text,
+       current_setting('server_encoding') AS encoding,
+       current_setting('fsync') AS fsync,
+       current_setting('full_page_writes') AS full_page_writes,
+       current_setting('synchronous_commit') AS synchronous_commit,
+       current_setting('max_locks_per_transaction')::integer AS max_locks,
+       current_setting('max_connections')::integer
+           - current_setting('superuser_reserved_connections')::integer AS max_connections,
+       (SELECT count(*) FROM pg_catalog.pg_stat_activity WHERE backend_type = 'client backend')::integer AS connections,
+       (SELECT rolconnlimit FROM pg_catalog.pg_roles WHERE rolname = current_user) AS role_limit,
+       (SELECT datconnlimit FROM pg_catalog.pg_database WHERE datname = current_database()) AS database_limit,
+       has_database_privilege(current_database(), 'CREATE') AS can_create,
+       to_regclass('kafka.cluster') IS NOT NULL AS has_schema,
+       pg_catalog.pg_is_in_recovery() AS in_recovery,
+       current_database() AS database, current_user AS role;
+
+-- name: schema_version
+SELECT schema_version FROM kafka.cluster;
+
+-- name: backend_pid
+SELECT pg_catalog.pg_backend_pid();
+
+-- name: try_lock
+SELECT pg_catalog.pg_try_advisory_lock(1885825894, $1);
+
+-- name: holds_lock
+-- Does this very backend hold the session lock that this very client took?
+SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted AND classid = 1885825894
+               AND objid = $1::integer::oid AND pid = pg_catalog.pg_backend_pid());
+
+-- name: unlock
+SELECT pg_catalog.pg_advisory_unlock(1885825894, $1);
