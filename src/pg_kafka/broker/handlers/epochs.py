@@ -1,0 +1,47 @@
+"""OffsetForLeaderEpoch: where an epoch of a partition's log ended."""
+
+from __future__ import annotations
+
+from pg_kafka.broker.context import Context
+from pg_kafka.broker.partitions import PartitionError, check_leader_epoch, find_loaded
+from pg_kafka.storage.partition import Partition
+from pg_kafka.wire.messages.offset_for_leader_epoch_request import (
+    OffsetForLeaderEpochRequest,
+    OffsetForLeaderPartition,
+)
+from pg_kafka.wire.messages.offset_for_leader_epoch_response import (
+    EpochEndOffset,
+    OffsetForLeaderEpochResponse,
+    OffsetForLeaderTopicResult,
+)
+
+
+async def offset_for_leader_epoch(ctx: Context, request: OffsetForLeaderEpochRequest) -> OffsetForLeaderEpochResponse:
+    """Tell clients up to where the log that they know is still the log (KIP-320).
+
+    Versions  2-4. 4 is the first flexible one.
+    Rules     - the answer is the largest epoch not above the one asked for, and the offset after its last record
+              - the current epoch ends at the high watermark; a newer one is unknown: epoch and offset -1
+              - current_leader_epoch older than ours is FENCED_LEADER_EPOCH, newer UNKNOWN_LEADER_EPOCH
+              - each partition answers for itself
+    """
+    keys = [(topic.topic, one.partition) for topic in request.topics for one in topic.partitions]
+    found = iter(await find_loaded(ctx.broker.topics, ctx.broker.log, keys))
+    return OffsetForLeaderEpochResponse(
+        topics=[
+            OffsetForLeaderTopicResult(
+                topic=topic.topic, partitions=[_end_of_epoch(one, next(found)) for one in topic.partitions]
+            )
+            for topic in request.topics
+        ]
+    )
+
+
+def _end_of_epoch(asked: OffsetForLeaderPartition, partition: Partition | PartitionError) -> EpochEndOffset:
+    if isinstance(partition, PartitionError):
+        return EpochEndOffset(partition=asked.partition, error_code=partition.code)
+    code = check_leader_epoch(partition, asked.current_leader_epoch)
+    if code:
+        return EpochEndOffset(partition=asked.partition, error_code=code)
+    epoch, end = partition.end_of_epoch(asked.leader_epoch)
+    return EpochEndOffset(partition=asked.partition, leader_epoch=epoch, end_offset=end)

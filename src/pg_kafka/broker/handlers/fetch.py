@@ -1,0 +1,412 @@
+"""Fetch: read partitions, or wait until there is something to read."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Sequence
+from typing import Any, Final
+from uuid import UUID
+
+from pg_kafka.broker.context import Context, Reply
+from pg_kafka.broker.fetch_sessions import INITIAL_EPOCH, NO_SESSION, FetchSession, FetchSessionError, SessionPartition
+from pg_kafka.broker.partitions import (
+    FIRST_VERSION_WITH_TOPIC_IDS,
+    PartitionError,
+    check_leader_epoch,
+    find_topic,
+    load_each,
+)
+from pg_kafka.broker.waiters import Waiting
+from pg_kafka.errors import StorageError
+from pg_kafka.storage.partition import Partition
+from pg_kafka.storage.topics import Topic
+from pg_kafka.wire.error_codes import ErrorCode
+from pg_kafka.wire.messages.fetch_request import FetchRequest
+from pg_kafka.wire.messages.fetch_response import (
+    EpochEndOffset,
+    FetchableTopicResponse,
+    FetchResponse,
+    LeaderIdAndEpoch,
+    NodeEndpoint,
+    PartitionData,
+)
+
+log = logging.getLogger("pg_kafka.fetch")
+
+READS_AT_ONCE: Final = 8
+"""Reads from the database that one Fetch may cause; partitions beyond are served by the next one of the session."""
+
+_FIRST_VERSION_WITH_SESSIONS = 7
+_FIRST_VERSION_WITH_NODE_ENDPOINTS = 16
+_READ_UNCOMMITTED = 0
+_NOTHING: tuple[()] = ()
+
+
+def fetch(ctx: Context, request: FetchRequest, reply: Reply) -> Coroutine[Any, Any, None] | None:
+    """Read partitions from given offsets on.
+
+    Versions  4-18. 7 brings sessions (KIP-227), 9 leader epochs, 12 is flexible, 13 has topic ids, 16 node endpoints.
+    Rules     - parks until min_bytes are there, at most max_wait_ms; an error of any partition answers at once
+              - whole batches only; the first partition that has data gives one batch even above all limits (KIP-74)
+              - nothing at or above the high watermark, for read_committed nothing at or above the last stable offset
+              - below the log start or above the high watermark is OFFSET_OUT_OF_RANGE, with both in the answer
+              - current_leader_epoch older than ours is FENCED_LEADER_EPOCH, newer UNKNOWN_LEADER_EPOCH;
+                last_fetched_epoch that has ended earlier is answered with the diverging epoch (KIP-595)
+              - in a session only partitions with news are answered; those that gave records go to the end of the turn
+              - a session named by a second request wakes the first, which gets INVALID_FETCH_SESSION_EPOCH
+              - a storage error is the partition's error, never an empty answer
+    Not done  - fetching by replicas: there are none, a replica id is answered with NOT_LEADER_OR_FOLLOWER
+              - preferred read replicas (KIP-392)
+    """
+    broker = ctx.broker
+    try:
+        session = broker.fetch_sessions.open(request, ctx.version >= FIRST_VERSION_WITH_TOPIC_IDS, broker.now_ms())
+    except FetchSessionError as error:
+        reply.send(FetchResponse(error_code=error.code))
+        return None
+    return _Fetch(ctx, request, reply, session).start()
+
+
+class _Fetch:
+    """One request on its way: attempts, between which it may be parked, and one answer."""
+
+    __slots__ = (
+        "_answers",
+        "_ctx",
+        "_deadline",
+        "_epoch",
+        "_is_committed",
+        "_is_incremental",
+        "_is_urgent",
+        "_log",
+        "_loop",
+        "_max_bytes",
+        "_min_bytes",
+        "_reply",
+        "_request",
+        "_session",
+        "_task",
+        "_total_bytes",
+        "_unloadable",
+        "_waiting",
+    )
+
+    def __init__(self, ctx: Context, request: FetchRequest, reply: Reply, session: FetchSession) -> None:
+        self._ctx = ctx
+        self._log = ctx.broker.log
+        self._request = request
+        self._reply = reply
+        self._session = session
+        self._is_incremental = session.id != NO_SESSION
+        self._epoch = session.epoch
+        self._is_committed = request.isolation_level != _READ_UNCOMMITTED
+        self._max_bytes = max(0, min(request.max_bytes, ctx.broker.config.fetch_max_bytes))
+        self._min_bytes = min(request.min_bytes, self._max_bytes)
+        self._loop = asyncio.get_running_loop()
+        self._deadline = self._loop.time() + request.max_wait_ms / 1000
+        self._waiting: Waiting | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._unloadable: dict[SessionPartition, PartitionError] = {}
+        self._answers: dict[SessionPartition, PartitionData] = {}
+        self._total_bytes = 0
+        self._is_urgent = False
+
+    def start(self) -> Coroutine[Any, Any, None] | None:
+        if self._session.parked is not None:
+            self._session.parked.wake()
+        return self._attempt()
+
+    # -- one attempt -------------------------------------------------------------------------------------------------
+
+    def _attempt(self) -> Coroutine[Any, Any, None] | None:
+        """Look at all partitions that may have news; a coroutine is what remains when the database is needed."""
+        if self._waiting is not None:
+            self._waiting.restart()
+        unloaded = self._find_partitions()
+        if unloaded:
+            return self._load(unloaded)
+        return self._read()
+
+    def _find_partitions(self) -> list[tuple[SessionPartition, Topic]]:
+        """Bind what is loaded; returns what has to be loaded first."""
+        self._unloadable.clear()
+        unloaded = []
+        for entry in self._session.ready:
+            if entry.partition is not None:
+                if not entry.partition.is_closed:
+                    continue
+                entry.unbind()
+            try:
+                topic = find_topic(self._ctx.broker.topics, entry.topic_key, entry.index)
+            except PartitionError as error:
+                self._unloadable[entry] = error
+                continue
+            partition = self._log.partition(topic, entry.index)
+            if partition is None:
+                unloaded.append((entry, topic))
+            else:
+                entry.bind(partition)
+        return unloaded
+
+    async def _load(self, unloaded: Sequence[tuple[SessionPartition, Topic]]) -> None:
+        self._listen()
+        loaded = await load_each(self._log, [(topic, entry.index) for entry, topic in unloaded])
+        for (entry, _), partition in zip(unloaded, loaded, strict=True):
+            if isinstance(partition, StorageError):
+                self._unloadable[entry] = PartitionError(partition.code, partition.message)
+            else:
+                entry.bind(partition)
+        remaining = self._read()
+        if remaining is not None:
+            await remaining
+
+    def _read(self) -> Coroutine[Any, Any, None] | None:
+        """Answer each partition from memory; returns the rest of the work when some must be read from the database."""
+        self._answers = answers = {}
+        self._total_bytes = 0
+        self._is_urgent = False
+        room = self._max_bytes
+        is_first = True
+        stored: list[tuple[SessionPartition, Partition, int, bool]] = []
+        for entry in self._session.ready:
+            partition = entry.partition
+            if partition is None:
+                answers[entry] = self._refusal(entry, self._unloadable.get(entry))
+                continue
+            answer = answers[entry] = self._state(entry, partition)
+            if answer.error_code or answer.diverging_epoch.end_offset >= 0:
+                self._is_urgent = True
+                continue
+            end = partition.last_stable_offset if self._is_committed else partition.high_watermark
+            if entry.fetch_offset >= end or (room <= 0 and not is_first):
+                continue
+            budget = max(0, min(entry.max_bytes, room))
+            batches = self._log.read_tail(partition, entry.fetch_offset, budget)
+            if batches is None:
+                if len(stored) < READS_AT_ONCE:
+                    stored.append((entry, partition, budget, is_first))
+                    room -= budget
+                    is_first = False
+                continue
+            size = _fill(answer, batches, budget, is_first, end if end < partition.high_watermark else None)
+            if size:
+                self._total_bytes += size
+                room -= size
+                is_first = False
+        if stored:
+            return self._read_stored(stored)
+        self._conclude()
+        return None
+
+    async def _read_stored(self, stored: Sequence[tuple[SessionPartition, Partition, int, bool]]) -> None:
+        self._listen()
+        reads = (self._log.read(partition, entry.fetch_offset, budget) for entry, partition, budget, _ in stored)
+        results = await asyncio.gather(*reads, return_exceptions=True)
+        for (entry, partition, budget, is_first), result in zip(stored, results, strict=True):
+            answer = self._answers[entry]
+            if isinstance(result, StorageError):
+                self._answers[entry] = _error(entry, result.code)
+                self._is_urgent = True
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                end = partition.last_stable_offset if self._is_committed else partition.high_watermark
+                stop = end if end < partition.high_watermark else None
+                self._total_bytes += _fill(answer, result, budget, is_first, stop)
+        self._conclude()
+
+    def _state(self, entry: SessionPartition, partition: Partition) -> PartitionData:
+        """The answer without records: the partition's offsets, or the error that stands against reading it."""
+        request = self._request
+        if request.replica_id >= 0 or request.replica_state.replica_id >= 0:
+            return _error(entry, ErrorCode.NOT_LEADER_OR_FOLLOWER)
+        code = check_leader_epoch(partition, entry.current_leader_epoch)
+        if code:
+            answer = _error(entry, code)
+            if code == ErrorCode.FENCED_LEADER_EPOCH:
+                answer.current_leader = LeaderIdAndEpoch(
+                    leader_id=self._log.node_id, leader_epoch=partition.leader_epoch
+                )
+            return answer
+        answer = PartitionData(
+            partition_index=entry.index,
+            high_watermark=partition.high_watermark,
+            last_stable_offset=partition.last_stable_offset,
+            log_start_offset=partition.log_start_offset,
+            aborted_transactions=_NOTHING if self._is_committed else None,
+            records=b"",
+        )
+        if entry.last_fetched_epoch >= 0:
+            epoch, end = partition.end_of_epoch(entry.last_fetched_epoch)
+            if epoch < 0:
+                answer.error_code = ErrorCode.OFFSET_OUT_OF_RANGE
+                return answer
+            if epoch < entry.last_fetched_epoch or end < entry.fetch_offset:
+                answer.diverging_epoch = EpochEndOffset(epoch=epoch, end_offset=end)
+                return answer
+        if not partition.log_start_offset <= entry.fetch_offset <= partition.high_watermark:
+            answer.error_code = ErrorCode.OFFSET_OUT_OF_RANGE
+        return answer
+
+    def _refusal(self, entry: SessionPartition, error: PartitionError | None) -> PartitionData:
+        """The answer of a partition that is not here. Without an error it went away while others were loaded."""
+        self._is_urgent = True
+        return _error(entry, ErrorCode.NOT_LEADER_OR_FOLLOWER if error is None else error.code)
+
+    # -- between attempts --------------------------------------------------------------------------------------------
+
+    def _conclude(self) -> None:
+        """Answer, or wait for what is missing."""
+        if self._reply.is_abandoned:
+            return
+        session = self._session
+        missing = self._min_bytes - self._total_bytes
+        if (
+            missing <= 0
+            or self._is_urgent
+            or self._request.max_wait_ms <= 0
+            or not session.partitions
+            or session.is_closed
+            or session.epoch != self._epoch
+            or (self._waiting is not None and self._waiting.is_due)
+        ):
+            self._answer()
+        else:
+            self._listen().wait(missing)
+
+    def _listen(self) -> Waiting:
+        """Hear of what happens to the partitions from now on, and of the connection's end."""
+        waiting = self._waiting
+        if waiting is None:
+            waiting = self._waiting = Waiting(self._loop, self._deadline, self._on_wake)
+            self._session.arm()
+            self._session.parked = waiting
+            self._reply.on_abandon = self._on_abandon
+        return waiting
+
+    def _on_wake(self) -> None:
+        try:
+            remaining = self._attempt()
+        except Exception:
+            self._fail()
+            return
+        if remaining is not None:
+            self._task = self._loop.create_task(self._finish(remaining))
+
+    async def _finish(self, remaining: Coroutine[Any, Any, None]) -> None:
+        try:
+            await remaining
+        except Exception:
+            self._fail()
+
+    def _fail(self) -> None:
+        log.exception("event=fetch_failed connection=%d", self._ctx.connection.id)
+        self._leave()
+        if not self._reply.is_sent:
+            self._reply.send(FetchResponse(error_code=ErrorCode.UNKNOWN_SERVER_ERROR))
+
+    def _on_abandon(self) -> None:
+        self._leave()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _leave(self) -> None:
+        """Wait for nothing any more; a session that only this request had ends with it."""
+        waiting, session = self._waiting, self._session
+        if waiting is not None:
+            waiting.cancel()
+            if session.parked is waiting:
+                session.parked = None
+            if session.id == NO_SESSION:
+                session.close()
+
+    # -- the answer --------------------------------------------------------------------------------------------------
+
+    def _answer(self) -> None:
+        session = self._session
+        if self._is_incremental:
+            if session.epoch != self._epoch:
+                response = FetchResponse(error_code=ErrorCode.INVALID_FETCH_SESSION_EPOCH)
+            else:
+                response = self._response([pair for pair in self._answers.items() if _is_news(*pair)])
+                self._settle()
+        else:
+            wants_session = self._request.session_epoch == INITIAL_EPOCH
+            if wants_session and self._ctx.version >= _FIRST_VERSION_WITH_SESSIONS:
+                broker = self._ctx.broker
+                if broker.fetch_sessions.admit(session, broker.now_ms()):
+                    self._settle()
+            response = self._response(list(self._answers.items()))
+        self._leave()
+        self._reply.send(response)
+
+    def _settle(self) -> None:
+        """Remember what is said, and keep as ready what will have news again without anything happening to it."""
+        ready = self._session.ready
+        for entry, answer in self._answers.items():
+            if answer.error_code:
+                entry.said_high_watermark = -1
+                continue
+            entry.said_high_watermark = answer.high_watermark
+            entry.said_log_start = answer.log_start_offset
+            partition = entry.partition
+            if partition is None or answer.diverging_epoch.end_offset >= 0:
+                continue
+            end = partition.last_stable_offset if self._is_committed else partition.high_watermark
+            if entry.fetch_offset >= end:
+                if partition.log_start_offset == answer.log_start_offset:
+                    ready.pop(entry, None)
+            elif answer.records and ready.pop(entry, False) is None:
+                ready[entry] = None
+
+    def _response(self, answers: Sequence[tuple[SessionPartition, PartitionData]]) -> FetchResponse:
+        topics: dict[str | UUID, list[PartitionData]] = {}
+        names_leader = False
+        for entry, answer in answers:
+            topics.setdefault(entry.topic_key, []).append(answer)
+            names_leader = names_leader or answer.current_leader.leader_id >= 0
+        response = FetchResponse(
+            session_id=self._session.id,
+            responses=[
+                FetchableTopicResponse(topic=key, partitions=partitions)
+                if isinstance(key, str)
+                else FetchableTopicResponse(topic_id=key, partitions=partitions)
+                for key, partitions in topics.items()
+            ],
+        )
+        if names_leader and self._ctx.version >= _FIRST_VERSION_WITH_NODE_ENDPOINTS:
+            host, port = self._ctx.broker.advertised(self._ctx.connection)
+            response.node_endpoints = (NodeEndpoint(node_id=self._log.node_id, host=host, port=port),)
+        return response
+
+
+def _is_news(entry: SessionPartition, answer: PartitionData) -> bool:
+    """An incremental answer leaves out the partitions of which all has been said."""
+    return bool(
+        answer.records
+        or answer.error_code
+        or answer.high_watermark != entry.said_high_watermark
+        or answer.log_start_offset != entry.said_log_start
+        or answer.diverging_epoch.end_offset >= 0
+    )
+
+
+def _error(entry: SessionPartition, code: int) -> PartitionData:
+    return PartitionData(partition_index=entry.index, error_code=code, high_watermark=-1, records=b"")
+
+
+def _fill(answer: PartitionData, batches: Sequence[bytes], budget: int, is_first: bool, stop: int | None) -> int:
+    """Give the answer the batches that fit, all below offset `stop`; returns their size."""
+    kept: list[bytes] = []
+    size = 0
+    for batch in batches:
+        if size + len(batch) > budget and (kept or not is_first):
+            break
+        if stop is not None and int.from_bytes(batch[:8], "big", signed=True) >= stop:
+            break
+        kept.append(batch)
+        size += len(batch)
+    if kept:
+        answer.records = kept
+    return size

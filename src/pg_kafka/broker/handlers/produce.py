@@ -1,0 +1,316 @@
+"""Produce: check batches, queue them for their lanes, answer when all are committed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from functools import partial
+from typing import Any, Final
+from uuid import UUID
+
+from pg_kafka.broker.context import Context, Reply
+from pg_kafka.broker.partitions import FIRST_VERSION_WITH_TOPIC_IDS, PartitionError, find_topic, load_each
+from pg_kafka.coordinator.topic_configs import TopicSettings
+from pg_kafka.errors import StorageError
+from pg_kafka.storage.partition import AppendResult, Partition
+from pg_kafka.storage.topics import Topic
+from pg_kafka.wire import _records
+from pg_kafka.wire._records import Batch, RecordsError
+from pg_kafka.wire.error_codes import ErrorCode
+from pg_kafka.wire.messages.produce_request import PartitionProduceData, ProduceRequest, TopicProduceData
+from pg_kafka.wire.messages.produce_response import (
+    BatchIndexAndErrorMessage,
+    PartitionProduceResponse,
+    ProduceResponse,
+    TopicProduceResponse,
+)
+
+THREADED_BYTES: Final = 64 * 1024
+"""A compressed batch above this is decoded in a thread: its decompression would hold up all other connections."""
+
+MAX_RECORD_ERRORS: Final = 1000
+"""Records that one answer names: a batch may hold millions, and each would cost a sentence."""
+
+_ACKS_NONE, _ACKS = 0, (-1, 0, 1)
+_FIRST_VERSION_WITH_ZSTD = 7
+_ZSTD = 4
+_CODEC_MASK = 7
+_BATCH_OVERHEAD_BYTES = 12  # base offset and length, which the length leaves out
+_ATTRIBUTES_LOW_BYTE = 22
+_NO_TIMESTAMP = -1
+_CREATE_TIME, _LOG_APPEND_TIME = 0, 1
+
+
+def produce(ctx: Context, request: ProduceRequest, reply: Reply) -> Coroutine[Any, Any, None] | None:
+    """Append one record batch to each of the named partitions.
+
+    Versions  3-13, advertised from 0 (librdkafka wants that). 7 brings zstd, 8 record errors (KIP-467), 9 is flexible,
+              13 has topic ids.
+    Rules     - acks other than -1, 0, 1 is INVALID_REQUIRED_ACKS for every partition; 1 and -1 both mean committed
+              - acks 0 gets no answer; when anything failed, the connection is closed instead
+              - each partition answers for itself; a partition named twice takes both batches, and answers twice
+              - exactly one batch of format 2: see `decode_batch` for INVALID_RECORD and CORRUPT_MESSAGE
+              - a batch larger than max.message.bytes, as it is on the wire, is MESSAGE_TOO_LARGE
+              - a record without key in a compacted topic is INVALID_RECORD; a timestamp beyond
+                message.timestamp.before/after.max.ms is INVALID_TIMESTAMP; the answer names up to 1000 such records
+              - a batch that says LogAppendTime of itself is INVALID_TIMESTAMP
+              - zstd below version 7 is UNSUPPORTED_COMPRESSION_TYPE
+              - duplicates, sequence gaps and old epochs are the lane's to judge, in the order of its queue
+    Not done  - transactions: a transactional id, or a transactional batch, is TRANSACTIONAL_ID_AUTHORIZATION_FAILED
+              - timeout_ms: the answer waits for the commit or its failure, there are no replicas to wait for
+    """
+    answer = _Answer(request, reply)
+    refusal = _refusal(request)
+    appends: list[_Append] = []
+    is_simple = True
+    names_ids = ctx.version >= FIRST_VERSION_WITH_TOPIC_IDS
+    for topic_data in request.topic_data:
+        topic_key: str | UUID = topic_data.topic_id if names_ids else topic_data.name
+        for data in topic_data.partition_data:
+            slot = answer.add(data.index)
+            try:
+                topic = find_topic(ctx.broker.topics, topic_key, data.index)
+                append = _Append(ctx, slot, topic, data)
+            except PartitionError as error:
+                answer.fill(slot, AppendResult(error.code, message=error.message))
+                continue
+            except RecordsError as error:
+                answer.fill(slot, _as_result(error))
+                continue
+            if refusal is not None:
+                answer.fill(slot, refusal)
+                continue
+            appends.append(append)
+            is_simple = is_simple and append.partition is not None and not append.is_heavy
+    if not is_simple:
+        return _append_later(ctx, answer, appends)
+    for append in appends:
+        append.decode()
+    _append(ctx, answer, appends)
+    return None
+
+
+class _Append:
+    """One partition's batch. Making one raises RecordsError for what the header alone tells."""
+
+    __slots__ = ("batch", "error", "index", "is_heavy", "partition", "records", "slot", "topic")
+
+    def __init__(self, ctx: Context, slot: int, topic: Topic, data: PartitionProduceData) -> None:
+        records = data.records
+        if records is None:
+            raise RecordsError(ErrorCode.INVALID_RECORD, "there is no record batch", -1)
+        codec = records[_ATTRIBUTES_LOW_BYTE] & _CODEC_MASK if len(records) > _ATTRIBUTES_LOW_BYTE else 0
+        if codec == _ZSTD and ctx.version < _FIRST_VERSION_WITH_ZSTD:
+            raise RecordsError(ErrorCode.UNSUPPORTED_COMPRESSION_TYPE, "zstd needs Produce version 7", -1)
+        limit = topic.settings.max_message_bytes
+        if len(records) > limit:
+            size = _BATCH_OVERHEAD_BYTES + _records.peek(records).length
+            if size > limit:
+                raise RecordsError(
+                    ErrorCode.MESSAGE_TOO_LARGE,
+                    f"the batch has {size} bytes, {topic.name} takes {limit} (max.message.bytes)",
+                    -1,
+                )
+        self.slot = slot
+        self.topic = topic
+        self.index = data.index
+        self.records = records
+        self.is_heavy = codec != 0 and len(records) > THREADED_BYTES
+        self.partition: Partition | None = ctx.broker.log.partition(topic, data.index)
+        self.batch: Batch | None = None
+        self.error: RecordsError | None = None
+
+    def decode(self) -> None:
+        """Fill `batch` or `error`. May run in a thread."""
+        try:
+            self.batch = _records.decode_batch(self.records)
+        except RecordsError as error:
+            self.error = error
+
+
+class _Answer:
+    """Collects what each partition answers; the last one sends the reply."""
+
+    __slots__ = ("_missing", "_reply", "_request", "_responses")
+
+    def __init__(self, request: ProduceRequest, reply: Reply) -> None:
+        self._request = request
+        self._reply = reply
+        self._responses: list[PartitionProduceResponse] = []
+        self._missing = 1  # our own hold, until everything is queued
+
+    def add(self, index: int) -> int:
+        """A place in the answer."""
+        self._responses.append(PartitionProduceResponse(index=index))
+        self._missing += 1
+        return len(self._responses) - 1
+
+    def fill(self, slot: int, result: AppendResult) -> None:
+        """One partition's result; called once for each place."""
+        response = self._responses[slot]
+        response.error_code = result.error
+        response.base_offset = result.base_offset
+        response.log_append_time_ms = result.log_append_time_ms
+        response.log_start_offset = result.log_start_offset
+        if result.error:
+            response.error_message = result.message
+            response.record_errors = [
+                BatchIndexAndErrorMessage(batch_index=index, batch_index_error_message=message)
+                for index, message in result.record_errors
+            ]
+        self.release()
+
+    def release(self) -> None:
+        self._missing -= 1
+        if not self._missing:
+            self._send()
+
+    def _send(self) -> None:
+        if self._request.acks == _ACKS_NONE:
+            failed = next((r for r in self._responses if r.error_code), None)
+            if failed is None:
+                self._reply.send(None)
+            else:
+                name = ErrorCode(failed.error_code).name
+                self._reply.close(f"produce with acks=0 failed: {name}: {failed.error_message}")
+            return
+        responses = iter(self._responses)
+        self._reply.send(ProduceResponse(responses=[_take(topic, responses) for topic in self._request.topic_data]))
+
+
+def _take(topic: TopicProduceData, responses: Iterator[PartitionProduceResponse]) -> TopicProduceResponse:
+    return TopicProduceResponse(
+        name=topic.name, topic_id=topic.topic_id, partition_responses=[next(responses) for _ in topic.partition_data]
+    )
+
+
+def _refusal(request: ProduceRequest) -> AppendResult | None:
+    """What the whole request is refused with."""
+    if request.acks not in _ACKS:
+        return AppendResult(ErrorCode.INVALID_REQUIRED_ACKS, message=f"acks is {request.acks}, not -1, 0 or 1")
+    if request.transactional_id is not None:
+        return _no_transactions()
+    return None
+
+
+def _no_transactions() -> AppendResult:
+    return AppendResult(ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, message="transactions are not supported")
+
+
+async def _append_later(ctx: Context, answer: _Answer, appends: list[_Append]) -> None:
+    """Load partitions, decode large batches beside the event loop, then append all in the request's order."""
+    unloaded = [append for append in appends if append.partition is None]
+    if unloaded:
+        loaded = await load_each(ctx.broker.log, [(append.topic, append.index) for append in unloaded])
+        for append, partition in zip(unloaded, loaded, strict=True):
+            if isinstance(partition, StorageError):
+                answer.fill(append.slot, AppendResult(partition.code, message=partition.message))
+                appends.remove(append)
+            else:
+                append.partition = partition
+    loop = asyncio.get_running_loop()
+    heavy = [append for append in appends if append.is_heavy]
+    for append in appends:
+        if not append.is_heavy:
+            append.decode()
+    if heavy:
+        await asyncio.gather(*(loop.run_in_executor(ctx.broker.decode_pool, append.decode) for append in heavy))
+    _append(ctx, answer, appends)
+
+
+def _append(ctx: Context, answer: _Answer, appends: list[_Append]) -> None:
+    """Queue what is good, answer what is not."""
+    log = ctx.broker.log
+    now_ms = ctx.broker.now_ms()
+    for append in appends:
+        batch, partition = append.batch, append.partition
+        if batch is None or partition is None:
+            error = append.error or RecordsError(ErrorCode.UNKNOWN_SERVER_ERROR, "the batch was not decoded", -1)
+            answer.fill(append.slot, _as_result(error))
+            continue
+        settings = append.topic.settings
+        wrong = _check_records(batch, settings, now_ms)
+        if wrong is not None:
+            answer.fill(append.slot, wrong)
+            continue
+        log.append(partition, batch, partial(answer.fill, append.slot), timestamp_type=settings.timestamp_type)
+    answer.release()
+
+
+def _as_result(error: RecordsError) -> AppendResult:
+    record_errors = [(error.record_index, error.message)] if error.record_index >= 0 else []
+    return AppendResult(error.code, message=error.message, record_errors=record_errors)
+
+
+def _check_records(batch: Batch, settings: TopicSettings, now_ms: int) -> AppendResult | None:
+    """The topic's own rules for records: keys where it is compacted, timestamps within bounds."""
+    if batch.is_transactional:
+        return _no_transactions()
+    errors: dict[int, str] = {}
+    code = ErrorCode.INVALID_RECORD
+    message = "records without key were sent to a compacted topic"
+    if batch.has_null_key and settings.is_compacted:
+        errors = dict.fromkeys(_records_without_key(batch), "a compacted topic takes no record without key")
+    if batch.timestamp_type == _LOG_APPEND_TIME:
+        code = ErrorCode.INVALID_TIMESTAMP
+        message = "the batch says LogAppendTime, which only the broker may set"
+        errors.setdefault(0, message)
+    elif settings.timestamp_type == _CREATE_TIME:
+        oldest = now_ms - settings.timestamp_before_max_ms
+        newest = now_ms + settings.timestamp_after_max_ms
+        if batch.min_timestamp < oldest or batch.max_record_timestamp > newest:
+            outside = _records_outside(batch, oldest, newest)
+            if outside:
+                code = ErrorCode.INVALID_TIMESTAMP
+                message = f"records have timestamps outside {oldest} to {newest}"
+                errors = {
+                    index: f"timestamp {stamp} is outside {oldest} to {newest}" for index, stamp in outside
+                } | errors
+    if not errors:
+        return None
+    return AppendResult(code, message=message, record_errors=sorted(errors.items())[:MAX_RECORD_ERRORS])
+
+
+def _records_without_key(batch: Batch) -> list[int]:
+    found: list[int] = []
+    for part in batch.slices:
+        if part.keys is None:
+            found += range(part.first_delta, part.first_delta + min(part.count, MAX_RECORD_ERRORS))
+        else:
+            found += (part.first_delta + i for i, key in enumerate(_elements(part.keys)) if key is None)
+        if len(found) >= MAX_RECORD_ERRORS:
+            break
+    return found[:MAX_RECORD_ERRORS]
+
+
+def _records_outside(batch: Batch, oldest: int, newest: int) -> list[tuple[int, int]]:
+    """Index and timestamp of records that lie before or after; a record may say that it has none."""
+    found: list[tuple[int, int]] = []
+    for part in batch.slices:
+        if oldest <= part.min_timestamp and part.max_timestamp <= newest:
+            continue
+        if part.timestamps is None:
+            stamps: Iterator[int] = iter([part.first_timestamp] * min(part.count, MAX_RECORD_ERRORS))
+        else:
+            stamps = (int.from_bytes(stamp or b"", "big", signed=True) for stamp in _elements(part.timestamps))
+        found += (
+            (part.first_delta + i, stamp)
+            for i, stamp in enumerate(stamps)
+            if stamp != _NO_TIMESTAMP and not oldest <= stamp <= newest
+        )
+        if len(found) >= MAX_RECORD_ERRORS:
+            break
+    return found[:MAX_RECORD_ERRORS]
+
+
+def _elements(array_body: bytes) -> Iterator[bytes | None]:
+    """Elements of a PostgreSQL array in binary form: int32 length, -1 for NULL, then the bytes."""
+    position = 0
+    while position < len(array_body):
+        length = int.from_bytes(array_body[position : position + 4], "big", signed=True)
+        position += 4
+        if length < 0:
+            yield None
+        else:
+            yield array_body[position : position + length]
+            position += length
