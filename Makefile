@@ -1,0 +1,79 @@
+# make serve    the broker on 127.0.0.1:9092 with an embedded PostgreSQL
+# make install  .venv with the pinned requirements and .venv/bin/pg-kafka
+# make test     all tests; make test TESTS=tests/unit for some
+# make lint     format, lint, layers, types
+# make bench    all benchmarks; make bench BENCH=bench/wire_codec.py for one
+# make wheel    dist/*.whl
+# make lock     pin the requirements anew; make clean removes what was built
+#
+# Needs Python 3.11 or newer with headers and venv, gcc and make.
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+TESTS ?= tests
+BENCH ?= $(wildcard bench/*.py)
+ARGS  ?=
+
+# The first that runs: a version manager may have a python3.11 on the path that only prints an error.
+PYTHON ?= $(shell for python in python3.11 python3; do $$python -c '' 2>/dev/null && echo $$python && break; done)
+
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
+NATIVE      := $(wildcard src/pg_kafka/wire/*.pyx src/pg_kafka/wire/*.pxd)
+
+.PHONY: install serve test lint bench wheel lock clean
+.DELETE_ON_ERROR:
+
+install: $(VENV)/.package
+
+serve: install
+	@exec $(BIN)/pg-kafka serve $(ARGS)
+
+test: install $(VENV)/.test
+	$(BIN)/python -m pytest -ra $(TESTS) $(ARGS)
+
+lint: install $(VENV)/.test $(VENV)/.lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/mypy
+
+bench: install $(VENV)/.test
+	@set -e; for bench in $(BENCH); do echo "== $$bench"; $(BIN)/python $$bench $(ARGS); done
+
+wheel: $(VENV)/.build
+	$(BIN)/python -m build --no-isolation --wheel
+
+# The stamps make a second run instant; each is older than what it was made from, or the step is repeated.
+$(BIN)/python:
+	@if [ -z "$(PYTHON)" ]; then echo "pg-kafka needs Python 3.11 or newer, and there is no python3 on the path." >&2; exit 1; fi
+	@$(PYTHON) scripts/check_toolchain.py
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.build: requirements/runtime.txt requirements/build.txt | $(BIN)/python
+	$(PIP_INSTALL) --require-hashes -r requirements/runtime.txt -r requirements/build.txt
+	@touch $@
+
+$(VENV)/.package: $(VENV)/.build setup.py pyproject.toml $(NATIVE)
+	@$(BIN)/python scripts/check_toolchain.py
+	$(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.test: requirements/test.txt $(VENV)/.build
+	$(PIP_INSTALL) --require-hashes -r requirements/test.txt
+	@touch $@
+
+$(VENV)/.lint: requirements/lint.txt $(VENV)/.test
+	$(PIP_INSTALL) --require-hashes -r requirements/lint.txt
+	@touch $@
+
+# No registry address goes into the files: whoever installs uses the one that pip is set up with.
+PIP_COMPILE := $(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-header \
+	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options
+
+lock: $(VENV)/.lint
+	cd requirements && for name in runtime build test lint; do ../$(PIP_COMPILE) --upgrade --output-file $$name.txt $$name.in; done
+
+clean:
+	rm -rf build dist src/*.egg-info src/pg_kafka/wire/*.so src/pg_kafka/wire/_records.c $(VENV)/.package
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests bench scripts -name __pycache__ -type d -prune -exec rm -rf {} +
