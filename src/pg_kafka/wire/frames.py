@@ -1,8 +1,8 @@
 """Frames of a connection and the headers at their start.
 
     frame     size int32 | header | body
-    request   api_key int16 | api_version int16 | correlation_id int32 | client_id nullable string | from header v2: tags
-    response  correlation_id int32 | from header v1: tags
+    request   api_key int16 | api_version int16 | correlation_id int32 | client_id nullable string | v2: tags
+    response  correlation_id int32 | v1: tags
 
 The client id has the two-byte length of old also in header v2, so that any broker can read it. Everything that a peer
 sends yields a value or MalformedRequest, and a size that it claims allocates nothing.
@@ -144,7 +144,7 @@ class FrameSplitter:
         self, head: bytes | memoryview, at: int, view: memoryview, start: int, frames: list[bytes | memoryview]
     ) -> int:
         """The offset after the frame whose size is at `head[at:]` and whose bytes begin at `start`."""
-        (size,) = _INT32.unpack_from(head, at)
+        size: int = _INT32.unpack_from(head, at)[0]
         if not 0 <= size <= self._max_frame_bytes:
             raise MalformedRequest(f"a frame of {size} bytes; at most {self._max_frame_bytes} are allowed")
         stop = start + size
