@@ -133,6 +133,7 @@ class Log:
         """Stop at once, without checkpoints."""
         for lane in self._lanes:
             lane.abandon()
+        self._readers.abandon()
         for task in self._tasks:
             task.cancel()
 

@@ -238,6 +238,14 @@ class Readers:
         finally:
             self._free.put_nowait(session)
 
+    def abandon(self) -> None:
+        """Drop the free sessions at once."""
+        for _ in range(self._free.qsize()):
+            session = self._free.get_nowait()
+            if session is not None:
+                session.drop()
+            self._free.put_nowait(None)
+
     async def close(self) -> None:
         while not self._free.empty():
             session = self._free.get_nowait()

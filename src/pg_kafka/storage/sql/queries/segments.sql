@@ -47,8 +47,12 @@ ALTER TABLE kafka.{leaf}
 -- SHARE UPDATE EXCLUSIVE on the series: writers and readers go on.
 ALTER TABLE kafka.{name} ATTACH PARTITION kafka.{leaf} FOR VALUES IN ({segment});
 
--- name: insert_series
-INSERT INTO kafka.series (id, active_segment) VALUES ($1, 0);
+-- name: insert_shared_series
+INSERT INTO kafka.series (id, active_segment) VALUES (0, 0) RETURNING id;
+
+-- name: insert_topic_series
+-- Locks the topic's row against deletion until the series is committed, so that no series is made for a topic that is gone.
+INSERT INTO kafka.series (id, active_segment) SELECT t.id, 0 FROM kafka.topics t WHERE t.id = $1 FOR KEY SHARE RETURNING id;
 
 -- name: insert_segment
 INSERT INTO kafka.segments (series, segment, compression) VALUES ($1, $2, $3);
@@ -65,3 +69,65 @@ SELECT EXISTS (SELECT FROM kafka.segments WHERE series = $1 AND segment = $2);
 
 -- name: lock_timeout
 SET LOCAL lock_timeout = {ms};
+
+-- name: session_lock_timeout
+-- For statements that run in no transaction.
+SET lock_timeout = {ms};
+
+-- name: set_sealed
+UPDATE kafka.segments SET state = 'sealed', sealed_at = clock_timestamp()
+WHERE series = $1 AND segment = $2 AND state = 'active';
+
+-- name: vacuum
+-- Never truncates the file: that would need ACCESS EXCLUSIVE, and an append-only table has nothing to give back.
+VACUUM (FREEZE, ANALYZE, TRUNCATE FALSE) kafka.{leaf};
+
+-- name: set_frozen
+UPDATE kafka.segments SET state = 'frozen' WHERE series = $1 AND segment = $2 AND state = 'sealed';
+
+-- name: truncate
+-- Gives the disk back at once. ACCESS EXCLUSIVE on the leaf until the end of the transaction.
+TRUNCATE kafka.{leaf};
+
+-- name: set_freed
+UPDATE kafka.segments SET state = 'freed' WHERE series = $1 AND segment = $2;
+
+-- name: set_detached
+UPDATE kafka.segments SET state = 'detached' WHERE series = $1 AND segment = $2;
+
+-- name: table_exists
+SELECT to_regclass(format('kafka.%I', $1::text)) IS NOT NULL;
+
+-- name: attached
+-- The tables under a parent, with those whose detaching was begun and not finished.
+SELECT c.relname AS name, i.inhdetachpending AS is_pending
+FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+WHERE i.inhparent = to_regclass(format('kafka.%I', $1::text));
+
+-- name: detach
+-- Waits for transactions that use the parent, without holding a lock meanwhile; cut short, it leaves the detaching pending.
+ALTER TABLE kafka.{parent} DETACH PARTITION kafka.{child} CONCURRENTLY;
+
+-- name: finalize
+ALTER TABLE kafka.{parent} DETACH PARTITION kafka.{child} FINALIZE;
+
+-- name: drop_table
+DROP TABLE IF EXISTS kafka.{name};
+
+-- name: forget_segment
+DELETE FROM kafka.segments WHERE series = $1 AND segment = $2;
+
+-- name: forget_series
+-- Locks: the segments' rows, then the series'.
+WITH gone AS (DELETE FROM kafka.segments WHERE series = $1) DELETE FROM kafka.series WHERE id = $1;
+
+-- name: segments_of_series
+SELECT segment, state FROM kafka.segments WHERE series = $1 ORDER BY segment;
+
+-- name: sample
+-- Some stored values, as text of arrays in binary form; a handful of pages is read.
+SELECT substr(array_send(l.values), 1, 65536) AS bytes FROM kafka.{leaf} l TABLESAMPLE SYSTEM (5) LIMIT 16;
+
+-- name: sample_topic
+-- As above for one topic of a shared segment; index (topic, partition, base_offset).
+SELECT substr(array_send(l.values), 1, 65536) AS bytes FROM kafka.{leaf} l WHERE l.topic = $1 LIMIT 16;

@@ -1,0 +1,97 @@
+"""A broker's storage side on a database, without the edge."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import asyncpg
+
+from pg_kafka.cluster.membership import Membership
+from pg_kafka.config import Config
+from pg_kafka.storage.control import ControlSession
+from pg_kafka.storage.log import Log
+from pg_kafka.storage.migrate import migrate
+from pg_kafka.storage.partition import AppendResult, Partition
+from pg_kafka.storage.topics import NewTopic, Topic, Topics
+from pg_kafka.wire._records import decode_batch
+
+
+class Leader:
+    """What Term builds, for tests of storage."""
+
+    def __init__(self, dsn: str, **settings: Any) -> None:
+        self.dsn = dsn
+        self.config = Config(**settings)
+        self.ended: list[str] = []
+        self.outgrown: list[int] = []
+
+    async def start(self) -> None:
+        connection = await asyncpg.connect(self.dsn)
+        await migrate(connection)
+        await connection.close()
+        self.membership = Membership(
+            self.dsn, host="test", port=1, version="t", heartbeat_ms=1000, eviction_ms=6000, on_end=self.ended.append
+        )
+        incarnation = await self.membership.join(lambda other: None)
+        self.control = ControlSession(self.membership.open_writer)
+        self.topics = Topics(self.config, self.control)
+        await self.topics.load()
+        self.pool = ThreadPoolExecutor(1)
+        self.log = Log(
+            config=self.config,
+            dsn=self.dsn,
+            topics=self.topics,
+            control=self.control,
+            open_writer=self.membership.open_writer,
+            incarnation=incarnation.id,
+            node_id=incarnation.node_id,
+            epoch=incarnation.epoch,
+            cluster_id=incarnation.cluster_id,
+            executor=self.pool,
+            on_fenced=self.membership.end,
+            on_identity=lambda identity: None,
+            on_outgrown=self.outgrown.append,
+        )
+        await self.log.start()
+
+    async def stop(self) -> None:
+        await self.log.stop(10)
+        await self.control.close()
+        await self.membership.leave()
+        self.pool.shutdown()
+
+    def crash(self) -> None:
+        """As kill -9: every session is cut."""
+        self.log.abandon()
+        self.membership.abandon()
+        if self.control._session is not None:
+            self.control._session.drop()
+        self.pool.shutdown()
+
+    async def topic(self, name: str, partitions: int = 1, **configs: str) -> Topic:
+        (topic,) = await self.topics.create([NewTopic(name, partitions, configs)])
+        assert isinstance(topic, Topic)
+        return topic
+
+    async def partition(self, topic: Topic, index: int = 0) -> Partition:
+        return (await self.log.load([(topic, index)]))[0]
+
+    def send(self, partition: Partition, wire: bytes) -> asyncio.Future[AppendResult]:
+        answer: asyncio.Future[AppendResult] = asyncio.get_running_loop().create_future()
+        self.log.append(partition, decode_batch(wire), answer.set_result, timestamp_type=0)
+        return answer
+
+    async def append(self, partition: Partition, wire: bytes) -> AppendResult:
+        return await asyncio.wait_for(self.send(partition, wire), 20)
+
+
+@contextlib.asynccontextmanager
+async def leading(dsn: str, **settings: Any) -> AsyncIterator[Leader]:
+    leader = Leader(dsn, **settings)
+    await leader.start()
+    try:
+        yield leader
+    finally:
+        await leader.stop()

@@ -1,0 +1,234 @@
+"""The log on a real PostgreSQL: offsets, group commit, restart, duplicate windows, errors."""
+
+import asyncio
+
+import asyncpg
+import pytest
+
+from pg_kafka.wire.error_codes import ErrorCode
+from tests.wire_batches import batch, records, values
+from tests.storage.leader import Leader, leading
+
+
+async def test_records_are_committed_rows_at_their_offsets(pg_dsn: str) -> None:
+    async with leading(pg_dsn) as leader:
+        partition = await leader.partition(await leader.topic("t"))
+        first = await leader.append(partition, batch(values(b"a", b"b")))
+        second = await leader.append(partition, batch(values(b"c")))
+        assert (first.error, first.base_offset, second.base_offset) == (0, 0, 2)
+        assert partition.high_watermark == 3
+        connection = await asyncpg.connect(pg_dsn)
+        rows = await connection.fetch("SELECT base_offset, values FROM kafka.log ORDER BY base_offset")
+        await connection.close()
+        assert [tuple(row) for row in rows] == [(0, [b"a", b"b"]), (2, [b"c"])]
+
+
+async def test_tail_and_database_give_the_same_records(pg_dsn: str) -> None:
+    async with leading(pg_dsn) as leader:
+        partition = await leader.partition(await leader.topic("t"))
+        for number in range(20):
+            await leader.append(partition, batch(values(b"x%d" % number, b"y%d" % number)))
+        tail = leader.log.read_tail(partition, 0, 1 << 20)
+        assert tail is not None
+        stored = await leader.log.read(partition, 0, 1 << 20)
+        assert records(tail) == records(stored)
+        assert [offset for offset, _, _ in records(tail)] == list(range(40))
+        # In the middle of a batch: whole batches, the wanted offset among them.
+        middle = records(await leader.log.read(partition, 31, 1))
+        assert any(offset == 31 for offset, _, _ in middle)
+
+
+async def test_concurrent_batches_share_transactions_and_keep_their_order(pg_dsn: str) -> None:
+    async with leading(pg_dsn) as leader:
+        topic = await leader.topic("t", 3)
+        partitions = await leader.log.load([(topic, index) for index in range(3)])
+        answers = [
+            (number, partition, leader.send(partition, batch(values(b"%d" % number))))
+            for number in range(300)
+            for partition in partitions
+        ]
+        for number, _, answer in answers:
+            assert (await answer).base_offset == number
+        for partition in partitions:
+            stored = records(await leader.log.read(partition, 0, 1 << 20))
+            assert stored == [(n, None, b"%d" % n) for n in range(300)]
+        connection = await asyncpg.connect(pg_dsn)
+        assert await connection.fetchval("SELECT count(*) FROM kafka.log") < 30
+        await connection.close()
+
+
+@pytest.mark.parametrize("orderly", [True, False])
+async def test_restart_goes_on_where_the_log_ended(pg_dsn: str, orderly: bool) -> None:
+    first = Leader(pg_dsn)
+    await first.start()
+    topic = await first.topic("t")
+    partition = await first.partition(topic)
+    sent = batch(values(b"a", b"b"), producer_id=7, epoch=0, sequence=0)
+    assert (await first.append(partition, sent)).base_offset == 0
+    if orderly:
+        await first.stop()
+    else:
+        first.crash()
+    async with leading(pg_dsn) as second:
+        partition = await second.partition(second.topics.by_name["t"])
+        assert (partition.high_watermark, partition.leader_epoch) == (2, second.log.epoch)
+        assert second.log.epoch > first.log.epoch
+        # The duplicate window has survived.
+        again = await second.append(partition, sent)
+        assert (again.error, again.base_offset) == (0, 0)
+        gap = await second.append(partition, batch(values(b"z"), producer_id=7, epoch=0, sequence=5))
+        assert gap.error == ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
+        following = await second.append(partition, batch(values(b"c"), producer_id=7, epoch=0, sequence=2))
+        assert following.base_offset == 2
+        assert partition.epochs == [(first.log.epoch, 0), (second.log.epoch, 2)]
+        assert partition.end_of_epoch(first.log.epoch) == (first.log.epoch, 2)
+
+
+async def test_duplicate_of_a_batch_under_way_joins_its_wait(pg_dsn: str) -> None:
+    async with leading(pg_dsn) as leader:
+        partition = await leader.partition(await leader.topic("t"))
+        sent = batch(values(b"a"), producer_id=7, epoch=0, sequence=0)
+        answers = [leader.send(partition, sent) for _ in range(3)]
+        assert [(await a).base_offset for a in answers] == [0, 0, 0]
+        assert partition.high_watermark == 1
+
+
+async def test_refused_rows_fail_their_partition_alone(pg_dsn: str) -> None:
+    async with leading(pg_dsn) as leader:
+        good, bad = await leader.topic("good", 2), await leader.topic("bad")
+        connection = await asyncpg.connect(pg_dsn)
+        await connection.execute(f"ALTER TABLE kafka.log_0_0 ADD CHECK (topic <> {bad.id})")
+        partitions = await leader.log.load([(good, 0), (bad, 0), (good, 1)])
+        answers = [leader.send(p, batch(values(b"v"))) for _ in range(5) for p in partitions]
+        results = [await a for a in answers]
+        assert [r.error != 0 for r in results] == [False, True, False] * 5
+        assert [r.base_offset for r in results[0::3]] == list(range(5))
+        await connection.execute("ALTER TABLE kafka.log_0_0 DROP CONSTRAINT log_0_0_topic_check")
+        await connection.close()
+        assert (await leader.append(partitions[1], batch(values(b"v")))).base_offset == 0
+
+
+async def test_lost_sessions_fail_retriably_and_the_lane_comes_back(pg_dsn: str) -> None:
+    async with leading(pg_dsn) as leader:
+        topic = await leader.topic("t")
+        partition = await leader.partition(topic)
+        await leader.append(partition, batch(values(b"a")))
+        connection = await asyncpg.connect(pg_dsn)
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'pg_kafka lane%'"
+        )
+        await connection.close()
+        for _ in range(200):
+            partition = await leader.partition(topic)
+            result = await leader.append(partition, batch(values(b"b")))
+            if result.error == 0:
+                break
+            assert result.error in (ErrorCode.KAFKA_STORAGE_ERROR, ErrorCode.NOT_LEADER_OR_FOLLOWER)
+            await asyncio.sleep(0.02)
+        assert result.error == 0
+        stored = records(await leader.log.read(partition, 0, 1 << 20))
+        assert [offset for offset, _, _ in stored] == list(range(result.base_offset + 1))
+
+
+async def test_fenced_broker_writes_nothing(pg_dsn: str) -> None:
+    async with leading(pg_dsn) as leader:
+        partition = await leader.partition(await leader.topic("t"))
+        connection = await asyncpg.connect(pg_dsn)
+        await connection.execute("UPDATE kafka.brokers SET status = 'fenced'")
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'pg_kafka %'"
+        )
+        result = await leader.append(partition, batch(values(b"a")))
+        assert result.error != 0
+        assert await connection.fetchval("SELECT count(*) FROM kafka.log") == 0
+        await connection.close()
+        async with asyncio.timeout(10):
+            while not leader.ended:
+                await asyncio.sleep(0.02)
+
+
+async def test_deleted_topic_takes_no_more(pg_dsn: str) -> None:
+    async with leading(pg_dsn) as leader:
+        topic = await leader.topic("t")
+        partition = await leader.partition(topic)
+        await leader.append(partition, batch(values(b"a")))
+        await leader.topics.delete([topic])
+        assert (await leader.append(partition, batch(values(b"b")))).error != 0
+        again = await leader.topic("t")
+        assert again.id != topic.id
+        partition = await leader.partition(again)
+        assert (await leader.append(partition, batch(values(b"c")))).base_offset == 0
+
+
+async def test_offsets_by_timestamp(pg_dsn: str) -> None:
+    async with leading(pg_dsn) as leader:
+        partition = await leader.partition(await leader.topic("t"))
+        for base in (100, 200, 150, 400):
+            await leader.append(partition, batch([(None, b"v", base, ()), (None, b"v", base + 10, ())]))
+        find = leader.log.offset_for_timestamp
+        epoch = leader.log.epoch
+        assert await find(partition, 0) == (0, 100, epoch)
+        assert await find(partition, 105) == (1, 110, epoch)
+        assert await find(partition, 111) == (2, 200, epoch)
+        assert await find(partition, 211) == (6, 400, epoch)
+        assert await find(partition, 411) is None
+        assert await leader.log.offset_of_max_timestamp(partition) == (7, 410, epoch)
+
+
+async def test_large_batch_spans_rows_and_comes_back_whole(pg_dsn: str) -> None:
+    async with leading(pg_dsn) as leader:
+        partition = await leader.partition(await leader.topic("t"))
+        sent = [(b"k%d" % n, bytes([n % 256]) * 1000, 1_700_000_000_000 + n, (("h", b"v"),)) for n in range(3000)]
+        wire = batch(sent, codec=3, producer_id=9, epoch=0, sequence=0)
+        assert (await leader.append(partition, wire)).base_offset == 0
+        connection = await asyncpg.connect(pg_dsn)
+        rows = await connection.fetch("SELECT batch_base_offset, base_sequence, batch_count FROM kafka.log")
+        await connection.close()
+        assert len(rows) > 1
+        assert {tuple(row) for row in rows} == {(0, 0, 3000)}
+        offset, found = 0, []
+        while offset < 3000:
+            got = records(await leader.log.read(partition, offset, 100_000))
+            found += [r for r in got if r[0] >= offset]
+            offset = found[-1][0] + 1
+        assert found == [(n, r[0], r[1]) for n, r in enumerate(sent)]
+
+
+async def test_topic_moves_to_its_own_series(pg_dsn: str) -> None:
+    async with leading(pg_dsn, series_bytes=1000) as leader:
+        topic = await leader.topic("t")
+        partition = await leader.partition(topic)
+        await leader.append(partition, batch(values(b"x" * 2000)))
+        assert leader.outgrown == [topic.id]
+        connection = await asyncpg.connect(pg_dsn)
+        from pg_kafka.storage.segments import Segments
+
+        await Segments(connection).create_series(topic.id, "none")
+        await leader.log.move_topic(topic.id, topic.id, 0)
+        await leader.append(partition, batch(values(b"y")))
+        assert await connection.fetchval(f"SELECT count(*) FROM kafka.log_{topic.id}_0") == 1
+        await connection.close()
+        stored = records(await leader.log.read(partition, 0, 1 << 20)) + records(await leader.log.read(partition, 1, 100))
+        assert [v for _, _, v in stored] == [b"x" * 2000, b"y"]
+    async with leading(pg_dsn) as leader:
+        partition = await leader.partition(leader.topics.by_name["t"])
+        assert partition.high_watermark == 2
+        assert (await leader.append(partition, batch(values(b"z")))).base_offset == 2
+
+
+async def test_second_broker_waits_and_takes_over(pg_dsn: str) -> None:
+    first = Leader(pg_dsn)
+    await first.start()
+    topic = await first.topic("t")
+    partition = await first.partition(topic)
+    await first.append(partition, batch(values(b"a")))
+    second = Leader(pg_dsn)
+    starting = asyncio.create_task(second.start())
+    done, _ = await asyncio.wait([starting], timeout=1.5)
+    assert not done
+    assert (await first.append(partition, batch(values(b"b")))).base_offset == 1
+    first.crash()
+    await asyncio.wait_for(starting, 5)
+    partition = await second.partition(second.topics.by_name["t"])
+    assert (await second.append(partition, batch(values(b"c")))).base_offset == 2
+    await second.stop()
