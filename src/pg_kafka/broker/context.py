@@ -8,7 +8,8 @@ Handlers import this file and nothing else of the edge. An ordinary handler is
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Broker:
     fetch_sessions: FetchSessions
     apis: Mapping[int, Api]
     now_ms: Callable[[], int]
+    decode_pool: Executor  # for batches that are too large to decode on the event loop
+    warned_configs: set[str] = field(default_factory=set)  # topic configs without effect that a log line has named
 
     def advertised(self, connection: ConnectionInfo) -> tuple[str, int]:
         """The address clients are told to use: the configured one, else the one this client connected to."""

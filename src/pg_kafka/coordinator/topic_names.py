@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from itertools import chain, product
 
 MAX_LENGTH = 249  # Kafka's: leaves room for "-" and a partition number in a 255 byte file name
 
@@ -13,6 +15,7 @@ INTERNAL_TOPICS = frozenset({"__consumer_offsets", "__transaction_state", "__sha
 METADATA_TOPIC = "__cluster_metadata"
 
 _LEGAL = re.compile(r"[a-zA-Z0-9._-]+")
+_SEPARATORS = re.compile(r"[._]")
 
 
 def fault_of(name: str) -> str | None:
@@ -31,10 +34,15 @@ def fault_of(name: str) -> str | None:
     return None
 
 
-def collision_key(name: str) -> str:
-    """Names with the same key cannot live side by side: '.' and '_' become one in names of metrics."""
-    return name.replace(".", "_")
-
-
-def may_collide(name: str) -> bool:
-    return "." in name or "_" in name
+def collision(name: str, existing: Mapping[str, object]) -> str | None:
+    """A topic that differs from `name` in '.' and '_' alone. Kafka refuses the second: in names of metrics they are one."""
+    pieces = _SEPARATORS.split(name)
+    spellings = 2 ** (len(pieces) - 1)
+    if spellings > len(existing):
+        key = _SEPARATORS.sub("_", name)
+        return next((other for other in existing if other != name and _SEPARATORS.sub("_", other) == key), None)
+    for separators in product("._", repeat=len(pieces) - 1):
+        other = "".join(chain.from_iterable(zip(pieces, (*separators, ""), strict=True)))
+        if other != name and other in existing:
+            return other
+    return None

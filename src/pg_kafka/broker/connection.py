@@ -1,0 +1,347 @@
+"""One client connection: bytes to requests, requests to handlers, replies back in order.
+
+A request is started when the one before it has been answered, or, after a pipelined one (Produce), when its handler has
+returned. Nothing new is started while the peer does not read its answers. What the peer can grow is bounded: the frame,
+the bytes of requests in flight here and over all connections, the requests waiting their turn. A frame that cannot be
+understood, an API that is not served and a handler's failure that has no answer close the connection with a log line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any, cast
+
+from pg_kafka.broker.budget import RESERVE_BYTES, RequestBudget
+from pg_kafka.broker.context import Api, Broker, ConnectionInfo, Context, Handler, HotHandler, Reply
+from pg_kafka.broker.handlers.api_versions import API_VERSIONS_KEY, unsupported_version
+from pg_kafka.errors import StorageError
+from pg_kafka.wire import codec
+from pg_kafka.wire.codec import MalformedRequest
+from pg_kafka.wire.error_codes import ErrorCode
+from pg_kafka.wire.frames import FrameSplitter, RequestHeader, decode_request_header, response_frame
+
+if TYPE_CHECKING:
+    from pg_kafka.broker.server import Server
+
+logger = logging.getLogger(__name__)
+
+# Bytes of whole requests that one connection may have in memory before it is not read any more. One request more may
+# be on its way: a frame that has begun is always read to its end.
+MAX_REQUEST_BYTES = 16 * 1024 * 1024
+# Requests received and not yet started, likewise; and started and not yet answered.
+MAX_QUEUED_REQUESTS = 256
+MAX_PIPELINED_REQUESTS = 128
+# Requests and bytes that one connection may start before the others get their turn.
+MAX_STARTS_PER_TURN = 16
+MAX_BYTES_PER_TURN = 512 * 1024
+# Above the first the peer counts as one that does not read; below the second it is one that does again.
+WRITE_BUFFER_HIGH_BYTES = 1024 * 1024
+WRITE_BUFFER_LOW_BYTES = 256 * 1024
+
+
+class Connection(asyncio.Protocol):
+    """The protocol object of one socket. All of it runs on the event loop's thread."""
+
+    def __init__(self, server: Server, broker: Broker, budget: RequestBudget, connection_id: int) -> None:
+        self._server = server
+        self._broker = broker
+        self._budget = budget
+        self._loop = asyncio.get_running_loop()
+        self._splitter = FrameSplitter(broker.config.socket_request_max_bytes)
+        self._transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self._queue: deque[memoryview | bytes] = deque()  # frames not yet started
+        self._replies: deque[Reply] = deque()  # of started requests, in order
+        self._request_bytes = 0  # in _queue and _replies
+        self._charged_bytes = 0  # what the budget counts for this connection
+        self._blocking: Reply | None = None  # the request that the next one waits for
+        self._task_running = False  # a handler's awaitable that the next request waits for
+        self._is_starting = False  # inside _run: it goes on by itself
+        self._turn_scheduled = False
+        self._is_reading = True
+        self._is_writing_paused = False
+        self._is_draining = False
+        self.is_closed = False
+        self.info = ConnectionInfo(connection_id, ("", 0), ("", 0))
+        self.last_active = self._loop.time()
+        self.frame_begun = 0.0  # when the half-sent frame began
+
+    # The transport's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self.info.peer = _address(transport.get_extra_info("peername"))
+        self.info.local = _address(transport.get_extra_info("sockname"))
+        self._transport.set_write_buffer_limits(high=WRITE_BUFFER_HIGH_BYTES, low=WRITE_BUFFER_LOW_BYTES)
+        if (refusal := self._server.admit(self)) is not None:
+            self.close(refusal)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_closed = True
+        self._server.remove(self)
+        self._budget.forget(self)
+        self._queue.clear()
+        replies, self._replies = self._replies, deque()
+        for reply in replies:
+            reply.abandon()
+        self._budget.change(-self._charged_bytes)
+        self._charged_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        if self.is_closed:
+            return
+        self.last_active = self._loop.time()
+        had_partial = self._splitter.buffered_bytes > 0
+        try:
+            frames = self._splitter.feed(data)
+        except MalformedRequest as error:
+            self.close(str(error))
+            return
+        if frames:
+            self._queue.extend(frames)
+            self._request_bytes += sum(len(frame) for frame in frames)
+        if frames or not had_partial:
+            self.frame_begun = self.last_active
+        if self._queue:
+            self._run()
+        self._update_reading()
+
+    def pause_writing(self) -> None:
+        self._is_writing_paused = True
+
+    def resume_writing(self) -> None:
+        self._is_writing_paused = False
+        self.last_active = self._loop.time()
+        self._run()
+        self._update_reading()
+
+    # The budget's side
+
+    def resume(self) -> None:
+        self._run()
+        self._update_reading()
+
+    @property
+    def partial_bytes(self) -> int:
+        """What has arrived of a frame that is not complete."""
+        return self._splitter.buffered_bytes
+
+    def _update_reading(self) -> None:
+        """Charge the budget with what is held now, and read on or not accordingly."""
+        if self.is_closed:
+            return
+        held_bytes = self._request_bytes + self._splitter.buffered_bytes
+        if held_bytes != self._charged_bytes:
+            difference, self._charged_bytes = held_bytes - self._charged_bytes, held_bytes
+            self._budget.change(difference)
+        should_read = (
+            not self._is_draining
+            and self._request_bytes <= MAX_REQUEST_BYTES
+            and len(self._queue) <= MAX_QUEUED_REQUESTS
+        )
+        if should_read and held_bytes > RESERVE_BYTES and self._budget.is_full:
+            self._budget.wait(self)
+            should_read = False
+        if should_read != self._is_reading and not self._transport.is_closing():
+            self._is_reading = should_read
+            if should_read:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+    # Requests
+
+    def _run(self) -> None:
+        """Start what may be started now, and no more than a turn's worth of it."""
+        if self._is_starting:
+            return
+        self._is_starting = True
+        try:
+            self._start_some()
+        finally:
+            self._is_starting = False
+
+    def _start_some(self) -> None:
+        starts = 0
+        bytes_started = 0
+        while (
+            self._queue
+            and self._blocking is None
+            and not self._task_running
+            and not self._is_writing_paused
+            and not self._is_draining
+            and not self.is_closed
+            and len(self._replies) < MAX_PIPELINED_REQUESTS
+        ):
+            if self._budget.is_backlogged:
+                self._budget.wait(self)
+                return
+            if starts >= MAX_STARTS_PER_TURN or bytes_started >= MAX_BYTES_PER_TURN:
+                if not self._turn_scheduled:
+                    self._turn_scheduled = True
+                    self._loop.call_soon(self._next_turn)
+                return
+            frame = self._queue.popleft()
+            starts += 1
+            bytes_started += len(frame)
+            self._start(frame)
+
+    def _next_turn(self) -> None:
+        self._turn_scheduled = False
+        self._run()
+        self._update_reading()
+
+    def _start(self, frame: memoryview | bytes) -> None:
+        try:
+            header, offset = decode_request_header(frame)
+            api = self._broker.apis.get(header.api_key)
+            if api is None:
+                self.close(f"API key {header.api_key} is not served")
+                return
+            if not api.min_version <= header.api_version <= api.max_version:
+                self._refuse_version(api, header, len(frame))
+                return
+            request = codec.decode_request(header.api_key, header.api_version, frame, offset)
+        except MalformedRequest as error:
+            self.close(str(error))
+            return
+        context = Context(self._broker, header, self.info)
+        reply = Reply(self, context, len(frame))
+        self._replies.append(reply)
+        if not api.is_pipelined:
+            self._blocking = reply
+        if not api.is_hot:
+            self._await(self._answer(cast(Handler, api.handler), context, request, reply), api, request, reply)
+            return
+        try:
+            awaitable = cast(HotHandler, api.handler)(context, request, reply)
+        except Exception as error:
+            self._answer_failure(api, request, reply, error)
+            return
+        if awaitable is not None:
+            self._await(awaitable, api, request, reply)
+
+    def _refuse_version(self, api: Api, header: RequestHeader, frame_bytes: int) -> None:
+        if api.key != API_VERSIONS_KEY:
+            # Kafka closes here as well: there is no form of this answer that the client is sure to read.
+            self.close(f"version {header.api_version} of {api.name} is not served")
+            return
+        # KIP-511: in the form of version 0, which every client can read.
+        context = Context(
+            self._broker, RequestHeader(header.api_key, 0, header.correlation_id, header.client_id), self.info
+        )
+        reply = Reply(self, context, frame_bytes)
+        self._replies.append(reply)
+        reply.send(unsupported_version(context))
+
+    async def _answer(self, handler: Handler, context: Context, request: Any, reply: Reply) -> None:
+        message = await handler(context, request)
+        if message is None:
+            raise TypeError("the handler gave no answer")
+        reply.send(message)
+
+    def _await(self, awaitable: Awaitable[None], api: Api, request: Any, reply: Reply) -> None:
+        self._task_running = True
+        self._server.run(self._finish(awaitable, api, request, reply))
+
+    async def _finish(self, awaitable: Awaitable[None], api: Api, request: Any, reply: Reply) -> None:
+        try:
+            await awaitable
+        except Exception as error:
+            self._answer_failure(api, request, reply, error)
+        finally:
+            self._task_running = False
+            if not self.is_closed:
+                self._run()
+                self._update_reading()
+
+    def _answer_failure(self, api: Api, request: Any, reply: Reply, error: Exception) -> None:
+        """A handler raised: answer with an error code in the API's own form, or close."""
+        if isinstance(error, StorageError):
+            code = int(error.code)
+            self._server.note("request failed in the database", api.name, error=str(error), code=code)
+        else:
+            code = int(ErrorCode.UNKNOWN_SERVER_ERROR)
+            self._server.note("request failed", api.name, exc_info=error, version=reply.context.version)
+        if reply.is_sent:
+            return
+        if api.failure is None:
+            reply.close(f"{api.name} failed")
+        else:
+            reply.send(api.failure(request, code))
+
+    # Replies
+
+    def complete(self, reply: Reply, message: Any | None) -> None:
+        """Take a reply's message; send it, and those behind it that waited, when it is its turn."""
+        if message is not None:
+            try:
+                reply.parts = _encode(reply.context.header, message)
+            except Exception as error:
+                self._server.note("reply cannot be encoded", str(reply.context.header.api_key), exc_info=error)
+                self.close("a reply could not be encoded")
+                return
+        self._request_bytes -= reply.request_bytes
+        if reply is self._blocking:
+            self._blocking = None
+        parts: list[bytes | memoryview] = []
+        replies = self._replies
+        while replies and replies[0].is_sent:
+            parts += replies.popleft().parts
+        if parts and not self._transport.is_closing():
+            self._transport.writelines(parts)
+            self.last_active = self._loop.time()
+        if self._is_draining:
+            self.drain()
+        elif not self._is_starting:
+            if self._queue and not self._turn_scheduled:
+                # Not at once: replies are completed by callbacks of the lane, which must stay short.
+                self._turn_scheduled = True
+                self._loop.call_soon(self._next_turn)
+            self._update_reading()
+
+    def fail(self, reason: str) -> None:
+        self.close(reason)
+
+    # The server's side
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is in progress here, or the peer does not take what there is."""
+        return self._is_writing_paused or not (self._replies or self._queue)
+
+    def drain(self) -> None:
+        """Take no more requests and close when those in progress are answered; long polls end now."""
+        self._is_draining = True
+        self._queue.clear()
+        if not self.is_closed and all(reply.on_abandon is not None for reply in self._replies):
+            self._transport.close()
+        else:
+            self._update_reading()
+
+    def close(self, reason: str) -> None:
+        """Close with a log line. What has been answered before is still sent."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        self._queue.clear()
+        self._server.note("connection closed", reason, level=logging.INFO, peer=self.info.peer[0], reason=reason)
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Close at once; what has not been sent is lost."""
+        self.is_closed = True
+        self._queue.clear()
+        self._transport.abort()
+
+
+def _encode(header: RequestHeader, message: Any) -> list[bytes | memoryview]:
+    body = codec.encode_response(message, header.api_key, header.api_version)
+    return response_frame(header.correlation_id, header.api_key, header.api_version, body)
+
+
+def _address(name: Any) -> tuple[str, int]:
+    """Host and port of a socket's name, which for IPv6 has more parts."""
+    return (name[0], name[1]) if name else ("", 0)

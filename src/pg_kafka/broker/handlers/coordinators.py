@@ -1,0 +1,46 @@
+"""FindCoordinator: which broker answers for a group or a transactional id."""
+
+from __future__ import annotations
+
+from pg_kafka.broker.context import Context
+from pg_kafka.wire.error_codes import ErrorCode
+from pg_kafka.wire.messages.find_coordinator_request import FindCoordinatorRequest
+from pg_kafka.wire.messages.find_coordinator_response import Coordinator, FindCoordinatorResponse
+
+_GROUP, _TRANSACTION = 0, 1
+_SINCE_BATCHES = 4
+_UNKNOWN_TYPE = "there is no coordinator for this type of key"
+
+
+async def find_coordinator(ctx: Context, request: FindCoordinatorRequest) -> FindCoordinatorResponse:
+    """Name the coordinator of each key.
+
+    Versions  0-6. From 4 on several keys at a time.
+    Rules     - groups (0) and transactional ids (1) are this broker's
+              - another type of key is INVALID_REQUEST, key by key
+    Not done  - share groups (2)
+    """
+    if request.key_type not in (_GROUP, _TRANSACTION):
+        return failure(request, ErrorCode.INVALID_REQUEST)
+    node_id = ctx.broker.log.node_id
+    host, port = ctx.broker.advertised(ctx.connection)
+    if ctx.version < _SINCE_BATCHES:
+        return FindCoordinatorResponse(node_id=node_id, host=host, port=port)
+    return FindCoordinatorResponse(
+        coordinators=[Coordinator(key=key, node_id=node_id, host=host, port=port) for key in request.coordinator_keys]
+    )
+
+
+def failure(request: FindCoordinatorRequest, code: int) -> FindCoordinatorResponse:
+    """The error in both forms; the version decides which one is sent."""
+    message = _UNKNOWN_TYPE if code == ErrorCode.INVALID_REQUEST else None
+    return FindCoordinatorResponse(
+        error_code=code,
+        error_message=message,
+        node_id=-1,
+        port=-1,
+        coordinators=[
+            Coordinator(key=key, node_id=-1, port=-1, error_code=code, error_message=message)
+            for key in request.coordinator_keys
+        ],
+    )

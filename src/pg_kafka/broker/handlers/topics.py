@@ -1,0 +1,357 @@
+"""CreateTopics, DeleteTopics and CreatePartitions."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from uuid import UUID
+
+from pg_kafka.broker.context import Broker, Context
+from pg_kafka.coordinator import topic_configs, topic_names
+from pg_kafka.coordinator.topic_configs import InvalidTopicConfig
+from pg_kafka.storage.topics import NewTopic, Topic
+from pg_kafka.wire.error_codes import ErrorCode
+from pg_kafka.wire.message import ZERO_UUID
+from pg_kafka.wire.messages.create_partitions_request import CreatePartitionsRequest, CreatePartitionsTopic
+from pg_kafka.wire.messages.create_partitions_response import CreatePartitionsResponse, CreatePartitionsTopicResult
+from pg_kafka.wire.messages.create_topics_request import CreatableTopic, CreateTopicsRequest
+from pg_kafka.wire.messages.create_topics_response import (
+    CreatableTopicConfigs,
+    CreatableTopicResult,
+    CreateTopicsResponse,
+)
+from pg_kafka.wire.messages.delete_topics_request import DeleteTopicsRequest, DeleteTopicState
+from pg_kafka.wire.messages.delete_topics_response import DeletableTopicResult, DeleteTopicsResponse
+
+logger = logging.getLogger(__name__)
+
+# Kafka's bound on what one request may create.
+MAX_PARTITIONS_PER_REQUEST = 10_000
+_TOO_MANY_PARTITIONS = "Excessively large number of partitions per request."
+# Each partition has one replica here; replication is PostgreSQL's.
+REPLICATION_FACTOR = 1
+
+_SINCE_TOPIC_STATES = 6
+_SINCE_DELETION_DISABLED = 3
+_UNKNOWN_NAME = "This server does not host this topic-partition."
+_NAMED_TWICE = "The provided topic name maps to an ID that was already supplied."
+_UNKNOWN_ID = "This server does not host this topic ID."
+
+
+class _Refused(Exception):
+    """A topic for which the answer is an error."""
+
+    def __init__(self, code: int, message: str | None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+async def create_topics(ctx: Context, request: CreateTopicsRequest) -> CreateTopicsResponse:
+    """Create topics, each for itself.
+
+    Versions  2-7. 5 is the first flexible one and answers with the configs, 7 with the topic's id.
+    Rules     - a name twice in the request is INVALID_REQUEST for that name
+              - names: TOPIC_ALREADY_EXISTS; invalid, or like another but for '.' and '_', INVALID_TOPIC_EXCEPTION
+              - partitions: -1 is num.partitions, other numbers below 1 are INVALID_PARTITIONS
+              - replication factor: -1 or 1 and above; INVALID_REPLICATION_FACTOR below
+              - a manual assignment excludes both numbers (INVALID_REQUEST) and must name partitions from 0 on and
+                this broker (INVALID_REPLICA_ASSIGNMENT)
+              - configs are checked by `coordinator/topic_configs.py`: INVALID_CONFIG
+              - more than 10,000 partitions in one request are POLICY_VIOLATION
+              - validate_only checks everything and creates nothing
+    Not done  - replicas: any replication factor is accepted and one replica reported
+              - the timeout: the answer comes when PostgreSQL has committed
+    """
+    broker = ctx.broker
+    asked = Counter(topic.name for topic in request.topics)
+    if sum(map(_partitions_asked, request.topics)) > MAX_PARTITIONS_PER_REQUEST:
+        return _all_refused(asked, ErrorCode.POLICY_VIOLATION, _TOO_MANY_PARTITIONS)
+    results: list[CreatableTopicResult] = []
+    specs: list[NewTopic] = []
+    for topic in request.topics:
+        if (times := asked.pop(topic.name, 0)) == 0:  # named before, and answered once
+            continue
+        try:
+            if times > 1:
+                raise _Refused(ErrorCode.INVALID_REQUEST, "Duplicate topic name.")
+            specs.append(_checked(broker, topic))
+        except _Refused as refused:
+            results.append(
+                CreatableTopicResult(name=topic.name, error_code=refused.code, error_message=refused.message)
+            )
+    created: Sequence[Topic | int] = () if request.validate_only or not specs else await broker.topics.create(specs)
+    for index, spec in enumerate(specs):
+        outcome = created[index] if created else None
+        if isinstance(outcome, int):
+            results.append(_creation_failed(spec.name, outcome))
+            continue
+        results.append(_described(broker, spec, ZERO_UUID if outcome is None else outcome.uuid))
+        if outcome is not None:
+            _warn_without_effect(broker, spec)
+    return CreateTopicsResponse(topics=results)
+
+
+def create_topics_failure(request: CreateTopicsRequest, code: int) -> CreateTopicsResponse:
+    return _all_refused(dict.fromkeys(topic.name for topic in request.topics), code, None)
+
+
+def _all_refused(names: Iterable[str], code: int, message: str | None) -> CreateTopicsResponse:
+    return CreateTopicsResponse(
+        topics=[CreatableTopicResult(name=name, error_code=code, error_message=message) for name in names]
+    )
+
+
+def _partitions_asked(topic: CreatableTopic) -> int:
+    return len(topic.assignments) or max(topic.num_partitions, 1)
+
+
+def _checked(broker: Broker, topic: CreatableTopic) -> NewTopic:
+    """What the topic will be. Raises _Refused."""
+    name = topic.name
+    if (fault := topic_names.fault_of(name)) is not None:
+        raise _Refused(ErrorCode.INVALID_TOPIC_EXCEPTION, fault)
+    if name == topic_names.METADATA_TOPIC:
+        raise _Refused(ErrorCode.INVALID_REQUEST, f"Creation of internal topic {name} is prohibited.")
+    if name in broker.topics.by_name:
+        raise _Refused(ErrorCode.TOPIC_ALREADY_EXISTS, f"Topic '{name}' already exists.")
+    if (other := topic_names.collision(name, broker.topics.by_name)) is not None:
+        raise _Refused(ErrorCode.INVALID_TOPIC_EXCEPTION, f"Topic '{name}' collides with existing topic: {other}")
+    partitions = _assigned(broker, topic) if topic.assignments else _counted(broker, topic)
+    given = {entry.name: entry.value for entry in topic.configs}
+    try:
+        topic_configs.validate(given)
+    except InvalidTopicConfig as error:
+        raise _Refused(ErrorCode.INVALID_CONFIG, str(error)) from None
+    return NewTopic(name, partitions, {key: value for key, value in given.items() if value is not None})
+
+
+def _counted(broker: Broker, topic: CreatableTopic) -> int:
+    if topic.replication_factor < -1 or topic.replication_factor == 0:
+        raise _Refused(
+            ErrorCode.INVALID_REPLICATION_FACTOR,
+            "Replication factor must be larger than 0, or -1 to use the default value.",
+        )
+    if topic.num_partitions < -1 or topic.num_partitions == 0:
+        raise _Refused(ErrorCode.INVALID_PARTITIONS, "Number of partitions was set to an invalid non-positive value.")
+    return broker.config.num_partitions if topic.num_partitions == -1 else topic.num_partitions
+
+
+def _assigned(broker: Broker, topic: CreatableTopic) -> int:
+    if topic.replication_factor != -1:
+        raise _Refused(
+            ErrorCode.INVALID_REQUEST,
+            "A manual partition assignment was specified, but replication factor was not set to -1.",
+        )
+    if topic.num_partitions != -1:
+        raise _Refused(
+            ErrorCode.INVALID_REQUEST,
+            "A manual partition assignment was specified, but numPartitions was not set to -1.",
+        )
+    seen: set[int] = set()
+    for assignment in topic.assignments:
+        if assignment.partition_index in seen:
+            raise _Refused(
+                ErrorCode.INVALID_REPLICA_ASSIGNMENT,
+                f"Found multiple manual partition assignments for partition {assignment.partition_index}",
+            )
+        seen.add(assignment.partition_index)
+        _check_replicas(broker, assignment.broker_ids)
+    if seen != set(range(len(seen))):
+        raise _Refused(
+            ErrorCode.INVALID_REPLICA_ASSIGNMENT, "partitions should be a consecutive 0-based integer sequence"
+        )
+    return len(seen)
+
+
+def _check_replicas(broker: Broker, broker_ids: Sequence[int]) -> None:
+    if not broker_ids:
+        raise _Refused(
+            ErrorCode.INVALID_REPLICA_ASSIGNMENT, "The manual partition assignment includes an empty replica list."
+        )
+    seen: set[int] = set()
+    for broker_id in broker_ids:
+        if broker_id != broker.log.node_id:
+            raise _Refused(
+                ErrorCode.INVALID_REPLICA_ASSIGNMENT,
+                f"The manual partition assignment includes broker {broker_id}, but no such broker is registered.",
+            )
+        if broker_id in seen:
+            raise _Refused(
+                ErrorCode.INVALID_REPLICA_ASSIGNMENT,
+                f"The manual partition assignment includes the broker {broker_id} more than once.",
+            )
+        seen.add(broker_id)
+
+
+def _creation_failed(name: str, code: int) -> CreatableTopicResult:
+    message = f"Topic '{name}' already exists." if code == ErrorCode.TOPIC_ALREADY_EXISTS else None
+    return CreatableTopicResult(name=name, error_code=code, error_message=message)
+
+
+def _described(broker: Broker, spec: NewTopic, topic_id: UUID) -> CreatableTopicResult:
+    return CreatableTopicResult(
+        name=spec.name,
+        topic_id=topic_id,
+        num_partitions=spec.partitions,
+        replication_factor=REPLICATION_FACTOR,
+        configs=[
+            CreatableTopicConfigs(
+                name=entry.name, value=entry.value, read_only=entry.is_read_only, config_source=entry.source
+            )
+            for entry in topic_configs.describe(spec.configs, broker.config)
+        ],
+    )
+
+
+def _warn_without_effect(broker: Broker, spec: NewTopic) -> None:
+    """Say once for each key that it is stored and does nothing."""
+    for name in topic_configs.without_effect(spec.configs):
+        if name not in broker.warned_configs:
+            broker.warned_configs.add(name)
+            logger.warning(
+                "this topic config is stored and reported, but has no effect yet",
+                extra={"config": name, "topic": spec.name},
+            )
+
+
+async def delete_topics(ctx: Context, request: DeleteTopicsRequest) -> DeleteTopicsResponse:
+    """Delete topics by name or, from version 6 on, by id.
+
+    Versions  1-6. 4 is the first flexible one; messages came with 5.
+    Rules     - UNKNOWN_TOPIC_OR_PARTITION for a name, UNKNOWN_TOPIC_ID for an id that is not there
+              - a topic named twice, by name and by id, by both or by neither, is INVALID_REQUEST and stays
+              - delete.topic.enable=false: TOPIC_DELETION_DISABLED, below version 3 INVALID_REQUEST
+              - appends that were accepted before are finished first
+    Not done  - the timeout: the answer comes when PostgreSQL has committed
+    """
+    wanted = _deletions(request)
+    if not ctx.broker.config.delete_topic_enable:
+        code = ErrorCode.TOPIC_DELETION_DISABLED
+        return delete_topics_failure(
+            request, code if ctx.version >= _SINCE_DELETION_DISABLED else ErrorCode.INVALID_REQUEST
+        )
+    asked = Counter(map(_key, wanted))
+    results: list[DeletableTopicResult] = []
+    found: list[Topic] = []
+    for state in wanted:
+        if (times := asked.pop(_key(state), 0)) == 0:  # named before, and answered once
+            continue
+        try:
+            found.append(_to_delete(ctx.broker, state, times))
+        except _Refused as refused:
+            results.append(_not_deleted(state, refused.code, refused.message))
+    doomed = []
+    times_found = Counter(topic.id for topic in found)
+    for topic in {topic.id: topic for topic in found}.values():
+        if times_found[topic.id] == 1:
+            doomed.append(topic)
+        else:
+            both = DeleteTopicState(name=topic.name, topic_id=topic.uuid)
+            results.append(_not_deleted(both, ErrorCode.INVALID_REQUEST, _NAMED_TWICE))
+    if doomed:
+        await ctx.broker.topics.delete(doomed)
+    results += [DeletableTopicResult(name=topic.name, topic_id=topic.uuid) for topic in doomed]
+    return DeleteTopicsResponse(responses=results)
+
+
+def delete_topics_failure(request: DeleteTopicsRequest, code: int) -> DeleteTopicsResponse:
+    return DeleteTopicsResponse(responses=[_not_deleted(state, code, None) for state in _deletions(request)])
+
+
+def _deletions(request: DeleteTopicsRequest) -> list[DeleteTopicState]:
+    """Both forms of the request as one."""
+    return [*request.topics, *(DeleteTopicState(name=name) for name in request.topic_names)]
+
+
+def _key(state: DeleteTopicState) -> str | UUID:
+    return state.topic_id if state.name is None else state.name
+
+
+def _to_delete(broker: Broker, state: DeleteTopicState, times: int) -> Topic:
+    """The topic that is meant. Raises _Refused."""
+    if state.name is not None:
+        if state.topic_id != ZERO_UUID:
+            raise _Refused(ErrorCode.INVALID_REQUEST, "You may not specify both topic name and topic id.")
+        if times > 1:
+            raise _Refused(ErrorCode.INVALID_REQUEST, "Duplicate topic name.")
+        if (topic := broker.topics.by_name.get(state.name)) is None:
+            raise _Refused(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, _UNKNOWN_NAME)
+        return topic
+    if state.topic_id == ZERO_UUID:
+        raise _Refused(ErrorCode.INVALID_REQUEST, "Neither topic name nor id were specified.")
+    if times > 1:
+        raise _Refused(ErrorCode.INVALID_REQUEST, "Duplicate topic id.")
+    if (topic := broker.topics.by_uuid.get(state.topic_id)) is None:
+        raise _Refused(ErrorCode.UNKNOWN_TOPIC_ID, _UNKNOWN_ID)
+    return topic
+
+
+def _not_deleted(state: DeleteTopicState, code: int, message: str | None) -> DeletableTopicResult:
+    return DeletableTopicResult(name=state.name, topic_id=state.topic_id, error_code=code, error_message=message)
+
+
+async def create_partitions(ctx: Context, request: CreatePartitionsRequest) -> CreatePartitionsResponse:
+    """Raise the number of partitions of topics, each for itself.
+
+    Versions  0-3. 2 is the first flexible one.
+    Rules     - a name twice is INVALID_REQUEST; an unknown one UNKNOWN_TOPIC_OR_PARTITION
+              - a count that is not larger than today's is INVALID_PARTITIONS
+              - assignments must be one for each new partition and name this broker: INVALID_REPLICA_ASSIGNMENT
+              - more than 10,000 new partitions in one request are POLICY_VIOLATION
+              - validate_only checks everything and changes nothing
+    Not done  - the timeout: the answer comes when PostgreSQL has committed
+    """
+    broker = ctx.broker
+    asked = Counter(topic.name for topic in request.topics)
+    room = MAX_PARTITIONS_PER_REQUEST
+    results: list[CreatePartitionsTopicResult] = []
+    for wanted in request.topics:
+        if (times := asked.pop(wanted.name, 0)) == 0:
+            continue
+        result = CreatePartitionsTopicResult(name=wanted.name)
+        results.append(result)
+        try:
+            if times > 1:
+                raise _Refused(ErrorCode.INVALID_REQUEST, "Duplicate topic name.")
+            topic = broker.topics.by_name.get(wanted.name)
+            if topic is None:
+                raise _Refused(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, None)
+            room -= _checked_growth(broker, topic, wanted)
+            if room < 0:
+                raise _Refused(ErrorCode.POLICY_VIOLATION, _TOO_MANY_PARTITIONS)
+            if not request.validate_only:
+                await broker.topics.grow(topic, wanted.count)
+        except _Refused as refused:
+            result.error_code, result.error_message = refused.code, refused.message
+    return CreatePartitionsResponse(results=results)
+
+
+def create_partitions_failure(request: CreatePartitionsRequest, code: int) -> CreatePartitionsResponse:
+    return CreatePartitionsResponse(
+        results=[CreatePartitionsTopicResult(name=topic.name, error_code=code) for topic in request.topics]
+    )
+
+
+def _checked_growth(broker: Broker, topic: Topic, wanted: CreatePartitionsTopic) -> int:
+    """How many partitions are added. Raises _Refused."""
+    if wanted.count == topic.partitions:
+        raise _Refused(ErrorCode.INVALID_PARTITIONS, f"Topic already has {topic.partitions} partition(s).")
+    if wanted.count < topic.partitions:
+        raise _Refused(
+            ErrorCode.INVALID_PARTITIONS,
+            f"The topic {topic.name} currently has {topic.partitions} partition(s); {wanted.count} would not be an "
+            "increase.",
+        )
+    added = wanted.count - topic.partitions
+    if wanted.assignments is not None:
+        if len(wanted.assignments) != added:
+            raise _Refused(
+                ErrorCode.INVALID_REPLICA_ASSIGNMENT,
+                f"Attempted to add {added} additional partition(s), but only {len(wanted.assignments)} assignment(s) "
+                "were specified.",
+            )
+        for assignment in wanted.assignments:
+            _check_replicas(broker, assignment.broker_ids)
+    return added

@@ -1,0 +1,203 @@
+"""The listener: accepts connections, owns them and their tasks, and ends them in order.
+
+server = Server(broker)
+await server.start()      listens; raises FatalError when it cannot
+await server.stop(5.0)    accepts nothing new, lets requests in progress finish for so many seconds
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import Counter
+from collections.abc import Coroutine
+from typing import Any
+
+from pg_kafka.broker.budget import RESERVE_BYTES, RequestBudget
+from pg_kafka.broker.connection import Connection
+from pg_kafka.broker.context import Broker
+from pg_kafka.errors import FatalError
+
+logger = logging.getLogger(__name__)
+
+LISTEN_BACKLOG = 1024
+# How often the same kind of line is logged at most: what a peer causes must not fill the log.
+NOTE_INTERVAL_S = 5.0
+MAX_NOTE_KINDS = 256
+# While connections wait for the request budget, and a frame older than this holds more than its share: it is given up.
+STALLED_FRAME_S = 10.0
+BUDGET_CHECK_S = 1.0
+# The idle timeout is kept to about a tenth of itself.
+IDLE_CHECKS_PER_TIMEOUT = 10
+MIN_IDLE_CHECK_S = 0.05
+
+
+class Server:
+    """All connections of one listening address."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._budget = RequestBudget(
+            broker.config.request_budget_bytes, lambda: broker.log.queued_bytes, self._watch_budget
+        )
+        self._connections: set[Connection] = set()
+        self._per_address: Counter[str] = Counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listener: asyncio.Server | None = None
+        self._next_connection_id = 1
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._budget_timer: asyncio.TimerHandle | None = None
+        self._notes: dict[tuple[str, str], tuple[float, int]] = {}  # (time of the last line, lines left out since)
+        self._emptied: asyncio.Event | None = None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens; the port is the real one when 0 was asked for."""
+        assert self._listener is not None
+        name = self._listener.sockets[0].getsockname()
+        return name[0], name[1]
+
+    @property
+    def connection_count(self) -> int:
+        return len(self._connections)
+
+    @property
+    def request_bytes(self) -> int:
+        """Bytes of requests held in memory over all connections."""
+        return self._budget.used_bytes
+
+    async def start(self) -> None:
+        """Listen. Raises FatalError when the address is not to be had."""
+        listen = self._broker.config.listen
+        try:
+            self._listener = await asyncio.get_running_loop().create_server(
+                self._accept, listen.host, listen.port, backlog=LISTEN_BACKLOG
+            )
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+            raise FatalError(f"cannot listen on {listen}: {reason}") from error
+        self._schedule_idle_check()
+
+    async def stop(self, deadline_s: float) -> None:
+        """Accept nothing new, finish what is in progress within `deadline_s`, then cut what is left."""
+        if self._listener is not None:
+            self._listener.close()
+        for timer in (self._idle_timer, self._budget_timer):
+            if timer is not None:
+                timer.cancel()
+        self._emptied = asyncio.Event()
+        for connection in list(self._connections):
+            connection.drain()
+        try:
+            async with asyncio.timeout(deadline_s):
+                if self._connections:
+                    await self._emptied.wait()
+                if self._tasks:
+                    await asyncio.wait(self._tasks)
+        except TimeoutError:
+            logger.warning(
+                "requests in progress cut off", extra={"connections": len(self._connections), "tasks": len(self._tasks)}
+            )
+        for connection in list(self._connections):
+            connection.abort()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # For connections
+
+    def admit(self, connection: Connection) -> str | None:
+        """Take a new connection in, or say why not."""
+        config = self._broker.config
+        host = connection.info.peer[0]
+        self._connections.add(connection)
+        self._per_address[host] += 1
+        if self._emptied is not None:
+            return "the broker is stopping"
+        if len(self._connections) > config.max_connections:
+            return f"more than max.connections = {config.max_connections}"
+        if self._per_address[host] > config.max_connections_per_ip:
+            return f"more than max.connections.per.ip = {config.max_connections_per_ip}"
+        return None
+
+    def remove(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        host = connection.info.peer[0]
+        self._per_address[host] -= 1
+        if self._per_address[host] <= 0:
+            del self._per_address[host]
+        if self._emptied is not None and not self._connections:
+            self._emptied.set()
+
+    def run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Own a connection's task until it ends."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def note(
+        self,
+        message: str,
+        kind: str,
+        *,
+        level: int = logging.ERROR,
+        exc_info: BaseException | None = None,
+        **extra: object,
+    ) -> None:
+        """Log what a peer has caused: each message and kind at most every few seconds, with the number left out."""
+        now = asyncio.get_running_loop().time()
+        last, left_out = self._notes.get((message, kind), (-NOTE_INTERVAL_S, 0))
+        if now - last < NOTE_INTERVAL_S:
+            self._notes[message, kind] = (last, left_out + 1)
+            return
+        if len(self._notes) >= MAX_NOTE_KINDS:
+            self._notes.clear()
+        self._notes[message, kind] = (now, 0)
+        if left_out:
+            extra["left_out"] = left_out
+        logger.log(level, message, exc_info=exc_info, extra={"kind": kind, **extra})
+
+    # Its own
+
+    def _accept(self) -> Connection:
+        connection = Connection(self, self._broker, self._budget, self._next_connection_id)
+        self._next_connection_id += 1
+        return connection
+
+    def _schedule_idle_check(self) -> None:
+        idle_ms = self._broker.config.connections_max_idle_ms
+        if idle_ms >= 0:
+            delay_s = max(idle_ms / 1000 / IDLE_CHECKS_PER_TIMEOUT, MIN_IDLE_CHECK_S)
+            self._idle_timer = asyncio.get_running_loop().call_later(delay_s, self._close_idle)
+
+    def _close_idle(self) -> None:
+        """Close connections on which nothing has happened for connections.max.idle.ms."""
+        oldest = asyncio.get_running_loop().time() - self._broker.config.connections_max_idle_ms / 1000
+        for connection in list(self._connections):
+            if connection.last_active < oldest and connection.is_idle:
+                connection.abort()
+        self._schedule_idle_check()
+
+    def _watch_budget(self) -> None:
+        self._budget_timer = asyncio.get_running_loop().call_later(BUDGET_CHECK_S, self._relieve_budget)
+
+    def _relieve_budget(self) -> None:
+        """Half-sent frames must not keep the budget for ever: the oldest go when they hold more than half of it.
+
+        It is also the safety net for room that appears without a reply: the log's queue may shrink by itself.
+        """
+        if self._budget.is_full:
+            halves = [c for c in self._connections if c.partial_bytes > RESERVE_BYTES and not c.is_closed]
+            held = sum(connection.partial_bytes for connection in halves)
+            oldest = asyncio.get_running_loop().time() - STALLED_FRAME_S
+            for connection in sorted(halves, key=lambda c: c.frame_begun):
+                if held <= self._budget.limit_bytes // 2 or connection.frame_begun > oldest:
+                    break
+                held -= connection.partial_bytes
+                self.note("connection closed", "stalled", level=logging.WARNING, reason="a request stalled half-sent")
+                connection.abort()
+        self._budget.wake()
+        if self._budget.is_wanted:
+            self._watch_budget()
