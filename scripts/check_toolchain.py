@@ -13,7 +13,10 @@ import sysconfig
 def missing():
     found = "%d.%d" % sys.version_info[:2]
     if sys.version_info < (3, 11):
-        return "needs Python 3.11 or newer, but %s is %s: install it or name one with PYTHON=..." % (sys.executable, found)
+        return "needs Python 3.11 or newer, but %s is %s: install it or name one with PYTHON=..." % (
+            sys.executable,
+            found,
+        )
     if importlib.util.find_spec("ensurepip") is None:
         return "needs the venv module of Python %s: install it (Debian: python3-venv)" % found
     if not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")):

@@ -4,9 +4,6 @@ FatalError ends the program: `pg-kafka: <sentence>` on stderr, exit code 1, no t
 StorageError ends one request: it carries the Kafka error code that the client gets.
 """
 
-from typing import Literal, NamedTuple
-
-
 class FatalError(Exception):
     """The program cannot go on; the message is one sentence for the person who started it."""
 
@@ -26,10 +23,3 @@ class StorageError(Exception):
         self.retriable = retriable
         self.code = int(code)
         self.message = message
-
-
-class Finding(NamedTuple):
-    """One thing that `pg-kafka doctor` looked at."""
-
-    level: Literal["ok", "warning", "error"]
-    text: str

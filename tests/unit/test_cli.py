@@ -10,7 +10,7 @@ import pytest
 import pg_kafka
 from pg_kafka import cli, logs
 from pg_kafka.config import Address, Config
-from pg_kafka.errors import FatalError, Finding
+from pg_kafka.errors import FatalError
 
 
 class FakeApp(ModuleType):
@@ -19,7 +19,7 @@ class FakeApp(ModuleType):
     def __init__(self) -> None:
         super().__init__("pg_kafka.app")
         self.seen: list[tuple[str, Config]] = []
-        self.findings = [Finding("ok", "PostgreSQL 18.6"), Finding("warning", "fsync is [off]")]
+        self.findings = [("ok", "PostgreSQL 18.6"), ("warning", "fsync is [off]")]
         self.failure: Exception | None = None
 
     def serve(self, config: Config) -> int:
@@ -31,7 +31,7 @@ class FakeApp(ModuleType):
     def migrate(self, config: Config) -> None:
         self.seen.append(("migrate", config))
 
-    def doctor(self, config: Config) -> list[Finding]:
+    def doctor(self, config: Config) -> list[tuple[str, str]]:
         return self.findings
 
 
@@ -98,7 +98,7 @@ def test_bad_setting_is_one_sentence_and_exit_code_1(app: FakeApp, capsys: pytes
 def test_doctor_fails_only_on_errors(app: FakeApp, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("doctor") == 0
     assert "warning fsync is [off]" in capsys.readouterr().out
-    app.findings.append(Finding("error", "too few connections"))
+    app.findings.append(("error", "too few connections"))
     assert run("doctor") == 1
 
 

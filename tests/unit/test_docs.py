@@ -1,0 +1,96 @@
+"""What the documentation says exists: commands, make targets, files, settings, SQL names, dependencies."""
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from pg_kafka import cli
+from pg_kafka.config import SETTINGS
+from pg_kafka.coordinator.topic_configs import TOPIC_CONFIGS
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def test_settings_table_is_the_program_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    import document_settings
+
+    text = document_settings.PAGE.read_text()
+    assert document_settings.with_tables(text) == text, "run: .venv/bin/python scripts/document_settings.py"
+
+
+@page
+def test_commands_exist(page: Path) -> None:
+    known = {command.name or command.callback.__name__ for command in cli.commands.registered_commands}
+    named = set(re.findall(r"(?:^|`|bin/|&& )pg-kafka ([a-z]+)", page.read_text(), re.MULTILINE))
+    assert named <= known
+
+
+@page
+def test_make_targets_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([a-z]+)", page.read_text(), re.MULTILINE)) <= targets
+
+
+@page
+def test_linked_and_named_files_exist(page: Path) -> None:
+    text = page.read_text()
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (page.parent / target).exists(), target
+    for name in re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.(?:py|pyx|sql)|[a-z_/]+/)`", text):
+        assert any((ROOT / folder / name).exists() for folder in ("", "src/pg_kafka", "src/pg_kafka/storage")), name
+
+
+@page
+def test_settings_and_variables_exist(page: Path) -> None:
+    text = page.read_text()
+    assert set(re.findall(r"PG_KAFKA_[A-Z_]+", text)) <= {s.environment for s in SETTINGS} | {"PG_KAFKA_CONFIG"}
+    assert set(re.findall(r"\bpg_kafka\.([a-z_]+)\b(?!\.py)", text)) <= {s.attribute for s in SETTINGS} | {
+        "config",
+        "cli",
+    }
+
+
+@page
+def test_sql_names_exist(page: Path) -> None:
+    sql = "\n".join(file.read_text() for file in (ROOT / "src/pg_kafka/storage/sql").rglob("*.sql"))
+    for name in set(re.findall(r"\bkafka\.[a-z_]+", page.read_text())):
+        assert re.search(rf"{re.escape(name)}\b|{re.escape(name)}<", sql), name
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_every_setting_is_read_somewhere(setting) -> None:  # type: ignore[no-untyped-def]
+    if any(config.synonym == setting.name and config.is_served for config in TOPIC_CONFIGS.values()):
+        return
+    readers = {"queued_max_request_bytes": "request_budget_bytes"}
+    attribute = readers.get(setting.attribute, setting.attribute)
+    sources = (file.read_text() for file in (ROOT / "src/pg_kafka").rglob("*.py") if file.name != "config.py")
+    assert any(re.search(rf"\b\w*(?:config|loaded|settled)\.{attribute}\b", text) for text in sources)
+
+
+def test_pinned_requirements_are_the_package_s_dependencies() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = {re.split(r"[<>=]", dependency)[0] for dependency in project["dependencies"]}
+    lines = (ROOT / "requirements/runtime.in").read_text().splitlines()
+    assert {line for line in lines if not line.startswith("#")} == wanted
+
+
+@pytest.mark.parametrize("name", ["runtime", "build", "test", "lint"])
+def test_requirements_name_no_registry(name: str) -> None:
+    text = (ROOT / f"requirements/{name}.txt").read_text()
+    assert "://" not in text
+    assert "--index" not in text and "--find-links" not in text
+    assert all(
+        "--hash=sha256:" in text[match.end() :][:40] for match in re.finditer(r"^\S+==\S+ \\$", text, re.MULTILINE)
+    )
+    assert not re.search(r"^\S+==\S+$", text, re.MULTILINE)
+
+
+def test_python_of_the_tests_is_one_that_is_supported() -> None:
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    assert wanted == ">=3.11" and sys.version_info >= (3, 11)
