@@ -100,13 +100,17 @@ _SCOPE = {
 }
 
 
-def compile_decoder(cls: type[Message], version: int, flexible: bool) -> Decoder:
-    """A function (data, offset) -> message that takes everything from the offset to the end."""
-    return _DecoderSource(cls, version, flexible).compile()
+def compile_decoder(cls: type[Message], version: int, flexible: bool, max_items: int) -> Decoder:
+    """A function (data, offset) -> message that takes everything from the offset to the end.
+
+    `max_items` bounds the items of all arrays together: an item of two bytes can be an object of a hundred.
+    """
+    return _DecoderSource(cls, version, flexible, max_items).compile()
 
 
 class _DecoderSource:
-    def __init__(self, cls: type[Message], version: int, flexible: bool) -> None:
+    def __init__(self, cls: type[Message], version: int, flexible: bool, max_items: int) -> None:
+        self._max_items = max_items
         self._cls = cls
         self._version = version
         self._flexible = flexible
@@ -119,6 +123,7 @@ class _DecoderSource:
         # Records are handed on as slices of what was received; without them a copy makes all other reads faster.
         source.line("view = memoryview(d)" if has_records(self._cls, self._version) else "d = bytes(d)")
         source.line("end = len(d)")
+        source.line(f"items_left = {self._max_items}")
         message = self._new_struct(self._cls)
         self._struct(self._cls, message)
         self._flush()
@@ -282,6 +287,9 @@ class _DecoderSource:
             size = minimum_size(kind, self._version, self._flexible)
             with source.block(f"if {length} * {size} > end - o:" if size > 1 else f"if {length} > end - o:"):
                 source.line(f'raise Malformed(f"{{{length}}} {name} in {{end - o}} bytes")')
+            source.line(f"items_left -= {length}")
+            with source.block("if items_left < 0:"):
+                source.line(f'raise Malformed("arrays of more than {self._max_items} items")')
             if not isinstance(kind, str):
                 self._structs(target, kind, length)
             elif kind in FIXED:

@@ -32,6 +32,11 @@ __all__ = [
 
 API_VERSIONS_KEY: Final = 18
 
+# A cluster has some 100,000 partitions at most, and nothing that a request lists is more numerous. Responses come from
+# servers of our own choice and list replicas, too.
+MAX_REQUEST_ITEMS: Final = 1_000_000
+MAX_RESPONSE_ITEMS: Final = 20_000_000
+
 _request_decoders: dict[tuple[int, int], Decoder] = {}
 _response_decoders: dict[tuple[int, int], Decoder] = {}
 _request_encoders: dict[tuple[int, int], Encoder] = {}
@@ -113,7 +118,8 @@ def _make_decoder(known: dict[tuple[int, int], Decoder], api_key: int, version: 
     schema = _schema(api_key, version)
     if schema is None:
         raise MalformedRequest(f"no schema for version {version} of API {api_key}")
-    decoder = compile_decoder(message_class(api_key, kind), version, version >= schema.first_flexible)
+    max_items = MAX_REQUEST_ITEMS if kind == "request" else MAX_RESPONSE_ITEMS
+    decoder = compile_decoder(message_class(api_key, kind), version, version >= schema.first_flexible, max_items)
     return known.setdefault((api_key, version), decoder)
 
 
