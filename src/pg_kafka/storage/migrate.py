@@ -1,14 +1,15 @@
 """Create or upgrade the schema `kafka` of a database.
 
-`sql/schema/` is the whole truth of today, `sql/features/` what users may call, `sql/migrations/` leads older databases there: files
-named `<version>_<what>.sql`, applied in order of name. All of it is one transaction under an advisory lock, so that brokers that
-start together do it once, and a crash leaves nothing half made. Nothing is ever granted to PUBLIC.
+`sql/schema/` is the whole truth of today, `sql/features/` what users may call, `sql/migrations/` leads older databases
+there: files named `<version>_<what>.sql`, applied in order of name. All of it is one transaction under an advisory lock,
+so that brokers that start together do it once, and a crash leaves nothing half made. Nothing is granted to PUBLIC.
 """
 
 import base64
 import uuid
 from collections.abc import Mapping
 from importlib.resources.abc import Traversable
+from typing import Any
 
 import asyncpg
 
@@ -27,12 +28,12 @@ async def migrate(
 ) -> None:
     """Bring the database to SCHEMA_VERSION; a no-op when it is there.
 
-    `settings` are the names that kafka.set_config() may set, with their descriptions. `compression` is that of the first segment.
-    Raises FatalError: the server is too old or a standby, the encoding is not UTF8, the schema is newer than this program, or the
-    role lacks a privilege.
+    `settings` are the names that kafka.set_config() may set, with their descriptions; `compression` is that of the first
+    segment. Raises FatalError: the server is too old or a standby, the encoding is not UTF8, the schema is newer than
+    this program, or the role lacks a privilege.
     """
-    server = await connection.fetchrow(_QUERIES["server"])
-    _check_server(server)
+    (server,) = await connection.fetch(_QUERIES["server"])
+    check_server(server)
     try:
         async with connection.transaction():
             await _in_transaction(connection, settings, compression)
@@ -46,7 +47,7 @@ async def _in_transaction(connection: asyncpg.Connection, settings: Mapping[str,
     await connection.execute(_QUERIES["search_path"])
     await connection.execute(_QUERIES["lock_timeout"])
     await connection.execute(_QUERIES["lock"])
-    state = await connection.fetchrow(_QUERIES["schema_state"])
+    (state,) = await connection.fetch(_QUERIES["schema_state"])
     if not state["has_schema"]:
         await _create(connection, compression)
     elif not state["has_cluster"]:
@@ -90,7 +91,8 @@ def _scripts(folder: str) -> list[Traversable]:
     return [entry for entry in entries if entry.name.endswith(".sql")]
 
 
-def _check_server(server: asyncpg.Record) -> None:
+def check_server(server: Mapping[str, Any]) -> None:
+    """Raise FatalError when a server with these properties cannot hold the log."""
     if server["version_number"] < OLDEST_SERVER:
         raise FatalError(f"PostgreSQL {server['version']} is too old: pg_kafka needs 14 or newer")
     if server["is_in_recovery"]:
@@ -101,7 +103,7 @@ def _check_server(server: asyncpg.Record) -> None:
         )
 
 
-def _missing_privilege(server: asyncpg.Record, error: asyncpg.InsufficientPrivilegeError) -> str:
+def _missing_privilege(server: Mapping[str, Any], error: asyncpg.InsufficientPrivilegeError) -> str:
     role, database = server["role"], server["database"]
     if "for database" in str(error):
         return f'role "{role}" may not create schemas here: GRANT CREATE ON DATABASE "{database}" TO "{role}"'

@@ -1,7 +1,8 @@
 """Named SQL statements from the `.sql` files beside this module.
 
-A file of `sql/queries` is a list of blocks; each begins with a line `-- name: append`. Comment lines right after it say what the
-statement is for and are not sent to the server. Where a table's name varies, the block is a template with `{leaf}` in it.
+A file of `sql/queries` is a list of blocks; each begins with a line `-- name: append`. Comment lines right after it say
+what the statement is for and are not sent to the server. Where a table's name varies, the block is a template with
+`{leaf}` in it.
 
     STATEMENTS = load("segments")
     await connection.execute(render(STATEMENTS["truncate"], leaf="log_0_3"))

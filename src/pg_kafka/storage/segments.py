@@ -1,9 +1,9 @@
 """Tables of the log: series, their segments, and what happens to a segment between its creation and its end.
 
 Everything here runs on a session that nobody else uses. DDL on tables of the log waits at most LOCK_TIMEOUT_MS for a
-lock and then gives way, since whoever wants the same table queues behind it. So a new table is built aside and attached,
-and an old one is emptied, detached concurrently and dropped when nobody can see it. Nothing is created as a partition
-or dropped while attached: behind one open SELECT that would stop every writer.
+lock and then gives way, since whoever wants the same table queues behind it. So a new table is built aside and
+attached, and an old one is emptied, detached concurrently and dropped when nobody can see it. Nothing is created as a
+partition or dropped while attached: behind one open SELECT that would stop every writer.
 
 Each step can be repeated after a crash: it looks in the catalogue how far the last attempt came.
 """
@@ -11,8 +11,9 @@ Each step can be repeated after a crash: it looks in the catalogue how far the l
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
 
 import asyncpg
@@ -135,11 +136,18 @@ class Segments:
             rows = await self._connection.fetch(render(SQL["sample_topic"], leaf=leaf), topic_id)
         return [row["bytes"] for row in rows]
 
+    @contextlib.asynccontextmanager
+    async def giving_way(self) -> AsyncIterator[None]:
+        """A transaction in which no lock is waited for longer than LOCK_TIMEOUT_MS."""
+        async with self._connection.transaction():
+            await self._connection.execute(render(SQL["lock_timeout"], ms=LOCK_TIMEOUT_MS))
+            yield
+
     async def _exists(self, table: str) -> bool:
         return bool(await self._connection.fetchval(SQL["table_exists"], table))
 
     async def _detach(self, parent: str, child: str) -> None:
-        """Take a table out of its parent; what was begun and cut short (one at a time in a parent) is finished first."""
+        """Take a table out of its parent. A parent has one unfinished detaching at most: it is finished first."""
         for row in await self._connection.fetch(SQL["attached"], parent):
             if row["is_pending"]:
                 await self._alone(render(SQL["finalize"], parent=parent, child=row["name"]))
@@ -166,8 +174,7 @@ class Segments:
         attempt = 1
         while True:
             try:
-                async with self._connection.transaction():
-                    await self._connection.execute(render(SQL["lock_timeout"], ms=LOCK_TIMEOUT_MS))
+                async with self.giving_way():
                     return await transaction()
             except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
                 if attempt == LOCK_ATTEMPTS:

@@ -1,0 +1,322 @@
+"""The task that keeps the tables of the log in order while the lanes write.
+
+It makes the views of new topics, frees deleted ones, rolls segments and gives topics that have grown their own series.
+All it has to do is read from tables, and every step leaves them so that a janitor that was killed goes on where it
+stopped. It works in small steps in turn, so that a long job delays no other. A job that fails is logged, counted and
+tried again later, and stops no other job.
+
+    janitor = Janitor(dsn, lanes, segment_bytes=..., segment_ms=..., compression="auto")
+    await janitor.start()
+    janitor.poke()          # a topic was created or deleted, a segment has grown
+    await janitor.stop()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import asyncpg
+
+from pg_kafka.errors import StorageError
+from pg_kafka.storage import sessions
+from pg_kafka.storage.queries import load, render
+from pg_kafka.storage.segments import SHARED_SERIES, Segments, first_guess, leaf_table, server_compressions
+from pg_kafka.wire import compression as codecs
+
+log = logging.getLogger("pg_kafka.janitor")
+
+SQL = load("janitor")
+
+# The net under lost events, and how often ages and sizes of segments are looked at when nobody pokes.
+INTERVAL_S = 30.0
+# Looking at the sizes of all active segments costs some 20 us each; pokes come with every topic.
+SIZES_INTERVAL_S = 2.0
+FIRST_RETRY_S = 0.5
+LAST_RETRY_S = 60.0
+LANES_TIMEOUT_S = 60.0
+# A view costs about 1 ms and three locks.
+VIEWS_PER_STEP = 100
+# Rows of up to 1 MB, so that a step is tens of milliseconds.
+ROWS_PER_STEP = 100
+# Below this share of its size, compressing a sample is worth its time.
+WORTHWHILE_RATIO = 0.8
+
+Step = Callable[[], Awaitable[bool]]
+
+
+class LaneControl(Protocol):
+    """What the janitor asks of the lanes; both return when every lane has done it."""
+
+    async def switch_segment(self, series: int, segment: int) -> None:
+        """New rows of a series go to this segment, and none is under way to an older one."""
+
+    async def move_topic(self, topic_id: int, series: int, segment: int) -> None:
+        """New rows of a topic go to this series, and kafka.topics says so."""
+
+
+class Janitor:
+    """One task with a session of its own. `failures` counts by job what went wrong since the start."""
+
+    def __init__(
+        self,
+        dsn: str,
+        lanes: LaneControl,
+        *,
+        segment_bytes: int,
+        segment_ms: int,
+        compression: str,
+        interval_s: float = INTERVAL_S,
+        open_session: Callable[[str], Awaitable[sessions.Session]] | None = None,
+    ) -> None:
+        """`open_session("janitor")` opens a session that ends with the broker's leadership; without it, a plain one."""
+        self._open = open_session or (lambda kind: sessions.connect(dsn, kind))
+        self._lanes = lanes
+        self._segment_bytes = segment_bytes
+        self._segment_ms = segment_ms
+        self._compression = compression
+        self._interval_s = interval_s
+        self._session: sessions.Session | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._poked = asyncio.Event()
+        self._outgrown: set[int] = set()
+        # When the sizes of segments may be looked at next, and whether somebody has poked before that.
+        self._sizes_at = float("-inf")
+        self._sizes_wanted = False
+        # Topics whose step failed or has to wait; looked at again after the interval.
+        self._put_off: dict[str, set[int]] = {"make views": set(), "drop views": set(), "free topics": set()}
+        self._put_off_until = 0.0
+        self._retries: dict[str, int] = {}
+        self._not_before: dict[str, float] = {}
+        self.failures: Counter[str] = Counter()
+
+    async def start(self) -> None:
+        """Start working in the background."""
+        self._poked.set()
+        self._task = asyncio.create_task(self._work(), name="janitor")
+
+    async def stop(self) -> None:
+        """Stop between two steps, or in the middle of one that takes long: it is then done again at the next start."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        if self._session is not None:
+            self._session.drop()
+            self._session = None
+
+    def poke(self) -> None:
+        """There may be something to do."""
+        self._poked.set()
+
+    def outgrown(self, topic_id: int) -> None:
+        """A topic is too large for the shared series."""
+        self._outgrown.add(topic_id)
+        self._poked.set()
+
+    # -- the loop ----------------------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        jobs: dict[str, Step] = {
+            "drop views": self._drop_views,
+            "make views": self._make_views,
+            "move topics": self._move_topics,
+            "roll segments": self._roll_segments,
+            "seal segments": self._seal_segments,
+            "freeze segments": self._freeze_segments,
+            "free topics": self._free_topics,
+        }
+        while True:
+            self._poked.clear()
+            has_more = False
+            for name, step in {"connect": self._connect, **jobs}.items():
+                if self._now() >= self._not_before.get(name, 0.0):
+                    has_more |= await self._try(name, step)
+                if self._session is None or self._session.is_closed:
+                    break
+            if not has_more:
+                await self._wait()
+
+    async def _try(self, name: str, step: Step) -> bool:
+        """Run one step of a job; True when it has more to do now."""
+        try:
+            has_more = await step()
+        except Exception as error:
+            retries = self._retries[name] = self._retries.get(name, 0) + 1
+            self.failures[name] += 1
+            pause = min(FIRST_RETRY_S * 2 ** (retries - 1), LAST_RETRY_S) * random.uniform(0.75, 1.25)
+            self._not_before[name] = self._now() + pause
+            is_expected = isinstance(error, (asyncpg.LockNotAvailableError, StorageError, *sessions.CONNECTION_ERRORS))
+            log.log(
+                logging.INFO if is_expected and retries < 5 else logging.WARNING,
+                "janitor's job failed and will be tried again",
+                extra={"job": name, "reason": sessions.describe(error), "retry_s": round(pause, 1)},
+                exc_info=None if is_expected or isinstance(error, asyncpg.PostgresError) else error,
+            )
+            if isinstance(error, sessions.CONNECTION_ERRORS) and self._session is not None:
+                self._session.drop()
+            return False
+        self._retries.pop(name, None)
+        self._not_before.pop(name, None)
+        return has_more
+
+    async def _wait(self) -> None:
+        """Until somebody pokes, a failed job is due again, or the interval has passed."""
+        now = self._now()
+        if now >= self._put_off_until:
+            self._put_off_until = now + self._interval_s
+            for topics in self._put_off.values():
+                topics.clear()
+        wake_at = min([now + self._interval_s, *(at for at in self._not_before.values() if at > now)])
+        if self._sizes_wanted:
+            wake_at = min(wake_at, self._sizes_at)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wake_at - now):
+                await self._poked.wait()
+
+    async def _connect(self) -> bool:
+        if self._session is None or self._session.is_closed:
+            session = await self._open("janitor")
+            self._segments = Segments(session.connection)
+            self._available = await server_compressions(session.connection)
+            self._session = session
+        return False
+
+    @property
+    def _connection(self) -> asyncpg.Connection:
+        assert self._session is not None
+        return self._session.connection
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+    # -- views -------------------------------------------------------------------------------------------------------
+
+    async def _make_views(self) -> bool:
+        put_off = self._put_off["make views"]
+        rows = await self._connection.fetch(SQL["topics_without_view"], list(put_off), VIEWS_PER_STEP)
+        ids = [row["id"] for row in rows]
+        if not ids:
+            return False
+        try:
+            await self._create_views(ids)
+        except asyncpg.PostgresError:
+            # One of them cannot be made, or not now: find out which.
+            for topic_id in ids:
+                try:
+                    await self._create_views([topic_id])
+                except asyncpg.PostgresError as error:
+                    put_off.add(topic_id)
+                    self.failures["make views"] += 1
+                    log.warning("no view for a topic", extra={"topic_id": topic_id, "reason": sessions.describe(error)})
+        return True
+
+    async def _create_views(self, ids: list[int]) -> None:
+        async with self._segments.giving_way():
+            await self._connection.fetchval(SQL["create_views"], ids)
+
+    async def _drop_views(self) -> bool:
+        put_off = self._put_off["drop views"]
+        rows = await self._connection.fetch(SQL["views_of_deleted_topics"], list(put_off), VIEWS_PER_STEP)
+        for row in rows:
+            try:
+                async with self._segments.giving_way():
+                    if await self._connection.fetchval(SQL["drop_view"], row["id"]):
+                        await self._connection.execute(SQL["view_is_gone"], row["id"])
+                    else:
+                        put_off.add(row["id"])
+            except asyncpg.PostgresError as error:
+                put_off.add(row["id"])
+                log.info("a view stays for now", extra={"view": row["view_name"], "reason": sessions.describe(error)})
+        return bool(rows)
+
+    # -- segments and series -----------------------------------------------------------------------------------------
+
+    async def _roll_segments(self) -> bool:
+        """Give a series whose active segment is full a new one; what follows is `_seal_segments`' part."""
+        self._sizes_wanted = self._now() < self._sizes_at
+        if self._sizes_wanted:
+            return False
+        full = await self._connection.fetch(SQL["full_segments"], self._segment_bytes, self._segment_ms)
+        for row in full:
+            series, segment = row["series"], row["segment"]
+            compression = await self._choose_compression(series, segment)
+            await self._segments.create_segment(series, segment + 1, compression)
+            log.info("new segment", extra={"series": series, "segment": segment + 1, "compression": compression})
+        self._sizes_at = self._now() + SIZES_INTERVAL_S
+        return bool(full)
+
+    async def _seal_segments(self) -> bool:
+        for row in await self._connection.fetch(SQL["superseded_segments"]):
+            async with asyncio.timeout(LANES_TIMEOUT_S):
+                await self._lanes.switch_segment(row["series"], row["active_segment"])
+            await self._segments.seal(row["series"], row["segment"])
+        return False
+
+    async def _freeze_segments(self) -> bool:
+        rows = await self._connection.fetch(SQL["sealed_segments"])
+        for row in rows:
+            await self._segments.freeze(row["series"], row["segment"])
+        return bool(rows)
+
+    async def _move_topics(self) -> bool:
+        """Give topics that have outgrown the shared series their own, and have the lanes write there."""
+        begun = {row["id"] for row in await self._connection.fetch(SQL["unmoved_topics"])}
+        for topic_id in sorted(begun | self._outgrown):
+            place = await self._connection.fetchrow(SQL["topic_place"], topic_id)
+            if place is not None and place["series"] == SHARED_SERIES:
+                compression = await self._choose_compression(SHARED_SERIES, place["segment"], topic_id)
+                if await self._segments.create_series(topic_id, compression):
+                    segment = await self._connection.fetchval(SQL["active_segment"], topic_id)
+                    async with asyncio.timeout(LANES_TIMEOUT_S):
+                        await self._lanes.move_topic(topic_id, topic_id, segment)
+                    log.info("topic has its own series", extra={"topic_id": topic_id, "compression": compression})
+            self._outgrown.discard(topic_id)
+        return False
+
+    async def _choose_compression(self, series: int, segment: int, topic_id: int | None = None) -> str:
+        """For a new segment: what was configured, or what a sample of the last one speaks for."""
+        if self._compression in self._available:
+            return self._compression
+        if self._compression != "auto":
+            log.warning("this PostgreSQL lacks a compression", extra={"compression": self._compression})
+            return "none"
+        guess = first_guess(self._available)
+        sample = b"".join(await self._segments.sample(series, segment, topic_id))
+        if guess == "none" or not sample:
+            return guess
+        # PostgreSQL's lz4 and ours find about the same in the same bytes.
+        compressed = await asyncio.to_thread(codecs.compress, codecs.LZ4, sample)
+        return guess if len(compressed) < WORTHWHILE_RATIO * len(sample) else "none"
+
+    # -- deleted topics ----------------------------------------------------------------------------------------------
+
+    async def _free_topics(self) -> bool:
+        """A step towards nothing left of a deleted topic: its series, rows in the shared one, then what is kept by topic."""
+        put_off = self._put_off["free topics"]
+        topic = await self._connection.fetchrow(SQL["topic_to_free"], list(put_off))
+        if topic is None:
+            return False
+        topic_id = topic["id"]
+        if topic["has_series"]:
+            try:
+                await self._segments.drop_series(topic_id)
+            except asyncpg.LockNotAvailableError as error:
+                # Somebody reads it, perhaps for hours; the disk is given back by then, and other topics need not wait.
+                put_off.add(topic_id)
+                log.info("a deleted topic waits", extra={"topic_id": topic_id, "reason": sessions.describe(error)})
+            return True
+        for row in await self._connection.fetch(SQL["shared_segments_of_topic"], topic_id):
+            leaf = leaf_table(SHARED_SERIES, row["segment"])
+            done = await self._connection.execute(render(SQL["delete_rows"], leaf=leaf), topic_id, ROWS_PER_STEP)
+            if done != "DELETE 0":
+                return True
+        await self._connection.execute(SQL["forget_topic"], topic_id)
+        return True
