@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, cast
 
-from pg_kafka.broker.budget import RESERVE_BYTES, RequestBudget
+from pg_kafka.broker.budget import RequestBudget
 from pg_kafka.broker.context import Api, Broker, ConnectionInfo, Context, Handler, HotHandler, Reply
 from pg_kafka.broker.handlers.api_versions import API_VERSIONS_KEY, unsupported_version
 from pg_kafka.errors import StorageError
@@ -55,7 +55,7 @@ class Connection(asyncio.Protocol):
         self._queue: deque[memoryview | bytes] = deque()  # frames not yet started
         self._replies: deque[Reply] = deque()  # of started requests, in order
         self._request_bytes = 0  # in _queue and _replies
-        self._charged_bytes = 0  # what the budget counts for this connection
+        self._charged = (0, 0)  # what the budget counts for this connection: all bytes, those of a half-sent frame
         self._blocking: Reply | None = None  # the request that the next one waits for
         self._task_running = False  # a handler's awaitable that the next request waits for
         self._is_starting = False  # inside _run: it goes on by itself
@@ -81,13 +81,12 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_closed = True
         self._server.remove(self)
-        self._budget.forget(self)
         self._queue.clear()
         replies, self._replies = self._replies, deque()
         for reply in replies:
             reply.abandon()
-        self._budget.change(-self._charged_bytes)
-        self._charged_bytes = 0
+        self._charge(0, 0)
+        self._budget.forget(self)
 
     def data_received(self, data: bytes) -> None:
         if self.is_closed:
@@ -102,6 +101,7 @@ class Connection(asyncio.Protocol):
         if frames:
             self._queue.extend(frames)
             self._request_bytes += sum(len(frame) for frame in frames)
+            self._budget.frame_ended(self)
         if frames or not had_partial:
             self.frame_begun = self.last_active
         if self._queue:
@@ -132,24 +132,26 @@ class Connection(asyncio.Protocol):
         """Charge the budget with what is held now, and read on or not accordingly."""
         if self.is_closed:
             return
-        held_bytes = self._request_bytes + self._splitter.buffered_bytes
-        if held_bytes != self._charged_bytes:
-            difference, self._charged_bytes = held_bytes - self._charged_bytes, held_bytes
-            self._budget.change(difference)
+        partial_bytes = self._splitter.buffered_bytes
+        held_bytes = self._request_bytes + partial_bytes
+        self._charge(held_bytes, partial_bytes)
         should_read = (
             not self._is_draining
             and self._request_bytes <= MAX_REQUEST_BYTES
             and len(self._queue) <= MAX_QUEUED_REQUESTS
+            and self._budget.may_read(self, held_bytes, partial_bytes)
         )
-        if should_read and held_bytes > RESERVE_BYTES and self._budget.is_full:
-            self._budget.wait(self)
-            should_read = False
         if should_read != self._is_reading and not self._transport.is_closing():
             self._is_reading = should_read
             if should_read:
                 self._transport.resume_reading()
             else:
                 self._transport.pause_reading()
+
+    def _charge(self, held_bytes: int, partial_bytes: int) -> None:
+        if (charged := (held_bytes, partial_bytes)) != self._charged:
+            before, self._charged = self._charged, charged
+            self._budget.change(held_bytes - before[0], partial_bytes - before[1])
 
     # Requests
 

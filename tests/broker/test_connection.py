@@ -1,0 +1,533 @@
+"""Connection mechanics over real sockets: order, bounds, refusals. The handlers and the log are stand-ins."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any, cast
+from uuid import UUID
+
+import pytest
+
+from pg_kafka.broker import connection as connection_module
+from pg_kafka.broker import server as server_module
+from pg_kafka.broker.budget import RESERVE_BYTES
+from pg_kafka.broker.context import Api, Broker, Context, Reply
+from pg_kafka.broker.handlers import api_versions
+from pg_kafka.broker.server import Server
+from pg_kafka.config import Address, Config
+from pg_kafka.errors import FatalError, StorageError
+from pg_kafka.wire import codec
+from pg_kafka.wire.error_codes import ErrorCode
+from pg_kafka.wire.frames import RequestHeader, decode_response_header, encode_request_header
+from pg_kafka.wire.messages.api_versions_request import ApiVersionsRequest
+from pg_kafka.wire.messages.create_topics_request import CreatableTopic, CreateTopicsRequest
+from pg_kafka.wire.messages.find_coordinator_request import FindCoordinatorRequest
+from pg_kafka.wire.messages.find_coordinator_response import FindCoordinatorResponse
+from pg_kafka.wire.messages.produce_request import PartitionProduceData, ProduceRequest, TopicProduceData
+from pg_kafka.wire.messages.produce_response import ProduceResponse
+
+PRODUCE, FIND_COORDINATOR, API_VERSIONS, CREATE_TOPICS = 0, 10, 18, 19
+
+
+class Handlers:
+    """Stand-ins whose answers the tests hold back."""
+
+    def __init__(self) -> None:
+        self.produced: list[tuple[ProduceRequest, Reply]] = []
+        self.find: Callable[[Context, FindCoordinatorRequest], Awaitable[FindCoordinatorResponse]] = self.find_at_once
+        self.found: list[str] = []
+        self.arrived = asyncio.Event()
+
+    def produce(self, ctx: Context, request: ProduceRequest, reply: Reply) -> None:
+        self.produced.append((request, reply))
+        self.arrived.set()
+
+    async def find_coordinator(self, ctx: Context, request: FindCoordinatorRequest) -> FindCoordinatorResponse:
+        self.found.append(request.key)
+        self.arrived.set()
+        return await self.find(ctx, request)
+
+    async def find_at_once(self, ctx: Context, request: FindCoordinatorRequest) -> FindCoordinatorResponse:
+        return FindCoordinatorResponse(node_id=7, host=request.key, port=ctx.connection.local[1])
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(5):
+            while not condition():  # noqa: ASYNC110 - it is about other sockets' effects
+                await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def serving(handlers: Handlers, **settings: Any) -> AsyncIterator[tuple[Server, Any]]:
+    config = Config(listen=Address("127.0.0.1", 0), **settings)
+    log = SimpleNamespace(queued_bytes=0, node_id=7, cluster_id="cluster", epoch=1)
+    rows = [
+        Api(
+            key=PRODUCE,
+            name="Produce",
+            min_version=3,
+            max_version=13,
+            handler=handlers.produce,
+            advertised_min=0,
+            is_hot=True,
+            is_pipelined=True,
+        ),
+        Api(
+            key=FIND_COORDINATOR,
+            name="FindCoordinator",
+            min_version=0,
+            max_version=6,
+            handler=handlers.find_coordinator,
+        ),
+        Api(
+            key=API_VERSIONS,
+            name="ApiVersions",
+            min_version=0,
+            max_version=4,
+            handler=api_versions.api_versions,
+            failure=api_versions.failure,
+        ),
+    ]
+    broker = Broker(
+        config=config,
+        topics=cast(Any, None),
+        log=cast(Any, log),
+        fetch_sessions=cast(Any, None),
+        apis={row.key: row for row in rows},
+        now_ms=lambda: 0,
+        decode_pool=cast(Any, None),
+    )
+    server = Server(broker)
+    await server.start()
+    try:
+        yield server, log
+    finally:
+        await server.stop(0.2)
+
+
+class Peer:
+    """A client that sends what it is told to."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    def send(self, request: Any, key: int, version: int, correlation_id: int = 1) -> None:
+        self.send_frame(frame_of(request, key, version, correlation_id))
+
+    def send_frame(self, frame: bytes) -> None:
+        self.writer.write(struct.pack(">i", len(frame)) + frame)
+
+    async def receive_frame(self) -> bytes:
+        async with asyncio.timeout(5):
+            (size,) = struct.unpack(">i", await self.reader.readexactly(4))
+            return await self.reader.readexactly(size)
+
+    async def receive(self, key: int, version: int) -> tuple[int, Any]:
+        frame = await self.receive_frame()
+        correlation_id, offset = decode_response_header(frame, key, version)
+        return correlation_id, codec.decode_response(key, version, frame, offset)
+
+    async def is_closed(self) -> bool:
+        async with asyncio.timeout(5):
+            try:
+                return await self.reader.read(1) == b""
+            except ConnectionError:
+                return True
+
+
+def frame_of(request: Any, key: int, version: int, correlation_id: int = 1) -> bytes:
+    header = encode_request_header(RequestHeader(key, version, correlation_id, "test"))
+    return header + b"".join(bytes(part) for part in codec.encode_request(request, key, version))
+
+
+@asynccontextmanager
+async def connected(server: Server) -> AsyncIterator[Peer]:
+    reader, writer = await asyncio.open_connection(*server.address)
+    try:
+        yield Peer(reader, writer)
+    finally:
+        writer.close()
+        try:
+            await writer.wait_closed()
+        except ConnectionError:
+            pass
+
+
+def batch(size: int = 10) -> ProduceRequest:
+    return ProduceRequest(
+        acks=-1,
+        timeout_ms=1000,
+        topic_data=[TopicProduceData(name="t", partition_data=[PartitionProduceData(index=0, records=bytes(size))])],
+    )
+
+
+async def test_answers_keep_the_order_of_the_requests() -> None:
+    handlers = Handlers()
+    async with serving(handlers) as (server, _), connected(server) as peer:
+        for correlation_id in (1, 2, 3):
+            peer.send(batch(), PRODUCE, 9, correlation_id)
+        await handlers.until(lambda: len(handlers.produced) == 3)
+        for _, reply in reversed(handlers.produced):
+            reply.send(ProduceResponse())
+        assert [(await peer.receive(PRODUCE, 9))[0] for _ in range(3)] == [1, 2, 3]
+
+
+async def test_request_after_a_produce_starts_before_its_answer_but_is_answered_after_it() -> None:
+    handlers = Handlers()
+    async with serving(handlers) as (server, _), connected(server) as peer:
+        peer.send(batch(), PRODUCE, 9, 1)
+        peer.send(FindCoordinatorRequest(key="g"), FIND_COORDINATOR, 3, 2)
+        await handlers.until(lambda: handlers.found == ["g"])
+        handlers.produced[0][1].send(ProduceResponse())
+        assert (await peer.receive(PRODUCE, 9))[0] == 1
+        correlation_id, answer = await peer.receive(FIND_COORDINATOR, 3)
+        assert (correlation_id, answer.host) == (2, "g")
+
+
+async def test_other_requests_wait_for_the_answer_before_them() -> None:
+    handlers = Handlers()
+    gate = asyncio.Event()
+
+    async def find(ctx: Context, request: FindCoordinatorRequest) -> FindCoordinatorResponse:
+        await gate.wait()
+        return FindCoordinatorResponse()
+
+    handlers.find = find
+    async with serving(handlers) as (server, _), connected(server) as peer:
+        peer.send(FindCoordinatorRequest(key="a"), FIND_COORDINATOR, 3, 1)
+        peer.send(FindCoordinatorRequest(key="b"), FIND_COORDINATOR, 3, 2)
+        await handlers.until(lambda: handlers.found == ["a"])
+        await asyncio.sleep(0.02)
+        assert handlers.found == ["a"]
+        gate.set()
+        assert [(await peer.receive(FIND_COORDINATOR, 3))[0] for _ in range(2)] == [1, 2]
+
+
+async def test_no_answer_at_all_for_a_reply_of_none() -> None:
+    handlers = Handlers()
+    async with serving(handlers) as (server, _), connected(server) as peer:
+        peer.send(batch(), PRODUCE, 9, 1)
+        await handlers.until(lambda: len(handlers.produced) == 1)
+        handlers.produced[0][1].send(None)
+        peer.send(FindCoordinatorRequest(key="g"), FIND_COORDINATOR, 3, 2)
+        assert (await peer.receive(FIND_COORDINATOR, 3))[0] == 2
+        assert server.request_bytes == 0
+
+
+async def test_second_reply_is_a_programming_error() -> None:
+    handlers = Handlers()
+    async with serving(handlers) as (server, _), connected(server) as peer:
+        peer.send(batch(), PRODUCE, 9)
+        await handlers.until(lambda: len(handlers.produced) == 1)
+        handlers.produced[0][1].send(ProduceResponse())
+        with pytest.raises(RuntimeError):
+            handlers.produced[0][1].send(ProduceResponse())
+
+
+async def test_lost_connection_abandons_its_replies() -> None:
+    handlers = Handlers()
+    abandoned = []
+    async with serving(handlers) as (server, _):
+        async with connected(server) as peer:
+            peer.send(batch(), PRODUCE, 9)
+            await handlers.until(lambda: len(handlers.produced) == 1)
+            reply = handlers.produced[0][1]
+            reply.on_abandon = lambda: abandoned.append(reply)
+        await handlers.until(lambda: server.connection_count == 0)
+        assert abandoned == [reply]
+        assert reply.is_abandoned
+        reply.send(ProduceResponse())
+        assert server.request_bytes == 0
+
+
+@pytest.mark.parametrize("version", [5, 99, 32767])
+async def test_unsupported_version_of_api_versions_is_answered_in_version_0(version: int) -> None:
+    handlers = Handlers()
+    async with serving(handlers) as (server, _), connected(server) as peer:
+        peer.send_frame(struct.pack(">hhih", API_VERSIONS, version, 5, 4) + b"test" + b"\x00\x05hello")
+        correlation_id, answer = await peer.receive(API_VERSIONS, 0)
+        assert (correlation_id, answer.error_code) == (5, ErrorCode.UNSUPPORTED_VERSION)
+        served = {api.api_key: (api.min_version, api.max_version) for api in answer.api_keys}
+        assert served == {PRODUCE: (0, 13), FIND_COORDINATOR: (0, 6), API_VERSIONS: (0, 4)}
+        peer.send(ApiVersionsRequest(client_software_name="a", client_software_version="1"), API_VERSIONS, 4)
+        assert (await peer.receive(API_VERSIONS, 4))[1].error_code == ErrorCode.NONE
+
+
+@pytest.mark.parametrize("name", ["", "a b", "-a", "a-", "a/b", "a\n"])
+async def test_software_name_that_is_not_allowed_is_refused(name: str) -> None:
+    async with serving(Handlers()) as (server, _), connected(server) as peer:
+        peer.send(ApiVersionsRequest(client_software_name=name, client_software_version="1"), API_VERSIONS, 3)
+        assert (await peer.receive(API_VERSIONS, 3))[1].error_code == ErrorCode.INVALID_REQUEST
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"",
+        b"\x00",
+        b"\x00\x12\x00\x00\x00\x00\x00",
+        struct.pack(">hhih", PRODUCE, 2, 1, 0) + b"\xff\xff\x00\x01\x00\x00\x00\x01\x00\x00\x00\x00",
+        struct.pack(">hhih", FIND_COORDINATOR, 99, 1, 0),
+        struct.pack(">hhih", FIND_COORDINATOR, -1, 1, 0),
+        struct.pack(">hhih", 999, 0, 1, 0),
+        struct.pack(">hhih", -5, 0, 1, 0),
+        struct.pack(">hhih", FIND_COORDINATOR, 0, 1, 0) + b"\x7f\xff",
+        struct.pack(">hhih", FIND_COORDINATOR, 0, 1, 0) + b"\x00\x01ggg",
+    ],
+)
+async def test_frame_that_cannot_be_understood_closes_the_connection(frame: bytes) -> None:
+    async with serving(Handlers()) as (server, _), connected(server) as peer:
+        peer.send_frame(frame)
+        assert await peer.is_closed()
+
+
+@pytest.mark.parametrize("start", [b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"GET / HTTP/1.1\r\n"])
+async def test_size_out_of_bounds_closes_the_connection(start: bytes) -> None:
+    async with serving(Handlers()) as (server, _), connected(server) as peer:
+        peer.writer.write(start)
+        assert await peer.is_closed()
+
+
+async def test_requests_before_a_malformed_one_are_still_answered() -> None:
+    async with serving(Handlers()) as (server, _), connected(server) as peer:
+        peer.send(ApiVersionsRequest(), API_VERSIONS, 0, 1)
+        assert (await peer.receive(API_VERSIONS, 0))[0] == 1
+        peer.send_frame(b"junk")
+        assert await peer.is_closed()
+
+
+async def test_failure_without_a_form_closes_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+    handlers = Handlers()
+
+    async def find(ctx: Context, request: FindCoordinatorRequest) -> FindCoordinatorResponse:
+        raise ZeroDivisionError
+
+    handlers.find = find
+    async with serving(handlers) as (server, _), connected(server) as peer:
+        peer.send(FindCoordinatorRequest(key="g"), FIND_COORDINATOR, 3)
+        assert await peer.is_closed()
+    assert any(record.exc_info for record in caplog.records)
+
+
+async def test_handler_without_an_answer_closes_the_connection() -> None:
+    handlers = Handlers()
+
+    async def find(ctx: Context, request: FindCoordinatorRequest) -> Any:
+        return None
+
+    handlers.find = find
+    async with serving(handlers) as (server, _), connected(server) as peer:
+        peer.send(FindCoordinatorRequest(key="g"), FIND_COORDINATOR, 3)
+        assert await peer.is_closed()
+
+
+async def test_reply_that_cannot_be_encoded_closes_the_connection() -> None:
+    handlers = Handlers()
+
+    async def find(ctx: Context, request: FindCoordinatorRequest) -> FindCoordinatorResponse:
+        return FindCoordinatorResponse(port=2**40)
+
+    handlers.find = find
+    async with serving(handlers) as (server, _), connected(server) as peer:
+        peer.send(FindCoordinatorRequest(key="g"), FIND_COORDINATOR, 3)
+        assert await peer.is_closed()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ZeroDivisionError(), ErrorCode.UNKNOWN_SERVER_ERROR),
+        (StorageError(True, ErrorCode.KAFKA_STORAGE_ERROR, "gone"), ErrorCode.KAFKA_STORAGE_ERROR),
+    ],
+)
+async def test_failure_is_answered_in_the_form_of_the_api(error: Exception, code: int) -> None:
+    from pg_kafka.broker.handlers.topics import create_topics_failure
+
+    async def create(ctx: Context, request: CreateTopicsRequest) -> Any:
+        raise error
+
+    async with serving(Handlers()) as (server, _), connected(server) as peer:
+        row = Api(
+            key=CREATE_TOPICS,
+            name="CreateTopics",
+            min_version=2,
+            max_version=7,
+            handler=create,
+            failure=create_topics_failure,
+        )
+        server._broker.apis = {**server._broker.apis, CREATE_TOPICS: row}
+        peer.send(CreateTopicsRequest(topics=[CreatableTopic(name="a")]), CREATE_TOPICS, 7)
+        topic = (await peer.receive(CREATE_TOPICS, 7))[1].topics[0]
+        assert (topic.name, topic.error_code, topic.topic_id) == ("a", code, UUID(int=0))
+
+
+async def test_connections_above_the_limits_are_closed() -> None:
+    for setting in ("max_connections", "max_connections_per_ip"):
+        async with serving(Handlers(), **{setting: 1}) as (server, _):
+            async with connected(server) as first, connected(server) as second:
+                assert await second.is_closed()
+                first.send(ApiVersionsRequest(), API_VERSIONS, 0)
+                await first.receive(API_VERSIONS, 0)
+            handlers = Handlers()
+            await handlers.until(lambda server=server: server.connection_count == 0)  # type: ignore[misc]
+            async with connected(server) as third:
+                third.send(ApiVersionsRequest(), API_VERSIONS, 0)
+                await third.receive(API_VERSIONS, 0)
+
+
+async def test_idle_connection_is_closed_and_one_that_waits_for_its_answer_is_not() -> None:
+    handlers = Handlers()
+    async with serving(handlers, connections_max_idle_ms=100) as (server, _):
+        async with connected(server) as idle, connected(server) as waiting:
+            waiting.send(batch(), PRODUCE, 9)
+            assert await idle.is_closed()
+            await asyncio.sleep(0.2)
+            handlers.produced[0][1].send(ProduceResponse())
+            await waiting.receive(PRODUCE, 9)
+
+
+async def test_half_sent_frame_counts_as_idle() -> None:
+    async with serving(Handlers(), connections_max_idle_ms=100) as (server, _), connected(server) as peer:
+        peer.writer.write(b"\x00\x00\x10\x00half")
+        assert await peer.is_closed()
+
+
+async def test_large_requests_wait_while_the_budget_is_used_up_and_small_ones_pass() -> None:
+    handlers = Handlers()
+    size = 4 * RESERVE_BYTES
+    async with serving(handlers, queued_max_request_bytes=size) as (server, _):
+        async with connected(server) as first, connected(server) as second, connected(server) as small:
+            first.send(batch(2 * size), PRODUCE, 9)
+            await handlers.until(lambda: len(handlers.produced) == 1)
+            second.send(batch(2 * size), PRODUCE, 9)
+            await asyncio.sleep(0.1)
+            assert len(handlers.produced) == 1
+            small.send(batch(100), PRODUCE, 9)
+            await handlers.until(lambda: len(handlers.produced) == 2)
+            handlers.produced[0][1].send(ProduceResponse())
+            handlers.produced[1][1].send(ProduceResponse())
+            await handlers.until(lambda: len(handlers.produced) == 3)
+            handlers.produced[2][1].send(ProduceResponse())
+            await first.receive(PRODUCE, 9)
+            await second.receive(PRODUCE, 9)
+            await handlers.until(lambda: server.request_bytes == 0)
+
+
+async def test_stalled_half_sent_frames_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "STALLED_FRAME_S", 0.05)
+    monkeypatch.setattr(server_module, "BUDGET_CHECK_S", 0.02)
+    handlers = Handlers()
+    budget = 8 * RESERVE_BYTES
+    async with serving(handlers, queued_max_request_bytes=budget) as (server, _):
+        async with connected(server) as stalled, connected(server) as good:
+            stalled.writer.write(struct.pack(">i", 100 * budget) + bytes(2 * budget))
+            await handlers.until(lambda: server.request_bytes > budget)
+            good.send(batch(2 * RESERVE_BYTES), PRODUCE, 9)
+            await handlers.until(lambda: len(handlers.produced) == 1)
+            assert await stalled.is_closed()
+
+
+async def test_nothing_is_started_while_the_log_has_too_much_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "BUDGET_CHECK_S", 0.02)
+    handlers = Handlers()
+    async with serving(handlers, queued_max_request_bytes=1000) as (server, log), connected(server) as peer:
+        log.queued_bytes = 2000
+        peer.send(batch(), PRODUCE, 9)
+        await asyncio.sleep(0.1)
+        assert not handlers.produced
+        log.queued_bytes = 0
+        await handlers.until(lambda: len(handlers.produced) == 1)
+
+
+async def test_peer_that_does_not_read_gets_nothing_more_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    handlers = Handlers()
+    async with serving(handlers) as (server, _), connected(server) as peer:
+
+        async def find(ctx: Context, request: FindCoordinatorRequest) -> FindCoordinatorResponse:
+            return FindCoordinatorResponse(error_message="x" * 30_000)
+
+        handlers.find = find
+        count = 2000
+        for number in range(count):
+            peer.send(FindCoordinatorRequest(key=str(number)), FIND_COORDINATOR, 3, number)
+        async with asyncio.timeout(10):
+            before = -1
+            while before != len(handlers.found):
+                before = len(handlers.found)
+                await asyncio.sleep(0.2)
+        assert len(handlers.found) < count
+        for number in range(count):
+            assert (await peer.receive(FIND_COORDINATOR, 3))[0] == number
+
+
+async def test_flood_of_pipelined_requests_is_bounded() -> None:
+    handlers = Handlers()
+    limit = connection_module.MAX_PIPELINED_REQUESTS
+    async with serving(handlers) as (server, _), connected(server) as peer:
+        for number in range(3 * limit):
+            peer.send(batch(), PRODUCE, 9, number)
+        await handlers.until(lambda: len(handlers.produced) == limit)
+        await asyncio.sleep(0.05)
+        assert len(handlers.produced) == limit
+        for number in range(3 * limit):
+            await handlers.until(lambda number=number: len(handlers.produced) > number)  # type: ignore[misc]
+            handlers.produced[number][1].send(ProduceResponse())
+            assert (await peer.receive(PRODUCE, 9))[0] == number
+
+
+async def test_requests_of_two_connections_take_turns() -> None:
+    handlers = Handlers()
+    async with serving(handlers) as (server, _), connected(server) as greedy, connected(server) as modest:
+        for number in range(100):
+            greedy.send(batch(), PRODUCE, 9, number)
+        modest.send(FindCoordinatorRequest(key="g"), FIND_COORDINATOR, 3, 1)
+        await modest.receive(FIND_COORDINATOR, 3)
+        await handlers.until(lambda: len(handlers.produced) == 100)
+
+
+async def test_stop_finishes_what_is_in_progress_and_accepts_nothing_new() -> None:
+    handlers = Handlers()
+    async with serving(handlers) as (server, _), connected(server) as peer, connected(server) as idle:
+        peer.send(batch(), PRODUCE, 9)
+        await handlers.until(lambda: len(handlers.produced) == 1)
+        address = server.address
+        stopping = asyncio.create_task(server.stop(5))
+        assert await idle.is_closed()
+        with pytest.raises(OSError):
+            await asyncio.open_connection(*address)
+        handlers.produced[0][1].send(ProduceResponse())
+        assert (await peer.receive(PRODUCE, 9))[0] == 1
+        assert await peer.is_closed()
+        await stopping
+
+
+async def test_stop_ends_long_polls_at_once() -> None:
+    handlers = Handlers()
+    async with serving(handlers) as (server, _), connected(server) as peer:
+        peer.send(batch(), PRODUCE, 9)
+        await handlers.until(lambda: len(handlers.produced) == 1)
+        handlers.produced[0][1].on_abandon = lambda: None
+        async with asyncio.timeout(2):
+            await server.stop(30)
+
+
+async def test_stop_cuts_at_its_deadline() -> None:
+    handlers = Handlers()
+    async with serving(handlers) as (server, _), connected(server) as peer:
+        peer.send(batch(), PRODUCE, 9)
+        await handlers.until(lambda: len(handlers.produced) == 1)
+        await server.stop(0.05)
+        assert await peer.is_closed()
+
+
+async def test_port_that_is_taken_is_one_sentence() -> None:
+    async with serving(Handlers()) as (server, _):
+        host, port = server.address
+        broker = server._broker
+        broker.config = Config(listen=Address(host, port))
+        with pytest.raises(FatalError, match=rf"^cannot listen on 127\.0\.0\.1:{port}: Address already in use$"):
+            await Server(broker).start()
