@@ -20,7 +20,6 @@ from pg_kafka.errors import StorageError
 from pg_kafka.storage import queries
 from pg_kafka.storage.sessions import (
     CONNECTION_ERRORS,
-    SQL as SESSION_SQL,
     Fenced,
     Identity,
     Session,
@@ -28,6 +27,9 @@ from pg_kafka.storage.sessions import (
     connect_writer,
     describe,
     unavailable,
+)
+from pg_kafka.storage.sessions import (
+    SQL as SESSION_SQL,
 )
 
 SQL = queries.load("cluster")
@@ -56,7 +58,15 @@ class Membership:
     """Join, stay, leave. `on_end` is called once when the incarnation is over for a reason that is not leave()."""
 
     def __init__(
-        self, dsn: str, *, host: str, port: int, version: str, heartbeat_ms: int, eviction_ms: int, on_end: Callable[[str], None]
+        self,
+        dsn: str,
+        *,
+        host: str,
+        port: int,
+        version: str,
+        heartbeat_ms: int,
+        eviction_ms: int,
+        on_end: Callable[[str], None],
     ) -> None:
         self._dsn = dsn
         self._host = host
@@ -135,7 +145,7 @@ class Membership:
         """Fence the dead and join, in one transaction.
 
         Locks, in this order: the row of kafka.cluster, the rows of the fenced, their advisory locks in exclusive mode.
-        What is read after its commit is what the fenced left; the commit is also the barrier of synchronous replication.
+        What is read after its commit is what the fenced left; the commit is also synchronous replication's barrier.
         """
         connection = session.connection
         session.commit_in_doubt = False
@@ -145,14 +155,12 @@ class Membership:
             for other in others:
                 await connection.execute(SQL["fence"], other["incarnation"])
                 await self._evict(connection, other["lock_id"])
-                log.warning("event=fenced incarnation=%d host=%s", other["incarnation"], other["host"])
+                log.warning("fenced a dead broker", extra={"incarnation": other["incarnation"], "host": other["host"]})
             where = session.identity
             changed = (where.system_identifier, where.timeline) != (cluster["system_identifier"], cluster["timeline"])
             if changed:
-                log.warning(
-                    "event=history_changed from=%s/%s to=%s/%s",
-                    cluster["system_identifier"], cluster["timeline"], where.system_identifier, where.timeline,
-                )  # fmt: skip
+                was, now = (f"{c[0]}/{c[1]}" for c in (cluster[3:5], (where.system_identifier, where.timeline)))
+                log.warning("the server's history changed", extra={"was": was, "now": now})
                 await connection.fetchval(SQL["skip_producer_ids"])
             epoch = await connection.fetchval(
                 SQL["advance_epoch"], HISTORY_EPOCHS if changed else 1, where.system_identifier, where.timeline
@@ -175,7 +183,7 @@ class Membership:
 
     @staticmethod
     async def _evict(connection: asyncpg.Connection, lock_id: int) -> None:
-        """Take a fenced incarnation's lock, ending the backends that still hold it. Bounded by the caller's deadline."""
+        """Take a fenced incarnation's lock, ending the backends that hold it. The caller has a deadline."""
         while True:
             for holder in await connection.fetch(SQL["lock_holders"], lock_id):
                 await connection.execute(SESSION_SQL["terminate"], holder["pid"])
@@ -218,7 +226,7 @@ class Membership:
         """The incarnation is over."""
         if not self._ended:
             self._ended = True
-            log.warning("event=leadership_ended reason=%s", reason)
+            log.warning("leadership ended", extra={"reason": reason})
             self._on_end(reason)
 
     async def _beat(self) -> None:
@@ -229,7 +237,9 @@ class Membership:
             try:
                 if self._session is None or self._session.is_closed:
                     self._session = await self._reopen(incarnation)
-                row = await self._session.connection.fetchrow(SQL["heartbeat"], incarnation.id, timeout=self._eviction_s)
+                row = await self._session.connection.fetchrow(
+                    SQL["heartbeat"], incarnation.id, timeout=self._eviction_s
+                )
                 if row is None:
                     self.end(f"incarnation {incarnation.id} was fenced")
                     return
@@ -237,7 +247,7 @@ class Membership:
             except Fenced:
                 return
             except (*CONNECTION_ERRORS, asyncpg.PostgresError, StorageError) as error:
-                log.warning("event=heartbeat_failed error=%s", describe(error))
+                log.warning("heartbeat failed", extra={"error": describe(error)})
                 if self._session is not None:
                     self._session.drop()
                     self._session = None

@@ -10,106 +10,53 @@ What must never happen here: an answer before its commit, a COMMIT that is cance
 from __future__ import annotations
 
 import asyncio
-import enum
 import logging
-import re
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import asyncpg
 
 from pg_kafka.coordinator import producer_state
-from pg_kafka.coordinator.producer_state import Accepted, Duplicate, ProducerWindow, SequencedBatch
+from pg_kafka.coordinator.producer_state import Accepted, Duplicate, SequencedBatch
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import queries
-from pg_kafka.storage.partition import Append, AppendResult, Extent, Partition
-from pg_kafka.storage.segments import leaf_table
+from pg_kafka.storage.partition import Append, AppendResult, Partition
 from pg_kafka.storage.sessions import (
     CONNECTION_ERRORS,
-    SQL as SESSION_SQL,
     Fenced,
     Session,
     describe,
     is_data_error,
 )
+from pg_kafka.storage.sessions import (
+    SQL as SESSION_SQL,
+)
+from pg_kafka.storage.transaction import (
+    GLOBAL_BLOCK,
+    Control,
+    GlobalOffsets,
+    Outcome,
+    Part,
+    Transaction,
+    make_rows,
+    named_culprit,
+)
+from pg_kafka.storage.writes import STATEMENT_TIMEOUT_S, StorageLost, check_doubt, copy, was_committed, write_statements
 from pg_kafka.wire import _records
 from pg_kafka.wire.error_codes import ErrorCode
 
 SQL = queries.load("log")
-CLUSTER_SQL = queries.load("cluster")
 log = logging.getLogger("pg_kafka.lane")
 
 MAX_TRANSACTION_BYTES = 4 * 1024 * 1024
 MAX_TURN_BYTES = 256 * 1024
-MAX_ROW_BYTES = _records.MAX_SLICE_BYTES
 # Below this much queued data, loading beside a flush only splits what one later transaction would hold.
 OVERLAP_BYTES = 128 * 1024
-GLOBAL_BLOCK = 1_048_576
-STATEMENT_TIMEOUT_S = 30.0
 RESOLVE_TIMEOUT_S = 30.0
 RECONNECT_DELAYS_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 CHECKPOINTS_AT_ONCE = 500
-_COPY_LINE = re.compile(r"\bline (\d+)")
-
-
-class Outcome(enum.Enum):
-    """What is known of a transaction."""
-
-    OPEN = "not committed, and will not be by itself"
-    COMMITTING = "COMMIT was sent, the answer is not here"
-    COMMITTED = "committed"
-    FAILED = "rolled back"
-
-
-@dataclass(slots=True)
-class Control:
-    """A queue item without records: it takes effect for all transactions after the one that carries it.
-
-    `apply` changes the lane's memory and may run again when its transaction failed, so it must be repeatable.
-    """
-
-    apply: Callable[[], None]
-    done: asyncio.Future[None]
-
-
-@dataclass(slots=True)
-class Part:
-    """One partition's share of a transaction."""
-
-    partition: Partition
-    appends: list[Append] = field(default_factory=list)
-    windows: dict[int, ProducerWindow] = field(default_factory=dict)
-    joined: list[tuple[Append, SequencedBatch]] = field(default_factory=list)
-    rows: list[bytes] = field(default_factory=list)
-    bytes: int = 0
-    end: int = 0
-    max_timestamp: int = -1
-    append_time: int = -1
-    extent: Extent | None = None
-    begins_epoch: bool = False
-    checkpoint: tuple[int, int, int, str] | None = None
-    first: tuple[int, int] = (0, 0)  # base offset and global base of its first row
-    first_extent: Extent | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Transaction:
-    """What is written together."""
-
-    parts: dict[Partition, Part] = field(default_factory=dict)
-    controls: list[Control] = field(default_factory=list)
-    checkpoints: list[Part] = field(default_factory=list)
-    bytes: int = 0
-    outcome: Outcome = Outcome.OPEN
-    session: Session | None = None
-    commit: asyncio.Task[None] | None = None
-
-    @property
-    def has_statements(self) -> bool:
-        return any(p.extent or p.begins_epoch or p.checkpoint for p in self.parts.values()) or bool(self.checkpoints)
 
 
 class Owner(Protocol):
@@ -151,7 +98,7 @@ class Lane:
         self._queued_records = 0
         self._sessions: list[Session] = []
         self._in_flight: deque[Transaction] = deque()
-        self._blocks: deque[tuple[int, int]] = deque()  # (next, end) of global offsets
+        self._global_offsets = GlobalOffsets()
         self._dirty: dict[Partition, None] = {}
         self._checkpoints_due: deque[Partition] = deque()
         self._next_checkpoint = time.monotonic() + self._checkpoint_s
@@ -202,7 +149,7 @@ class Lane:
         self.ready.set()
 
     async def run(self) -> None:
-        """Write until stopped. Connection and resource errors fail what is queued with retriable errors and start over."""
+        """Write until stopped. Connection and resource errors fail what is queued, retriably, and start over."""
         while True:
             try:
                 await self._serve()
@@ -212,9 +159,9 @@ class Lane:
                 self._owner.fenced(str(error))
                 return
             except (*CONNECTION_ERRORS, asyncpg.PostgresError, StorageError) as error:
-                log.warning("lane=%d event=broken error=%s", self.number, describe(error))
+                log.warning("lane broken", extra=self._extra(error))
             except Exception:
-                log.exception("lane=%d event=crashed", self.number)
+                log.exception("lane crashed", extra=self._extra())
             try:
                 await self._recover()
             except Fenced as error:
@@ -236,6 +183,10 @@ class Lane:
         self.ready.clear()
         for session in self._sessions:
             session.drop()
+
+    def _extra(self, error: BaseException | None = None) -> dict[str, object]:
+        """Fields of a log line."""
+        return {"lane": self.number} | ({"error": describe(error)} if error else {})
 
     def _has_work(self) -> bool:
         return bool(self._ring or self._controls or self._checkpoints_due)
@@ -290,16 +241,16 @@ class Lane:
             if alone and transaction.bytes < MAX_TURN_BYTES:
                 # One round trip less: the COPY is its own transaction. So its flush is inside and has no deadline.
                 transaction.outcome = Outcome.COMMITTING
-                await self._copy(session, transaction, timeout_s=None)
-                self._check_doubt(session)
+                await copy(session, transaction, timeout_s=None)
+                check_doubt(session)
                 transaction.outcome = Outcome.COMMITTED
                 self._in_flight.popleft()
                 self._apply(transaction)
                 return
             await session.connection.execute("BEGIN", timeout=STATEMENT_TIMEOUT_S)
-            await self._statements(session, transaction)
+            await write_statements(session, transaction)
             if transaction.parts:
-                await self._copy(session, transaction, timeout_s=STATEMENT_TIMEOUT_S)
+                await copy(session, transaction, timeout_s=STATEMENT_TIMEOUT_S)
         except asyncpg.PostgresError as error:
             self._refuse_unique_violation(error)
             if _is_abort(error):
@@ -321,7 +272,7 @@ class Lane:
         status = await session.connection.execute("COMMIT")
         if status != "COMMIT":
             raise StorageLost(f"COMMIT was answered {status}")
-        self._check_doubt(session)
+        check_doubt(session)
 
     async def _settle_oldest(self) -> None:
         """Wait for the oldest transaction's commit and make it real."""
@@ -344,79 +295,17 @@ class Lane:
                 return session
         raise StorageLost("no free session")
 
-    @staticmethod
-    def _check_doubt(session: Session) -> None:
-        if session.commit_in_doubt:
-            raise StorageLost("the wait for a synchronous standby was cancelled")
-
-    async def _copy(self, session: Session, transaction: Transaction, timeout_s: float | None) -> None:
-        await session.connection.copy_to_table(
-            "log",
-            schema_name="kafka",
-            source=_copy_stream(transaction.parts.values()),
-            format="binary",
-            timeout=timeout_s,
-        )
-
-    async def _statements(self, session: Session, transaction: Transaction) -> None:
-        """Rows that go with the log's. Locks: none but those of inserted rows, in the order extents, epochs, checkpoints."""
-        connection = session.connection
-        parts = transaction.parts.values()
-        extents = [(p.partition, p.extent) for p in parts if p.extent]
-        if extents:
-            await connection.execute(
-                SQL["insert_extents"],
-                [p.topic.id for p, _ in extents],
-                [p.index for p, _ in extents],
-                [e.first_offset for _, e in extents],
-                [e.series for _, e in extents],
-                [e.segment for _, e in extents],
-                timeout=STATEMENT_TIMEOUT_S,
-            )
-        begun = [p for p in parts if p.begins_epoch]
-        if begun:
-            await connection.execute(
-                SQL["insert_epochs"],
-                [p.partition.topic.id for p in begun],
-                [p.partition.index for p in begun],
-                [p.partition.leader_epoch for p in begun],
-                [p.first[0] for p in begun],
-                timeout=STATEMENT_TIMEOUT_S,
-            )
-        checked = sorted(
-            [(p.partition, p.checkpoint) for p in [*parts, *transaction.checkpoints] if p.checkpoint],
-            key=lambda c: (c[0].topic.id, c[0].index),
-        )
-        if checked:
-            await connection.execute(
-                SQL["write_checkpoints"],
-                [p.topic.id for p, _ in checked],
-                [p.index for p, _ in checked],
-                *([c[column] for _, c in checked] for column in range(4)),
-                timeout=STATEMENT_TIMEOUT_S,
-            )
-
     # -- building ----------------------------------------------------------------------------------------------------
 
     async def _reserve_global_offsets(self) -> None:
-        """Have enough blocks for all that is queued: a row never spans two, so at most one row's worth of each is lost."""
-        left = sum(end - start for start, end in self._blocks)
-        while left < 2 * GLOBAL_BLOCK + 2 * self._queued_records:
+        """Have enough blocks for all that is queued; at most one row's worth of each is lost."""
+        while self._global_offsets.left < 2 * GLOBAL_BLOCK + 2 * self._queued_records:
             session = self._free_session() if len(self._in_flight) < 2 else None
             if session is None:
                 await self._settle_oldest()
                 continue
             start = await session.connection.fetchval(SQL["next_global_block"], timeout=STATEMENT_TIMEOUT_S)
-            self._blocks.append((start, start + GLOBAL_BLOCK))
-            left += GLOBAL_BLOCK
-
-    def _take_global_offsets(self, count: int) -> int:
-        while True:
-            start, end = self._blocks[0]
-            if end - start >= count:
-                self._blocks[0] = (start + count, end)
-                return start
-            self._blocks.popleft()
+            self._global_offsets.add_block(start)
 
     def _build(self) -> Transaction:
         """Take queued batches, round robin over partitions, and give them offsets."""
@@ -445,7 +334,7 @@ class Lane:
         now_ms = self._owner.now_ms()
         for part in list(transaction.parts.values()):
             if part.appends:
-                self._make_rows(part, now_ms)
+                make_rows(part, self._owner.active_segment(part.partition.series), now_ms, self._global_offsets)
             else:
                 del transaction.parts[part.partition]
         for partition in self._take_due_checkpoints():
@@ -457,7 +346,7 @@ class Lane:
         return transaction
 
     def _stage(self, part: Part, append: Append) -> bool:
-        """Check a batch's sequence and give it its offset; False when it is answered, or will be, without being written."""
+        """Check a batch's sequence and give it its offset; False when it is answered without being written."""
         partition, batch = part.partition, append.batch
         if partition.is_closed or partition.topic.id in self._closed:
             self._answer(append, AppendResult(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION))
@@ -505,78 +394,7 @@ class Lane:
     @staticmethod
     def _duplicate_result(partition: Partition, append: Append, batch: SequencedBatch) -> AppendResult:
         stamped = batch.timestamp_ms if append.timestamp_type == 1 else -1
-        return AppendResult(
-            ErrorCode.NONE, batch.base_offset, stamped, partition.log_start_offset
-        )
-
-    def _make_rows(self, part: Part, now_ms: int) -> None:
-        partition = part.partition
-        segment = self._owner.active_segment(partition.series)
-        current = partition.staged_extent or (partition.extents[-1] if partition.extents else None)
-        first_offset = part.appends[0].base_offset
-        if current is None or (current.series, current.segment) != (partition.series, segment):
-            current = part.extent = partition.staged_extent = Extent(first_offset, partition.series, segment)
-        part.first_extent = current
-        if not partition.staged_epoch and (not partition.epochs or partition.epochs[-1][0] != partition.leader_epoch):
-            part.begins_epoch = partition.staged_epoch = True
-        part.append_time = now_ms
-        group: list[Append] = []
-        group_bytes = 0
-        for append in part.appends:
-            if group and (
-                group_bytes + append.bytes > MAX_ROW_BYTES
-                or append.codec != group[0].codec
-                or append.timestamp_type != group[0].timestamp_type
-            ):
-                self._make_group_rows(part, group, segment)
-                group, group_bytes = [], 0
-            group.append(append)
-            group_bytes += append.bytes
-        self._make_group_rows(part, group, segment)
-        part.end = partition.staged_end
-        part.max_timestamp = partition.staged_max_timestamp
-
-    def _make_group_rows(self, part: Part, group: list[Append], segment: int) -> None:
-        """One row for batches that share one, or several rows for a batch too large for one."""
-        partition = part.partition
-        producers = [
-            (b.producer_id, b.producer_epoch, b.base_sequence, a.base_offset, b.count)
-            for a in group
-            if (b := a.batch).producer_id >= 0
-        ]
-        slices = [piece for append in group for piece in append.batch.slices]
-        rows = [slices] if len(group) > 1 or len(slices) == 1 else [[piece] for piece in slices]
-        base_offset = group[0].base_offset
-        stamped = part.append_time if group[0].timestamp_type == 1 else -1
-        for row in rows:
-            count = sum(piece.count for piece in row)
-            global_base = self._take_global_offsets(count)
-            if not part.rows:
-                part.first = (base_offset, global_base)
-            part.rows.append(
-                _records.copy_row(
-                    series=partition.series,
-                    topic=partition.topic.id,
-                    partition=partition.index,
-                    segment=segment,
-                    base_offset=base_offset,
-                    leader_epoch=partition.leader_epoch,
-                    global_base=global_base,
-                    running_max_timestamp=partition.staged_max_timestamp,
-                    append_time=part.append_time,
-                    timestamp_type=group[0].timestamp_type,
-                    codec=group[0].codec,
-                    is_transactional=False,
-                    is_control=False,
-                    delete_horizon=None,
-                    producers=producers,
-                    slices=row,
-                    log_append_time=stamped,
-                )
-            )
-            top = stamped if stamped >= 0 else max(piece.max_timestamp for piece in row)
-            partition.staged_max_timestamp = max(partition.staged_max_timestamp, top)
-            base_offset += count
+        return AppendResult(ErrorCode.NONE, batch.base_offset, stamped, partition.log_start_offset)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
@@ -666,7 +484,7 @@ class Lane:
         try:
             append.done(result)
         except Exception:
-            log.exception("lane=%d event=reply_failed", self.number)
+            log.exception("reply failed", extra=self._extra())
 
     def _fail_pending(self, partition: Partition, result: AppendResult) -> None:
         while partition.pending:
@@ -684,13 +502,13 @@ class Lane:
             raise Fenced(f"another writer has used our offsets: {describe(error)}") from error
 
     async def _fail_culprits(self, transaction: Transaction, error: asyncpg.PostgresError) -> None:
-        """A data error: the partitions that cause it fail alone, the others are written with their offsets unchanged."""
+        """A data error: the partitions that cause it fail alone, the others keep their offsets and are written."""
         self._in_flight.remove(transaction)
         await self._drain()
         assert transaction.session is not None
         if transaction.session.connection.is_in_transaction():
             await transaction.session.connection.execute("ROLLBACK", timeout=STATEMENT_TIMEOUT_S)
-        culprit = _named_culprit(transaction, error)
+        culprit = named_culprit(transaction, error)
         groups: deque[list[Part]] = deque()
         parts = list(transaction.parts.values())
         if culprit is not None and len(parts) > 1:
@@ -708,8 +526,8 @@ class Lane:
             try:
                 connection = transaction.session.connection
                 await connection.execute("BEGIN", timeout=STATEMENT_TIMEOUT_S)
-                await self._statements(transaction.session, trial)
-                await self._copy(transaction.session, trial, timeout_s=STATEMENT_TIMEOUT_S)
+                await write_statements(transaction.session, trial)
+                await copy(transaction.session, trial, timeout_s=STATEMENT_TIMEOUT_S)
                 trial.outcome = Outcome.COMMITTING
                 await self._commit(transaction.session)
                 trial.outcome = Outcome.COMMITTED
@@ -734,10 +552,8 @@ class Lane:
     def _fail_part(self, part: Part, error: asyncpg.PostgresError) -> None:
         """The database refuses these rows: answer so, and give the offsets to what comes next."""
         partition = part.partition
-        log.error(
-            "lane=%d event=refused topic=%s partition=%d sqlstate=%s error=%s",
-            self.number, partition.topic.name, partition.index, error.sqlstate, describe(error),
-        )  # fmt: skip
+        where = {"topic": partition.topic.name, "partition": partition.index, "sqlstate": error.sqlstate}
+        log.error("the database refused records", extra=self._extra(error) | where)
         partition.unstage()
         result = AppendResult(
             ErrorCode.UNKNOWN_SERVER_ERROR, message=f"the database refused the records: {describe(error)}"
@@ -771,7 +587,7 @@ class Lane:
             self._owner.forget(partition)
         self._dirty.clear()
         self._checkpoints_due.clear()
-        self._blocks.clear()
+        self._global_offsets.clear()
         return doubtful
 
     def _fail_transaction(self, transaction: Transaction, result: AppendResult) -> None:
@@ -787,18 +603,17 @@ class Lane:
                 control.done.set_result(None)
 
     async def _recover(self) -> None:
-        """Connection or resource error: fail the queue, learn the outcome of what was being committed, open new sessions."""
-        commits = [t.commit for t in self._in_flight if t.commit is not None]
-        lost = [s for s in self._sessions]
+        """Fail the queue, learn the outcome of what was being committed, open new sessions."""
+        lost = list(self._sessions)
         for session in lost:
             session.drop()
-        for commit in commits:
-            # Its connection is closed, so the task ends now; its outcome, if any, is read back below.
-            await asyncio.wait([commit], timeout=STATEMENT_TIMEOUT_S)
         for transaction in self._in_flight:
-            if transaction.commit is not None and transaction.commit.done() and not transaction.commit.cancelled():
-                if transaction.commit.exception() is None:
-                    transaction.outcome = Outcome.COMMITTED
+            commit = transaction.commit
+            if commit is not None:
+                # Its connection is closed, so the task ends now; its outcome, if any, is read back below.
+                await asyncio.wait([commit], timeout=STATEMENT_TIMEOUT_S)
+            if commit is not None and commit.done() and not commit.cancelled() and commit.exception() is None:
+                transaction.outcome = Outcome.COMMITTED
         while self._in_flight and self._in_flight[0].outcome is Outcome.COMMITTED:
             self._apply(self._in_flight.popleft())
         self._sessions.clear()
@@ -808,10 +623,10 @@ class Lane:
             try:
                 await self._resolve(lost, doubtful)
                 await self.open()
-                log.warning("lane=%d event=recovered", self.number)
+                log.warning("lane recovered", extra=self._extra())
                 return
             except (*CONNECTION_ERRORS, asyncpg.PostgresError, StorageError) as error:
-                log.warning("lane=%d event=reconnect_failed error=%s", self.number, describe(error))
+                log.warning("lane cannot reconnect", extra=self._extra(error))
                 for session in self._sessions:
                     session.drop()
                 self._sessions.clear()
@@ -825,7 +640,8 @@ class Lane:
         """Stopped while the database is away: the outcome stays unknown, so say what makes the client ask again."""
         for transaction in doubtful:
             self._fail_transaction(
-                transaction, AppendResult(ErrorCode.REQUEST_TIMED_OUT, message="the broker stopped before the commit was known")
+                transaction,
+                AppendResult(ErrorCode.REQUEST_TIMED_OUT, message="stopped before the outcome was known"),
             )
         doubtful.clear()
 
@@ -847,54 +663,17 @@ class Lane:
                 lost.remove(session)
             while doubtful:
                 transaction = doubtful[0]
-                if await self._was_committed(connection, transaction):
-                    log.warning("lane=%d event=resolved outcome=committed", self.number)
+                if await was_committed(self._sessions[0], self._owner.incarnation, transaction):
+                    log.warning("commit in doubt did happen", extra=self._extra())
                     transaction.outcome = Outcome.COMMITTED
                     doubtful.pop(0)
                     self._apply(transaction)
                 else:
-                    log.warning("lane=%d event=resolved outcome=rolled_back", self.number)
+                    log.warning("commit in doubt did not happen", extra=self._extra())
                     doubtful.pop(0)
                     self._fail_transaction(
                         transaction, AppendResult(ErrorCode.KAFKA_STORAGE_ERROR, message="the commit did not happen")
                     )
-
-    async def _was_committed(self, connection: asyncpg.Connection, transaction: Transaction) -> bool:
-        # A write of our own that returns clean is the barrier: under synchronous replication everything before it has
-        # reached the standby too.
-        session = self._sessions[0]
-        session.commit_in_doubt = False
-        await connection.execute(CLUSTER_SQL["heartbeat"], self._owner.incarnation)
-        self._check_doubt(session)
-        for partition, part in transaction.parts.items():
-            assert part.first_extent is not None
-            statement = queries.render(
-                SQL["row_exists"], leaf=leaf_table(part.first_extent.series, part.first_extent.segment)
-            )
-            return bool(await connection.fetchval(statement, partition.topic.id, partition.index, *part.first))
-        return False
-
-
-class StorageLost(StorageError):
-    """A session can no longer be trusted; the lane must start over with new ones."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(True, ErrorCode.KAFKA_STORAGE_ERROR, message)
-
-
-async def _copy_stream(parts: Iterable[Part]) -> AsyncIterator[bytes]:
-    """The COPY data of a transaction in pieces of a useful size: few calls, no copy of what is large already."""
-    pieces = [_records.COPY_HEADER]
-    size = 0
-    for part in parts:
-        for row in part.rows:
-            pieces.append(row)
-            size += len(row)
-            if size >= 262_144:
-                yield b"".join(pieces)
-                pieces, size = [], 0
-    pieces.append(_records.COPY_TRAILER)
-    yield b"".join(pieces)
 
 
 def _is_abort(error: asyncpg.PostgresError) -> bool:
@@ -905,16 +684,3 @@ def _is_abort(error: asyncpg.PostgresError) -> bool:
 def _halves(parts: list[Part]) -> list[list[Part]]:
     middle = len(parts) // 2
     return [half for half in (parts[:middle], parts[middle:]) if half]
-
-
-def _named_culprit(transaction: Transaction, error: asyncpg.PostgresError) -> Part | None:
-    """The part whose row the error names ("COPY log, line 7")."""
-    found = _COPY_LINE.search(getattr(error, "context", None) or "")
-    if found is None:
-        return None
-    line = int(found[1])
-    for part in transaction.parts.values():
-        line -= len(part.rows)
-        if line <= 0:
-            return part
-    return None

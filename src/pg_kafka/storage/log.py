@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
+from typing import Any
 
 import asyncpg
 
@@ -43,10 +43,29 @@ PRODUCER_BLOCK = 1000
 PRODUCER_EXPIRATION_MS = 86_400_000  # producer.id.expiration.ms as Kafka has it
 CODECS = {"none": 0, "uncompressed": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 _READ_FIELDS = (
-    "base_offset last_offset record_count leader_epoch first_timestamp max_timestamp timestamp_type is_transactional "
-    "is_control delete_horizon producer_id producer_epoch base_sequence batch_base_offset timestamps offset_deltas keys "
-    "header_ends header_keys header_values values codec"
-).split()
+    "base_offset",
+    "last_offset",
+    "record_count",
+    "leader_epoch",
+    "first_timestamp",
+    "max_timestamp",
+    "timestamp_type",
+    "is_transactional",
+    "is_control",
+    "delete_horizon",
+    "producer_id",
+    "producer_epoch",
+    "base_sequence",
+    "batch_base_offset",
+    "timestamps",
+    "offset_deltas",
+    "keys",
+    "header_ends",
+    "header_keys",
+    "header_values",
+    "values",
+    "codec",
+)
 
 
 class Log:
@@ -121,7 +140,7 @@ class Log:
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=timeout_s)
             for task in late:
-                log.warning("event=lane_did_not_stop task=%s", task.get_name())
+                log.warning("lane did not stop in time", extra={"task": task.get_name()})
                 task.cancel()
         for lane in self._lanes:
             await lane.close()
@@ -292,9 +311,7 @@ class Log:
                 partition.series = partition.topic.series
                 self._partitions[topic.id, index] = partition
 
-    async def _read_partitions(
-        self, connection: asyncpg.Connection, chunk: list[tuple[Topic, int]]
-    ) -> list[Partition]:
+    async def _read_partitions(self, connection: asyncpg.Connection, chunk: list[tuple[Topic, int]]) -> list[Partition]:
         rows = await connection.fetch(
             SQL["load_partitions"], [topic.id for topic, _ in chunk], [index for _, index in chunk]
         )
@@ -348,9 +365,7 @@ class Log:
         self.queued_bytes += len(batch.wire)
         wanted = partition.topic.settings.compression_type
         codec = batch.codec if wanted == "producer" else CODECS[wanted]
-        self._lane(partition.topic.id, partition.index).append(
-            partition, Append(batch, done, timestamp_type, codec)
-        )
+        self._lane(partition.topic.id, partition.index).append(partition, Append(batch, done, timestamp_type, codec))
 
     async def allocate_producer_id(self) -> int:
         """A producer id that was never given before. Raises StorageError."""
@@ -491,7 +506,13 @@ def _replay(partition: Partition, row: asyncpg.Record) -> None:
     partition.bytes_since_checkpoint += row["row_bytes"]
     if row["producer_id"] is not None:
         batches = [
-            (row["producer_id"], row["producer_epoch"], row["base_sequence"], row["batch_base_offset"], row["batch_count"])
+            (
+                row["producer_id"],
+                row["producer_epoch"],
+                row["base_sequence"],
+                row["batch_base_offset"],
+                row["batch_count"],
+            )
         ]
     elif row["producer_ids"]:
         batches = list(
@@ -525,7 +546,7 @@ def _encode_rows(rows: list[list[object]], offset: int, max_bytes: int, codec: i
     batches: list[bytes] = []
     size = 0
     for values in rows:
-        arguments = dict(zip(_READ_FIELDS, values, strict=True))
+        arguments: dict[str, Any] = dict(zip(_READ_FIELDS, values, strict=True))
         if codec is not None:
             arguments["codec"] = codec
         if not arguments["is_transactional"]:

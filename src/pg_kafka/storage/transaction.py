@@ -1,0 +1,209 @@
+"""What a lane writes at once: its parts, one for each partition, and their rows as COPY data.
+
+Which batches share a row: those of one partition that arrive together and agree in codec and timestamp type, up to the size of
+a row. A batch larger than that spans rows, each of which repeats the whole batch's base offset, sequence and count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import re
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+
+import asyncpg
+
+from pg_kafka.coordinator.producer_state import ProducerWindow, SequencedBatch
+from pg_kafka.storage.partition import Append, Extent, Partition
+from pg_kafka.storage.sessions import Session
+from pg_kafka.wire import _records
+
+MAX_ROW_BYTES = _records.MAX_SLICE_BYTES
+COPY_PIECE_BYTES = 262_144
+GLOBAL_BLOCK = 1_048_576  # the increment of the sequence kafka.global_offsets
+_COPY_LINE = re.compile(r"\bline (\d+)")
+
+
+class Outcome(enum.Enum):
+    """What is known of a transaction."""
+
+    OPEN = "not committed, and will not be by itself"
+    COMMITTING = "COMMIT was sent, the answer is not here"
+    COMMITTED = "committed"
+    FAILED = "rolled back"
+
+
+@dataclass(slots=True)
+class Control:
+    """A queue item without records: it takes effect for all transactions after the one that carries it.
+
+    `apply` changes the lane's memory and may run again when its transaction failed, so it must be repeatable.
+    """
+
+    apply: Callable[[], None]
+    done: asyncio.Future[None]
+
+
+@dataclass(slots=True)
+class Part:
+    """One partition's share of a transaction."""
+
+    partition: Partition
+    appends: list[Append] = field(default_factory=list)
+    windows: dict[int, ProducerWindow] = field(default_factory=dict)
+    joined: list[tuple[Append, SequencedBatch]] = field(default_factory=list)
+    rows: list[bytes] = field(default_factory=list)
+    bytes: int = 0
+    end: int = 0
+    max_timestamp: int = -1
+    append_time: int = -1
+    extent: Extent | None = None
+    begins_epoch: bool = False
+    checkpoint: tuple[int, int, int, str] | None = None
+    first: tuple[int, int] = (0, 0)  # base offset and global base of its first row
+    first_extent: Extent | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Transaction:
+    """What is written together."""
+
+    parts: dict[Partition, Part] = field(default_factory=dict)
+    controls: list[Control] = field(default_factory=list)
+    checkpoints: list[Part] = field(default_factory=list)
+    bytes: int = 0
+    outcome: Outcome = Outcome.OPEN
+    session: Session | None = None
+    commit: asyncio.Task[None] | None = None
+
+    @property
+    def has_statements(self) -> bool:
+        return any(p.extent or p.begins_epoch or p.checkpoint for p in self.parts.values()) or bool(self.checkpoints)
+
+
+class GlobalOffsets:
+    """Blocks of global offsets that were taken from the sequence. A row never spans two blocks."""
+
+    def __init__(self) -> None:
+        self._blocks: deque[tuple[int, int]] = deque()  # (next, end)
+        self.left = 0
+
+    def add_block(self, start: int) -> None:
+        self._blocks.append((start, start + GLOBAL_BLOCK))
+        self.left += GLOBAL_BLOCK
+
+    def take(self, count: int) -> int:
+        """The first of `count` consecutive ones; the rest of a block that is too short is given up."""
+        while True:
+            start, end = self._blocks[0]
+            if end - start >= count:
+                self._blocks[0] = (start + count, end)
+                self.left -= count
+                return start
+            self._blocks.popleft()
+            self.left -= end - start
+
+    def clear(self) -> None:
+        self._blocks.clear()
+        self.left = 0
+
+
+def make_rows(part: Part, segment: int, now_ms: int, global_offsets: GlobalOffsets) -> None:
+    """Give a part its rows, and its extent and leader epoch where these begin."""
+    partition = part.partition
+    current = partition.staged_extent or (partition.extents[-1] if partition.extents else None)
+    first_offset = part.appends[0].base_offset
+    if current is None or (current.series, current.segment) != (partition.series, segment):
+        current = part.extent = partition.staged_extent = Extent(first_offset, partition.series, segment)
+    part.first_extent = current
+    if not partition.staged_epoch and (not partition.epochs or partition.epochs[-1][0] != partition.leader_epoch):
+        part.begins_epoch = partition.staged_epoch = True
+    part.append_time = now_ms
+    group: list[Append] = []
+    group_bytes = 0
+    for append in part.appends:
+        if group and (
+            group_bytes + append.bytes > MAX_ROW_BYTES
+            or append.codec != group[0].codec
+            or append.timestamp_type != group[0].timestamp_type
+        ):
+            _make_group_rows(part, group, segment, global_offsets)
+            group, group_bytes = [], 0
+        group.append(append)
+        group_bytes += append.bytes
+    _make_group_rows(part, group, segment, global_offsets)
+    part.end = partition.staged_end
+    part.max_timestamp = partition.staged_max_timestamp
+
+
+def _make_group_rows(part: Part, group: list[Append], segment: int, global_offsets: GlobalOffsets) -> None:
+    """One row for batches that share one, or several rows for a batch too large for one."""
+    partition = part.partition
+    producers = [
+        (b.producer_id, b.producer_epoch, b.base_sequence, a.base_offset, b.count)
+        for a in group
+        if (b := a.batch).producer_id >= 0
+    ]
+    slices = [piece for append in group for piece in append.batch.slices]
+    rows = [slices] if len(group) > 1 or len(slices) == 1 else [[piece] for piece in slices]
+    base_offset = group[0].base_offset
+    stamped = part.append_time if group[0].timestamp_type == 1 else -1
+    for row in rows:
+        count = sum(piece.count for piece in row)
+        global_base = global_offsets.take(count)
+        if not part.rows:
+            part.first = (base_offset, global_base)
+        part.rows.append(
+            _records.copy_row(
+                series=partition.series,
+                topic=partition.topic.id,
+                partition=partition.index,
+                segment=segment,
+                base_offset=base_offset,
+                leader_epoch=partition.leader_epoch,
+                global_base=global_base,
+                running_max_timestamp=partition.staged_max_timestamp,
+                append_time=part.append_time,
+                timestamp_type=group[0].timestamp_type,
+                codec=group[0].codec,
+                is_transactional=False,
+                is_control=False,
+                delete_horizon=None,
+                producers=producers,
+                slices=row,
+                log_append_time=stamped,
+            )
+        )
+        top = stamped if stamped >= 0 else max(piece.max_timestamp for piece in row)
+        partition.staged_max_timestamp = max(partition.staged_max_timestamp, top)
+        base_offset += count
+
+
+async def copy_stream(parts: Iterable[Part]) -> AsyncIterator[bytes]:
+    """The COPY data of a transaction in pieces of a useful size: few calls, no copy of what is large already."""
+    pieces = [_records.COPY_HEADER]
+    size = 0
+    for part in parts:
+        for row in part.rows:
+            pieces.append(row)
+            size += len(row)
+            if size >= COPY_PIECE_BYTES:
+                yield b"".join(pieces)
+                pieces, size = [], 0
+    pieces.append(_records.COPY_TRAILER)
+    yield b"".join(pieces)
+
+
+def named_culprit(transaction: Transaction, error: asyncpg.PostgresError) -> Part | None:
+    """The part whose row the error names ("COPY log, line 7")."""
+    found = _COPY_LINE.search(getattr(error, "context", None) or "")
+    if found is None:
+        return None
+    line = int(found[1])
+    for part in transaction.parts.values():
+        line -= len(part.rows)
+        if line <= 0:
+            return part
+    return None
