@@ -35,5 +35,8 @@ class Postgres(Protocol):
     async def stop(self, *, immediate: bool = False) -> None:
         """End what `start` began."""
 
+    def kill(self) -> None:
+        """End it without waiting, for a program that is about to exit."""
+
 
 __all__ = ["EmbeddedPostgres", "GivenPostgres", "Postgres"]

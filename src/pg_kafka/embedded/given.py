@@ -60,6 +60,9 @@ class GivenPostgres:
     async def stop(self, *, immediate: bool = False) -> None:
         """Nothing: it is not ours."""
 
+    def kill(self) -> None:
+        """Nothing: it is not ours."""
+
     async def _connect(self) -> asyncpg.Connection:
         deadline = time.monotonic() + _STARTING_UP_S
         while True:
@@ -72,7 +75,7 @@ class GivenPostgres:
             except asyncpg.CannotConnectNowError as error:
                 if time.monotonic() > deadline:
                     raise FatalError(f"the database {_place(self._dsn)} does not come up: {error}") from error
-                self._log.info("waiting for the database %s: %s", _place(self._dsn), error)
+                self._log.info("the database is starting up", extra={"reason": str(error)})
                 await asyncio.sleep(0.5)
             except TimeoutError as error:
                 raise FatalError(

@@ -106,7 +106,9 @@ class EmbeddedPostgres:
                 postmaster.signal(signal.SIGINT)
                 immediate = not await postmaster.wait_ended(deadline_s)
                 if immediate:
-                    self._log.warning("PostgreSQL did not shut down within %.0f s; stopping it at once", deadline_s)
+                    self._log.warning(
+                        "PostgreSQL is slow to shut down, stopping it at once", extra={"after_s": deadline_s}
+                    )
             if immediate:
                 postmaster.signal(signal.SIGQUIT)
                 if not await postmaster.wait_ended(10.0):
@@ -117,6 +119,11 @@ class EmbeddedPostgres:
                 with contextlib.suppress(OSError):
                     self._status.socket_folder.rmdir()
         self._folder.release()
+
+    def kill(self) -> None:
+        """Tell the server to end at once, and do not wait. The next start recovers; nothing is lost."""
+        if self._postmaster is not None:
+            self._postmaster.signal(signal.SIGQUIT)
 
     async def _bring_up(self) -> None:
         self._user = user.choose(self._folder.cluster)
@@ -130,7 +137,9 @@ class EmbeddedPostgres:
                 f"data folder {self._folder.path} was made by PostgreSQL {version}, but this pg-kafka brings "
                 f"PostgreSQL {self._programs.version}: move the data with pg_dump, or use the pg-kafka that made it"
             )
-        self._status = await self._adopt() or await self._launch(self._user, self._programs)
+        if await self._adopt():
+            return
+        self._status = await self._launch(self._user, self._programs)
         await self._prepare_database(self._status)
 
     async def _initialise(self, owner: ServerUser, programs: Binaries) -> None:
@@ -173,22 +182,32 @@ class EmbeddedPostgres:
             reason = _reason(output.decode("utf-8", "replace"))
             raise FatalError(f"PostgreSQL could not be set up in {self._folder.path}: {reason}")
 
-    async def _adopt(self) -> Status | None:
-        """Take over the server that a killed broker has left, if it runs."""
+    async def _adopt(self) -> bool:
+        """Take over the server that a killed broker has left, if it runs and goes on running."""
         found = Postmaster.find(self._folder.cluster)
         if found is None:
-            return None
+            return False
+        if not self._is_stopping():
+            self._log.info("taking over the PostgreSQL of an earlier pg-kafka", extra={"postmaster": found.pid})
+            self._postmaster = found
+            try:
+                self._status = await self._wait_ready(found)
+                if self._status is not None:
+                    await self._prepare_database(self._status)
+                    return True
+            except FatalError:
+                # It may have been told to stop just before its broker ended.
+                if found.is_alive() and not self._is_stopping():
+                    raise
+            self._postmaster = None
+        self._log.info("waiting for PostgreSQL to finish shutting down", extra={"postmaster": found.pid})
+        if not await found.wait_ended(_STATEMENT_TIMEOUT_S):
+            raise FatalError(f"PostgreSQL on {self._folder.path} (process {found.pid}) does not finish shutting down")
+        return False
+
+    def _is_stopping(self) -> bool:
         status = read_status(self._folder.cluster)
-        if status is not None and status.state == "stopping":
-            self._log.info("waiting for PostgreSQL (process %d) to finish shutting down", found.pid)
-            if not await found.wait_ended(_STATEMENT_TIMEOUT_S):
-                raise FatalError(
-                    f"PostgreSQL (process {found.pid}) on {self._folder.path} does not finish shutting down"
-                )
-            return None
-        self._log.info("taking over the PostgreSQL (process %d) that an earlier pg-kafka has left", found.pid)
-        self._postmaster = found
-        return await self._wait_ready(found)
+        return status is None or status.state == "stopping"
 
     async def _launch(self, owner: ServerUser, programs: Binaries) -> Status:
         """Start the server. A port that is taken meanwhile gets two more tries."""
@@ -251,7 +270,7 @@ class EmbeddedPostgres:
             try:
                 return await postmaster.wait_ready()
             except TimeoutError:
-                self._log.info("waiting for PostgreSQL (process %d), which is starting or recovering", postmaster.pid)
+                self._log.info("PostgreSQL is still starting or recovering", extra={"postmaster": postmaster.pid})
 
     def _log_sizes(self) -> dict[Path, int]:
         return {path: path.stat().st_size for path in (self._folder.cluster / "log").glob("*.log")}
