@@ -330,9 +330,8 @@ cdef int measure(
     cdef const uint8_t *stop
     cdef Span *span = NULL
     cdef int32_t i, h, length, delta, key, value, headers, part
-    cdef int32_t expected = 0
+    cdef int64_t expected = 0
     cdef int64_t timestamp, timestamp_delta
-    cdef bint is_null
     found.spans = 0
     found.null_key_index = -1
     found.max_timestamp_delta = 0
@@ -374,11 +373,13 @@ cdef int measure(
             span.timestamps_differ = span.is_sparse = False
             span.min_timestamp = INT64_MAX
             span.max_timestamp = INT64_MIN
-        if delta != span.first_delta + span.count:
+        if delta != <int64_t>span.first_delta + span.count:
             span.is_sparse = True
-        expected = delta + 1 if delta < INT32_MAX else delta
+        expected = <int64_t>delta + 1
 
-        timestamp = rules.append_time if rules.is_append_time else <int64_t>(<uint64_t>rules.base_timestamp + <uint64_t>timestamp_delta)
+        timestamp = rules.append_time
+        if not rules.is_append_time:
+            timestamp = <int64_t>(<uint64_t>rules.base_timestamp + <uint64_t>timestamp_delta)
         if span.count == 0:
             span.first_timestamp = timestamp
         elif timestamp != span.first_timestamp:
@@ -546,8 +547,8 @@ cdef class Slice:
     from the batch's base offset + `first_delta`; `offset_deltas` count from there.
     """
 
-    cdef readonly int32_t first_delta, span, count, headers
-    cdef readonly int64_t raw_bytes, first_timestamp, min_timestamp, max_timestamp
+    cdef readonly int32_t first_delta, count, headers
+    cdef readonly int64_t span, raw_bytes, first_timestamp, min_timestamp, max_timestamp
     cdef readonly int32_t null_keys, null_values, null_header_values
     cdef readonly bytes keys, values, timestamps, offset_deltas, header_ends, header_keys, header_values
 
@@ -734,7 +735,7 @@ cdef take_records(Batch batch, const uint8_t *raw, Py_ssize_t size, int64_t max_
             previous = slice_
             batch.slices.append(slice_)
         if previous is not None:
-            previous.span = batch.last_offset_delta + 1 - previous.first_delta
+            previous.span = <int64_t>batch.last_offset_delta + 1 - previous.first_delta
     finally:
         if spans != few:
             free(spans)
@@ -817,7 +818,7 @@ def decode_batch(data, *, int64_t max_raw_bytes=134217728, bint from_producer=Tr
             raise RecordsError(UNSUPPORTED_COMPRESSION_TYPE, f"unknown compression codec {batch.codec}")
         if from_producer:
             check_producer_header(batch)
-        elif batch.base_offset < 0 or batch.base_offset > INT64_MAX - INT32_MAX or batch.last_offset_delta < 0 or batch.count < 0:
+        elif not 0 <= batch.base_offset <= INT64_MAX - INT32_MAX or batch.last_offset_delta < 0 or batch.count < 0:
             raise RecordsError(
                 INVALID_RECORD,
                 f"base offset {batch.base_offset}, last offset delta {batch.last_offset_delta}, record count {batch.count}",
@@ -1058,7 +1059,7 @@ def copy_row(
                 out = put_shifted(out, body(part.offset_deltas), part.count, done)
             else:
                 out = put_counted(out, done, part.count)
-            done += part.span
+            done += <int32_t>part.span
     else:
         out = put_null(out)
 
@@ -1300,7 +1301,9 @@ cdef int size_row(Row *row, Row *start) noexcept nogil:
         start.base_timestamp = row.horizon if row.has_horizon else row.first_timestamp
         start.max_timestamp = row.first_timestamp
     if not is_cut:
-        if header != row.header_keys.count or row.header_keys.at != row.header_keys.end or row.header_values.at != row.header_values.end:
+        if header != row.header_keys.count or row.header_keys.at != row.header_keys.end:
+            return BAD_HEADERS
+        if row.header_values.at != row.header_values.end:
             return BAD_HEADERS
         if row.keys.at != row.keys.end:
             return BAD_KEYS
@@ -1418,7 +1421,9 @@ def encode_row(
     if lie == TOO_MUCH:
         raise RecordsError(MESSAGE_TOO_LARGE, f"a batch of more than {ROW_BYTES_LIMIT} bytes")
     if lie != TRUE:
-        raise RecordsError(CORRUPT_MESSAGE, f"the {_LIES[lie]} of the row at offset {base_offset} do not fit its {record_count} records")
+        raise RecordsError(
+            CORRUPT_MESSAGE, f"the {_LIES[lie]} of the row at offset {base_offset} do not fit its {record_count} records"
+        )
 
     if codec == 0:
         batch = PyBytes_FromStringAndSize(NULL, HEADER_BYTES + start.bytes)

@@ -58,10 +58,10 @@ class RecordsError(Exception):
         self.record_index = record_index
 
 
-def compress(codec: int, data: bytes | memoryview, level: int | None = None) -> bytes:
+def compress(codec: int, data: bytes, level: int | None = None) -> bytes:
     """`data` compressed, by Kafka's default level without one. Raises RecordsError for an unknown codec."""
     if codec == NONE:
-        return bytes(data)
+        return data
     if codec == SNAPPY:
         return _compress_xerial(memoryview(data))
     if codec not in _DEFAULT_LEVELS:
