@@ -235,6 +235,10 @@ class Term:
             if janitor is not None:
                 janitor.outgrown(topic_id)
 
+        def grown() -> None:
+            if janitor is not None:
+                janitor.poke()
+
         self._log = Log(
             config=config,
             dsn=self._dsn,
@@ -249,6 +253,7 @@ class Term:
             on_fenced=membership.end,
             on_identity=self._check_identity,
             on_outgrown=outgrown,
+            on_grown=grown,
         )
         await self._log.start()
         janitor = self._janitor = Janitor(
@@ -257,6 +262,7 @@ class Term:
             segment_bytes=config.log_segment_bytes,
             segment_ms=config.log_roll_ms,
             compression=config.storage_compression,
+            open_session=membership.open_writer,
         )
         topics.on_views_wanted = janitor.poke
         await janitor.start()

@@ -53,6 +53,7 @@ class Leader:
             on_fenced=self.membership.end,
             on_identity=lambda identity: None,
             on_outgrown=self.outgrown.append,
+            on_grown=lambda: None,
         )
         await self.log.start()
 

@@ -40,6 +40,8 @@ ROWS_PER_READ = (8, 2_000)
 # Encoding more than this with a codec goes to a thread: it would hold up all other connections.
 THREADED_BYTES = 64 * 1024
 PRODUCER_BLOCK = 1000
+# After so many bytes a segment may be full.
+GROWN_BYTES = 16 * 1024 * 1024
 PRODUCER_EXPIRATION_MS = 86_400_000  # producer.id.expiration.ms as Kafka has it
 CODECS = {"none": 0, "uncompressed": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 _READ_FIELDS = (
@@ -87,6 +89,7 @@ class Log:
         on_fenced: Callable[[str], None],
         on_identity: Callable[[Identity], None],
         on_outgrown: Callable[[int], None],
+        on_grown: Callable[[], None],
     ) -> None:
         self.incarnation = incarnation
         self.node_id = node_id
@@ -99,6 +102,8 @@ class Log:
         self._executor = executor
         self._on_fenced = on_fenced
         self._on_outgrown = on_outgrown
+        self._on_grown = on_grown
+        self._grown_bytes = 0
         self._readers = Readers(dsn, config.readers, on_identity)
         self._tails = TailCache(config.tail_bytes)
         self._partitions: dict[tuple[int, int], Partition] = {}
@@ -168,6 +173,10 @@ class Log:
         self.queued_bytes -= count_bytes
 
     def committed(self, partition: Partition, appended_bytes: int) -> None:
+        self._grown_bytes += appended_bytes
+        if self._grown_bytes >= GROWN_BYTES:
+            self._grown_bytes = 0
+            self._on_grown()
         if partition.series == 0:
             topic = partition.topic.id
             self._topic_bytes[topic] += appended_bytes
