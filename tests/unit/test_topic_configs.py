@@ -173,7 +173,7 @@ def test_description_of_chosen_keys_leaves_out_unknown_ones() -> None:
 
 
 def test_keys_that_change_nothing_are_named_unless_they_say_the_default() -> None:
-    configs = {"retention.ms": "5", "cleanup.policy": "delete", "segment.bytes": "2000000", "flush.messages": "1"}
+    configs = {"retention.ms": "5", "cleanup.policy": "delete", "max.message.bytes": "2000000", "flush.messages": "1"}
     assert topic_configs.without_effect(configs) == ["retention.ms", "flush.messages"]
 
 

@@ -393,8 +393,7 @@ _TABLE = (
         default="1073741824",
         minimum=1048576,
         synonym="log.segment.bytes",
-        is_served=True,
-        doc="The size at which a segment is sealed and the next one begun.",
+        doc="The size at which a segment is sealed; here log.segment.bytes holds for all topics.",
     ),
     TopicConfig(
         name="segment.index.bytes",
@@ -418,8 +417,7 @@ _TABLE = (
         default="604800000",
         minimum=1,
         synonym="log.roll.ms",
-        is_served=True,
-        doc="The age at which a segment is sealed and the next one begun.",
+        doc="The age at which a segment is sealed; here log.roll.ms holds for all topics.",
     ),
     TopicConfig(
         name="unclean.leader.election.enable",
