@@ -32,7 +32,7 @@ async def migrate(
     segment. Raises FatalError: the server is too old or a standby, the encoding is not UTF8, the schema is newer than
     this program, or the role lacks a privilege.
     """
-    (server,) = await connection.fetch(_QUERIES["server"])
+    server = dict((await connection.fetch(_QUERIES["server"]))[0])
     check_server(server)
     try:
         async with connection.transaction():
