@@ -31,6 +31,7 @@ from pg_kafka.errors import FatalError
 # sun_path holds 108 bytes on Linux and 104 elsewhere, with the final NUL.
 _LONGEST_SOCKET_PATH = 103
 _LONGEST_SOCKET_NAME = "/.s.PGSQL.65535"
+_SOCKET_PREFIX = "pg_kafka-"
 # A volume's own folder in its root.
 _NOT_CONTENT = {"lost+found"}
 
@@ -110,7 +111,7 @@ class DataFolder:
             path.chmod(0o700)
             user.give(path)
             return path
-        name = f"pg_kafka-{user.uid}-{hashlib.sha256(os.fsencode(self.path)).hexdigest()[:12]}"
+        name = f"{_SOCKET_PREFIX}{user.uid}-{hashlib.sha256(os.fsencode(self.path)).hexdigest()[:12]}"
         runtime = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
         if not user.is_other and runtime.is_absolute() and runtime.is_dir() and _fits(runtime / name):
             path = runtime / name
@@ -122,9 +123,15 @@ class DataFolder:
             found = path.lstat()
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != user.uid or found.st_mode & 0o077:
                 # Somebody else was there first. /tmp is open to all.
-                path = Path(tempfile.mkdtemp(prefix="pg_kafka-", dir="/tmp"))
+                path = Path(tempfile.mkdtemp(prefix=_SOCKET_PREFIX, dir="/tmp"))
         user.give(path)
         return path
+
+    def remove_socket_folder(self, path: Path) -> None:
+        """Remove the socket's folder if it is one that `socket_folder` made outside the data folder."""
+        if path.parent != self.path and path.name.startswith(_SOCKET_PREFIX):
+            with contextlib.suppress(OSError):
+                path.rmdir()
 
     def _create(self) -> None:
         for folder in reversed([self.path, *self.path.parents]):

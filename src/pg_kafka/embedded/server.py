@@ -115,9 +115,8 @@ class EmbeddedPostgres:
                     postmaster.signal(signal.SIGKILL)
                     await postmaster.wait_ended(10.0)
             self._postmaster = None
-            if self._status is not None and self._status.socket_folder.parent != self._folder.path:
-                with contextlib.suppress(OSError):
-                    self._status.socket_folder.rmdir()
+            if self._status is not None:
+                self._folder.remove_socket_folder(self._status.socket_folder)
         self._folder.release()
 
     def kill(self) -> None:
