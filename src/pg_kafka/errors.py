@@ -4,6 +4,7 @@ FatalError ends the program: `pg-kafka: <sentence>` on stderr, exit code 1, no t
 StorageError ends one request: it carries the Kafka error code that the client gets.
 """
 
+
 class FatalError(Exception):
     """The program cannot go on; the message is one sentence for the person who started it."""
 
