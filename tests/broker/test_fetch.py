@@ -94,7 +94,7 @@ async def test_offset_out_of_range_says_where_the_log_is(client: RawClient, offs
 async def test_aborted_transactions_by_isolation_level(client: RawClient) -> None:
     topic = await filled(client, 1)
     assert (await client.fetch(topic, 0, isolation_level=0)).aborted_transactions is None
-    assert (await client.fetch(topic, 0, isolation_level=1)).aborted_transactions == []
+    assert (await client.fetch(topic, 0, isolation_level=1)).aborted_transactions == ()
 
 
 async def test_unknown_names_and_ids(client: RawClient) -> None:

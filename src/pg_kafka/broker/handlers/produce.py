@@ -26,7 +26,9 @@ from pg_kafka.wire.messages.produce_response import (
 )
 
 THREADED_BYTES: Final = 64 * 1024
-"""A compressed batch above this is decoded in a thread: its decompression would hold up all other connections."""
+THREADED_RAW_BYTES: Final = 1024 * 1024
+"""A compressed batch above the first, or records above the second, are decoded in a thread: they would hold up all other
+connections for milliseconds (inflating 1 MB takes 2 to 17, checking 1 MB without compression 0.7)."""
 
 MAX_RECORD_ERRORS: Final = 1000
 """Records that one answer names: a batch may hold millions, and each would cost a sentence."""
@@ -53,7 +55,7 @@ def produce(ctx: Context, request: ProduceRequest, reply: Reply) -> Coroutine[An
               - a batch larger than max.message.bytes, as it is on the wire, is MESSAGE_TOO_LARGE
               - a record without key in a compacted topic is INVALID_RECORD; a timestamp beyond
                 message.timestamp.before/after.max.ms is INVALID_TIMESTAMP; the answer names up to 1000 such records
-              - a batch that says LogAppendTime of itself is INVALID_TIMESTAMP
+              - a batch that says LogAppendTime of itself is INVALID_TIMESTAMP, in topics of either timestamp type
               - zstd below version 7 is UNSUPPORTED_COMPRESSION_TYPE
               - duplicates, sequence gaps and old epochs are the lane's to judge, in the order of its queue
     Not done  - transactions: a transactional id, or a transactional batch, is TRANSACTIONAL_ID_AUTHORIZATION_FAILED
@@ -85,7 +87,10 @@ def produce(ctx: Context, request: ProduceRequest, reply: Reply) -> Coroutine[An
     if not is_simple:
         return _append_later(ctx, answer, appends)
     for append in appends:
-        append.decode()
+        append.decode_small()
+        is_simple = is_simple and not append.is_heavy
+    if not is_simple:
+        return _append_later(ctx, answer, appends)
     _append(ctx, answer, appends)
     return None
 
@@ -115,7 +120,7 @@ class _Append:
         self.topic = topic
         self.index = data.index
         self.records = records
-        self.is_heavy = codec != 0 and len(records) > THREADED_BYTES
+        self.is_heavy = len(records) > (THREADED_BYTES if codec else THREADED_RAW_BYTES)
         self.partition: Partition | None = ctx.broker.log.partition(topic, data.index)
         self.batch: Batch | None = None
         self.error: RecordsError | None = None
@@ -126,6 +131,16 @@ class _Append:
             self.batch = _records.decode_batch(self.records)
         except RecordsError as error:
             self.error = error
+
+    def decode_small(self) -> None:
+        """Fill `batch` or `error`, or find that the records are many more bytes than they looked."""
+        try:
+            self.batch = _records.decode_batch(self.records, max_raw_bytes=THREADED_RAW_BYTES)
+        except RecordsError as error:
+            if error.code == ErrorCode.MESSAGE_TOO_LARGE:
+                self.is_heavy = True
+            else:
+                self.error = error
 
 
 class _Answer:
@@ -208,12 +223,12 @@ async def _append_later(ctx: Context, answer: _Answer, appends: list[_Append]) -
                 appends.remove(append)
             else:
                 append.partition = partition
-    loop = asyncio.get_running_loop()
-    heavy = [append for append in appends if append.is_heavy]
     for append in appends:
-        if not append.is_heavy:
-            append.decode()
+        if not append.is_heavy and append.batch is None and append.error is None:
+            append.decode_small()
+    heavy = [append for append in appends if append.is_heavy]
     if heavy:
+        loop = asyncio.get_running_loop()
         await asyncio.gather(*(loop.run_in_executor(ctx.broker.decode_pool, append.decode) for append in heavy))
     _append(ctx, answer, appends)
 

@@ -14,7 +14,7 @@ _NONE = -1
 async def init_producer_id(ctx: Context, request: InitProducerIdRequest) -> InitProducerIdResponse:
     """Give a producer id that was never given before.
 
-    Versions  0-6. 2 is the first flexible one, 3 brings the producer's own id and epoch (KIP-360), 6 two-phase commit.
+    Versions  0-5. 2 is the first flexible one, 3 brings the producer's own id and epoch (KIP-360).
     Rules     - without a transactional id always a new id, with epoch 0, whatever id and epoch the producer names
               - an id without an epoch, or the reverse, is INVALID_REQUEST, and so is an empty transactional id
               - when the database does not answer: COORDINATOR_LOAD_IN_PROGRESS, which makes producers ask again
