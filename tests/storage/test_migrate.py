@@ -9,12 +9,12 @@ from typing import Any
 
 import asyncpg
 import pytest
+from tests.storage.log_rows import connect_migrated
 
 from pg_kafka.errors import FatalError
 from pg_kafka.storage import migrate as migrate_module
 from pg_kafka.storage import queries
 from pg_kafka.storage.migrate import SCHEMA_VERSION, check_server, migrate
-from tests.storage.log_rows import connect_migrated
 
 BOTH_SERVERS = pytest.mark.parametrize("postgres_server", ["postgresql-15", "embedded"], indirect=True)
 USABLE = {

@@ -10,8 +10,9 @@ SELECT l.topic                                        AS topic_id,
        l.global_base + coalesce(r.offset_delta, r.n)  AS global_offset,
        r.key,
        r.value,
-       -- A bigint of milliseconds reaches further than timestamptz does, and Kafka's -1 means that there is none.
-       CASE WHEN coalesce(r.timestamp, l.first_timestamp) BETWEEN 0 AND 9224318015999999
+       -- A bigint of milliseconds reaches further than timestamptz does, and Kafka's -1 means that there is none. The bound is 2^53 - 1
+       -- (year 287396); PostgreSQL multiplies intervals as doubles, which is exact to the microsecond until the year 2255.
+       CASE WHEN coalesce(r.timestamp, l.first_timestamp) BETWEEN 0 AND 9007199254740991
             THEN timestamptz 'epoch' + coalesce(r.timestamp, l.first_timestamp) * interval '1 millisecond'
        END                                            AS timestamp,
        coalesce(r.timestamp, l.first_timestamp)       AS timestamp_ms,
