@@ -23,6 +23,7 @@ import pwd
 import shutil
 import stat
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pg_kafka.embedded.user import ServerUser
@@ -31,6 +32,7 @@ from pg_kafka.errors import FatalError
 # sun_path holds 108 bytes on Linux and 104 elsewhere, with the final NUL.
 _LONGEST_SOCKET_PATH = 103
 _LONGEST_SOCKET_NAME = "/.s.PGSQL.65535"
+_FLUSHING_THREADS = 16
 _SOCKET_PREFIX = "pg_kafka-"
 # A volume's own folder in its root.
 _NOT_CONTENT = {"lost+found"}
@@ -90,13 +92,9 @@ class DataFolder:
         return path
 
     def accept_cluster(self, new: Path) -> None:
-        """Make a complete new cluster the cluster of this folder, durably."""
+        """Make a complete and flushed new cluster the cluster of this folder, durably."""
         new.rename(self.cluster)
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _flush(self.path)
 
     def remove_unfinished(self) -> None:
         """Remove what interrupted starts left. An initdb that outlived its broker may still write: then next time."""
@@ -191,6 +189,24 @@ def replace(path: Path, text: str, mode: int) -> None:
         os.fchmod(descriptor, mode)
         os.fsync(descriptor)
     Path(name).rename(path)
+
+
+def flush_tree(folder: Path) -> None:
+    """Make a folder durable with all that is in it. May run in a thread.
+
+    Flushing a thousand small files one after the other, as initdb does, takes ten times as long on a busy disk.
+    """
+    with ThreadPoolExecutor(_FLUSHING_THREADS) as threads:
+        for _ in threads.map(_flush, [folder, *folder.rglob("*")]):
+            pass
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _fits(folder: Path) -> bool:

@@ -28,7 +28,7 @@ import asyncpg
 
 from pg_kafka.embedded import binaries, settings, user
 from pg_kafka.embedded.binaries import Binaries
-from pg_kafka.embedded.folder import DataFolder, append, replace
+from pg_kafka.embedded.folder import DataFolder, append, flush_tree, replace
 from pg_kafka.embedded.postmaster import Postmaster, Status, read_status
 from pg_kafka.embedded.user import ServerUser
 from pg_kafka.errors import FatalError
@@ -150,6 +150,8 @@ class EmbeddedPostgres:
             append(new / "pg_ident.conf", settings.INCLUDE_IDENT)
             os.truncate(new / "pg_hba.conf", 0)
             append(new / "pg_hba.conf", settings.HBA)
+            await asyncio.to_thread(flush_tree, new)
+            # Not in the thread: a cancelled start removes the new cluster, which must not take its place meanwhile.
             self._folder.accept_cluster(new)
         except BaseException:
             shutil.rmtree(new, ignore_errors=True)
@@ -166,6 +168,8 @@ class EmbeddedPostgres:
             "--locale-provider=builtin",
             "--builtin-locale=C.UTF-8",
             "--data-checksums",
+            # flush_tree does that.
+            "--no-sync",
             # Replaced by our own rules before the server runs.
             "--auth=reject",
             "--no-instructions",
