@@ -51,10 +51,7 @@ def test_linked_and_named_files_exist(page: Path) -> None:
 def test_settings_and_variables_exist(page: Path) -> None:
     text = page.read_text()
     assert set(re.findall(r"PG_KAFKA_[A-Z_]+", text)) <= {s.environment for s in SETTINGS} | {"PG_KAFKA_CONFIG"}
-    assert set(re.findall(r"\bpg_kafka\.([a-z_]+)\b(?!\.py)", text)) <= {s.attribute for s in SETTINGS} | {
-        "config",
-        "cli",
-    }
+    assert set(re.findall(r"\bpg_kafka\.([a-z_]+)\b(?!\.py)", text)) <= {s.attribute for s in SETTINGS} | NOT_SETTINGS
 
 
 @page
