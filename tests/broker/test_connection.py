@@ -531,3 +531,14 @@ async def test_port_that_is_taken_is_one_sentence() -> None:
         broker.config = Config(listen=Address(host, port))
         with pytest.raises(FatalError, match=rf"^cannot listen on 127\.0\.0\.1:{port}: Address already in use$"):
             await Server(broker).start()
+
+
+async def test_what_peers_cause_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    async with serving(Handlers()) as (server, _):
+        for size in range(100):
+            async with connected(server) as peer:
+                peer.writer.write(struct.pack(">i", -1 - size))
+                assert await peer.is_closed()
+    closings = [record for record in caplog.records if record.getMessage() == "connection closed"]
+    assert len(closings) <= 2

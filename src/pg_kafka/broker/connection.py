@@ -255,7 +255,9 @@ class Connection(asyncio.Protocol):
             self._answer_failure(api, request, reply, error)
         finally:
             self._task_running = False
-            if not self.is_closed:
+            if self._is_draining:
+                self.drain()
+            elif not self.is_closed:
                 self._run()
                 self._update_reading()
 
@@ -263,16 +265,21 @@ class Connection(asyncio.Protocol):
         """A handler raised: answer with an error code in the API's own form, or close."""
         if isinstance(error, StorageError):
             code = int(error.code)
-            self._server.note("request failed in the database", api.name, error=str(error), code=code)
+            self._server.note("request failed in the database", api.name, api=api.name, error=str(error), code=code)
         else:
             code = int(ErrorCode.UNKNOWN_SERVER_ERROR)
-            self._server.note("request failed", api.name, exc_info=error, version=reply.context.version)
+            self._server.note("request failed", api.name, exc_info=error, api=api.name, version=reply.context.version)
         if reply.is_sent:
             return
-        if api.failure is None:
+        try:
+            answer = None if api.failure is None else api.failure(request, code)
+        except Exception as second:
+            self._server.note("failure has no form", api.name, exc_info=second, api=api.name)
+            answer = None
+        if answer is None:
             reply.close(f"{api.name} failed")
         else:
-            reply.send(api.failure(request, code))
+            reply.send(answer)
 
     # Replies
 
@@ -282,7 +289,7 @@ class Connection(asyncio.Protocol):
             try:
                 reply.parts = _encode(reply.context.header, message)
             except Exception as error:
-                self._server.note("reply cannot be encoded", str(reply.context.header.api_key), exc_info=error)
+                self._server.note("reply cannot be encoded", "", exc_info=error, key=reply.context.header.api_key)
                 self.close("a reply could not be encoded")
                 return
         self._request_bytes -= reply.request_bytes
@@ -312,7 +319,7 @@ class Connection(asyncio.Protocol):
     @property
     def is_idle(self) -> bool:
         """Nothing is in progress here, or the peer does not take what there is."""
-        return self._is_writing_paused or not (self._replies or self._queue)
+        return self.is_closed or self._is_writing_paused or not (self._replies or self._queue)
 
     def drain(self) -> None:
         """Take no more requests and close when those in progress are answered; long polls end now."""

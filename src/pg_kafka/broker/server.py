@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Coroutine
 from typing import Any
@@ -31,6 +32,8 @@ BUDGET_CHECK_S = 1.0
 # The idle timeout is kept to about a tenth of itself.
 IDLE_CHECKS_PER_TIMEOUT = 10
 MIN_IDLE_CHECK_S = 0.05
+
+_DIGITS = re.compile("[0-9]+")
 
 
 class Server:
@@ -146,18 +149,24 @@ class Server:
         exc_info: BaseException | None = None,
         **extra: object,
     ) -> None:
-        """Log what a peer has caused: each message and kind at most every few seconds, with the number left out."""
+        """Log what a peer has caused: each message and kind at most every few seconds, with the number left out.
+
+        Kinds that differ in numbers only are one.
+        """
         now = asyncio.get_running_loop().time()
+        kind = _DIGITS.sub("", kind)
+        if len(self._notes) >= MAX_NOTE_KINDS and (message, kind) not in self._notes:
+            self._notes = {key: note for key, note in self._notes.items() if now - note[0] < NOTE_INTERVAL_S}
+            if len(self._notes) >= MAX_NOTE_KINDS:
+                kind = "other"
         last, left_out = self._notes.get((message, kind), (-NOTE_INTERVAL_S, 0))
         if now - last < NOTE_INTERVAL_S:
             self._notes[message, kind] = (last, left_out + 1)
             return
-        if len(self._notes) >= MAX_NOTE_KINDS:
-            self._notes.clear()
         self._notes[message, kind] = (now, 0)
         if left_out:
             extra["left_out"] = left_out
-        logger.log(level, message, exc_info=exc_info, extra={"kind": kind, **extra})
+        logger.log(level, message, exc_info=exc_info, extra=extra)
 
     # Its own
 
