@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import pytest
 from tests.broker.rawclient import (
     FETCH,
@@ -30,7 +31,7 @@ from pg_kafka.wire.messages.offset_for_leader_epoch_request import (
     OffsetForLeaderTopic,
 )
 
-LATEST = -1
+LATEST, EARLIEST = -1, -2
 LONG_WAIT_MS = 8_000
 # Much less than the wait, much more than a wake-up takes on a busy machine.
 SOON_S = 4.0
@@ -124,6 +125,41 @@ async def test_topic_made_again_has_another_id(client: RawClient) -> None:
 async def test_replicas_are_refused(client: RawClient) -> None:
     answer = await client.fetch(await filled(client, 1), 0, replica_id=1)
     assert answer.error_code == ErrorCode.NOT_LEADER_OR_FOLLOWER
+
+
+async def test_reads_behind_the_memory_tail(start_broker: Callable[..., Any]) -> None:
+    broker = start_broker(TAIL_BYTES="20000")
+    async with await RawClient.connect(broker) as client:
+        topic = await filled(client, *[3] * 50, partitions=12, size=1000)
+        # More partitions than one fetch may read from the database: a session gets to all of them.
+        session, offsets = Session(client, topic), dict.fromkeys(range(12), 0)
+        named = dict(offsets)
+        while any(offset < 150 for offset in offsets.values()):
+            answers = await session.fetch(named, max_wait_ms=2000, partition_max_bytes=60_000)
+            read = {index: offsets_of(answer) for index, answer in answers.items() if answer.records}
+            assert read
+            for index, found in read.items():
+                assert [one for one in found if one >= offsets[index]] == list(range(offsets[index], found[-1] + 1))
+                offsets[index] = found[-1] + 1
+            named = {index: offsets[index] for index in read}
+        for offset in (0, 1, 75, 149):
+            assert offset in offsets_of(await client.fetch(topic, offset, 5, partition_max_bytes=1))
+
+
+async def test_below_the_log_start(start_broker: Callable[..., Any]) -> None:
+    broker = start_broker()
+    async with await RawClient.connect(broker) as client:
+        topic = await client.create_topic()
+        connection = await asyncpg.connect(broker.dsn)
+        await connection.execute(
+            "INSERT INTO kafka.log_starts SELECT id, 0, 5 FROM kafka.topics WHERE name = $1", topic.name
+        )
+        await connection.close()
+        assert (await client.produce(topic, batch())).base_offset == 5
+        below = await client.fetch(topic, 4)
+        assert (below.error_code, below.log_start_offset, below.high_watermark) == (ErrorCode.OFFSET_OUT_OF_RANGE, 5, 6)
+        assert offsets_of(await client.fetch(topic, 5)) == [5]
+        assert (await client.offset_at(topic, EARLIEST)).offset == 5
 
 
 # -- limits ----------------------------------------------------------------------------------------------------------
@@ -409,6 +445,15 @@ async def test_session_errors(client: RawClient) -> None:
     last = await client.call(fetching(topic, {0: 0}, session=(session.id, -1)), FETCH, 12)
     assert (last.session_id, offsets_of(answered(last)[0])) == (0, [0])
     assert await session_error(client, topic, (session.id, 1)) is ErrorCode.FETCH_SESSION_ID_NOT_FOUND
+
+
+async def test_full_session_cache_leaves_clients_without_one(start_broker: Callable[..., Any]) -> None:
+    broker = start_broker(MAX_INCREMENTAL_FETCH_SESSION_CACHE_SLOTS="1")
+    async with await RawClient.connect(broker) as client:
+        topic = await filled(client, 1)
+        ids = [(await client.call(fetching(topic, {0: 0}, session=(0, 0)), FETCH, 12)).session_id for _ in range(2)]
+    assert ids[0] > 0
+    assert ids[1] == 0
 
 
 async def test_session_taken_up_on_another_connection(client: RawClient, producer: RawClient) -> None:
