@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import lru_cache
 from typing import Any
 
 from pg_kafka.config import INT_MAX, LONG_MAX, Config, Source
@@ -430,6 +431,8 @@ _TABLE = (
 
 TOPIC_CONFIGS: Mapping[str, TopicConfig] = {row.name: row for row in _TABLE}
 
+_DEFAULTS: Mapping[str, Any] = {row.name: row.parse(row.default) for row in _TABLE}
+
 
 def validate(configs: Mapping[str, str | None]) -> None:
     """Check the keys and values given for one topic. Raises InvalidTopicConfig for the first that is wrong."""
@@ -460,8 +463,7 @@ def without_effect(configs: Mapping[str, str]) -> list[str]:
     return [
         name
         for name, text in configs.items()
-        if not TOPIC_CONFIGS[name].is_served
-        and TOPIC_CONFIGS[name].parse(text) != TOPIC_CONFIGS[name].parse(TOPIC_CONFIGS[name].default)
+        if not TOPIC_CONFIGS[name].is_served and TOPIC_CONFIGS[name].parse(text) != _DEFAULTS[name]
     ]
 
 
@@ -521,29 +523,44 @@ _CODECS: Mapping[str, int | None] = {
 
 def effective(configs: Mapping[str, str], config: Config) -> TopicSettings:
     """What the log works with. A stored value that today's rules would refuse gives way to the default."""
+    settings = _without_configs(config)
+    given = {
+        field: _layers(TOPIC_CONFIGS[name], configs, config)[0].value
+        for name, field in _FIELDS.items()
+        if name in configs
+    }
+    if "timestamp_type" in given:
+        given["timestamp_type"] = _TIMESTAMP_TYPES.index(given["timestamp_type"])
+    return replace(settings, **given) if given else settings
 
-    def value(name: str) -> Any:
-        return _layers(TOPIC_CONFIGS[name], configs, config)[0].value
 
-    return TopicSettings(
-        max_message_bytes=value("max.message.bytes"),
-        compression_type=value("compression.type"),
-        gzip_level=value("compression.gzip.level"),
-        lz4_level=value("compression.lz4.level"),
-        zstd_level=value("compression.zstd.level"),
-        timestamp_type=_TIMESTAMP_TYPES.index(value("message.timestamp.type")),
-        timestamp_before_max_ms=value("message.timestamp.before.max.ms"),
-        timestamp_after_max_ms=value("message.timestamp.after.max.ms"),
-        cleanup_policy=value("cleanup.policy"),
-        segment_bytes=value("segment.bytes"),
-        segment_ms=value("segment.ms"),
-        retention_ms=value("retention.ms"),
-        retention_bytes=value("retention.bytes"),
-        delete_retention_ms=value("delete.retention.ms"),
-        min_compaction_lag_ms=value("min.compaction.lag.ms"),
-        max_compaction_lag_ms=value("max.compaction.lag.ms"),
-        min_cleanable_dirty_ratio=value("min.cleanable.dirty.ratio"),
-    )
+@lru_cache(maxsize=8)
+def _without_configs(config: Config) -> TopicSettings:
+    """The settings of all topics that set nothing: one object, however many they are."""
+    values = {field: _layers(TOPIC_CONFIGS[name], {}, config)[0].value for name, field in _FIELDS.items()}
+    values["timestamp_type"] = _TIMESTAMP_TYPES.index(values["timestamp_type"])
+    return TopicSettings(**values)
+
+
+_FIELDS: Mapping[str, str] = {
+    "max.message.bytes": "max_message_bytes",
+    "compression.type": "compression_type",
+    "compression.gzip.level": "gzip_level",
+    "compression.lz4.level": "lz4_level",
+    "compression.zstd.level": "zstd_level",
+    "message.timestamp.type": "timestamp_type",
+    "message.timestamp.before.max.ms": "timestamp_before_max_ms",
+    "message.timestamp.after.max.ms": "timestamp_after_max_ms",
+    "cleanup.policy": "cleanup_policy",
+    "segment.bytes": "segment_bytes",
+    "segment.ms": "segment_ms",
+    "retention.ms": "retention_ms",
+    "retention.bytes": "retention_bytes",
+    "delete.retention.ms": "delete_retention_ms",
+    "min.compaction.lag.ms": "min_compaction_lag_ms",
+    "max.compaction.lag.ms": "max_compaction_lag_ms",
+    "min.cleanable.dirty.ratio": "min_cleanable_dirty_ratio",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -571,22 +588,20 @@ class ConfigEntry:
 def describe(configs: Mapping[str, str], config: Config, keys: Iterable[str] | None = None) -> list[ConfigEntry]:
     """Every key (or the known ones of `keys`) with its value, where that comes from, and what it overrides."""
     wanted = TOPIC_CONFIGS if keys is None else [name for name in TOPIC_CONFIGS if name in set(keys)]
-    entries = []
-    for name in wanted:
-        row = TOPIC_CONFIGS[name]
-        layers = _layers(row, configs, config)
-        entries.append(
-            ConfigEntry(
-                name=name,
-                value=text_of(layers[0].value),
-                source=layers[0].source,
-                is_read_only=False,
-                type=row.type,
-                synonyms=[(layer.name, text_of(layer.value), layer.source) for layer in layers],
-                doc=row.doc,
-            )
-        )
-    return entries
+    return [_entry(TOPIC_CONFIGS[name], configs, config) for name in wanted]
+
+
+def _entry(row: TopicConfig, configs: Mapping[str, str], config: Config) -> ConfigEntry:
+    layers = _layers(row, configs, config)
+    return ConfigEntry(
+        name=row.name,
+        value=text_of(layers[0].value),
+        source=layers[0].source,
+        is_read_only=False,
+        type=row.type,
+        synonyms=[(layer.name, text_of(layer.value), layer.source) for layer in layers],
+        doc=row.doc,
+    )
 
 
 def source_of(config: Config, setting: str) -> ConfigSource:
@@ -608,7 +623,7 @@ def _layers(row: TopicConfig, configs: Mapping[str, str], config: Config) -> lis
             layers.append(Layer(row.name, row.parse(text), ConfigSource.TOPIC))
         except InvalidTopicConfig:
             pass
-    default = row.parse(row.default)
+    default = _DEFAULTS[row.name]
     if row.synonym is None:
         layers.append(Layer(row.name, default, ConfigSource.DEFAULT))
         return layers

@@ -35,7 +35,7 @@ def fault_of(name: str) -> str | None:
 
 
 def collision(name: str, existing: Mapping[str, object]) -> str | None:
-    """A topic that differs from `name` in '.' and '_' alone. Kafka refuses the second: in names of metrics they are one."""
+    """A topic that differs from `name` in '.' and '_' alone. Kafka refuses it: metrics make them one name."""
     pieces = _SEPARATORS.split(name)
     spellings = 2 ** (len(pieces) - 1)
     if spellings > len(existing):

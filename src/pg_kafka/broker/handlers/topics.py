@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID
 
 from pg_kafka.broker.context import Broker, Context
@@ -32,7 +32,7 @@ _TOO_MANY_PARTITIONS = "Excessively large number of partitions per request."
 # Each partition has one replica here; replication is PostgreSQL's.
 REPLICATION_FACTOR = 1
 
-_SINCE_TOPIC_STATES = 6
+_SINCE_CONFIGS_IN_ANSWERS = 5
 _SINCE_DELETION_DISABLED = 3
 _UNKNOWN_NAME = "This server does not host this topic-partition."
 _NAMED_TWICE = "The provided topic name maps to an ID that was already supplied."
@@ -82,12 +82,21 @@ async def create_topics(ctx: Context, request: CreateTopicsRequest) -> CreateTop
                 CreatableTopicResult(name=topic.name, error_code=refused.code, error_message=refused.message)
             )
     created: Sequence[Topic | int] = () if request.validate_only or not specs else await broker.topics.create(specs)
+    plain = _described_configs(broker, {}) if ctx.version >= _SINCE_CONFIGS_IN_ANSWERS else None
     for index, spec in enumerate(specs):
         outcome = created[index] if created else None
         if isinstance(outcome, int):
             results.append(_creation_failed(spec.name, outcome))
             continue
-        results.append(_described(broker, spec, ZERO_UUID if outcome is None else outcome.uuid))
+        results.append(
+            CreatableTopicResult(
+                name=spec.name,
+                topic_id=ZERO_UUID if outcome is None else outcome.uuid,
+                num_partitions=spec.partitions,
+                replication_factor=REPLICATION_FACTOR,
+                configs=_described_configs(broker, spec.configs) if plain and spec.configs else plain,
+            )
+        )
         if outcome is not None:
             _warn_without_effect(broker, spec)
     return CreateTopicsResponse(topics=results)
@@ -190,19 +199,13 @@ def _creation_failed(name: str, code: int) -> CreatableTopicResult:
     return CreatableTopicResult(name=name, error_code=code, error_message=message)
 
 
-def _described(broker: Broker, spec: NewTopic, topic_id: UUID) -> CreatableTopicResult:
-    return CreatableTopicResult(
-        name=spec.name,
-        topic_id=topic_id,
-        num_partitions=spec.partitions,
-        replication_factor=REPLICATION_FACTOR,
-        configs=[
-            CreatableTopicConfigs(
-                name=entry.name, value=entry.value, read_only=entry.is_read_only, config_source=entry.source
-            )
-            for entry in topic_configs.describe(spec.configs, broker.config)
-        ],
-    )
+def _described_configs(broker: Broker, configs: Mapping[str, str]) -> list[CreatableTopicConfigs]:
+    return [
+        CreatableTopicConfigs(
+            name=entry.name, value=entry.value, read_only=entry.is_read_only, config_source=entry.source
+        )
+        for entry in topic_configs.describe(configs, broker.config)
+    ]
 
 
 def _warn_without_effect(broker: Broker, spec: NewTopic) -> None:
