@@ -1,0 +1,295 @@
+"""The janitor finds what there is to do, does it in steps that survive a kill, and lets no failure stop the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import asyncpg
+import pytest
+from tests.storage.log_rows import add_row, add_topic, connect_migrated
+
+from pg_kafka.storage.janitor import Janitor
+
+DEADLINE_S = 30.0
+MIB = 1024 * 1024
+
+
+class Lanes:
+    """Records what the janitor asks for; writes kafka.topics as the log does."""
+
+    def __init__(self, db: asyncpg.Connection) -> None:
+        self.db = db
+        self.switched: list[tuple[int, int]] = []
+        self.moved: list[tuple[int, int, int]] = []
+        self.fail_times = 0
+
+    def _perhaps_fail(self) -> None:
+        if self.fail_times:
+            self.fail_times -= 1
+            raise RuntimeError("the lane is stuck")
+
+    async def switch_segment(self, series: int, segment: int) -> None:
+        self._perhaps_fail()
+        self.switched.append((series, segment))
+
+    async def move_topic(self, topic_id: int, series: int, segment: int) -> None:
+        self._perhaps_fail()
+        await self.db.execute("UPDATE kafka.topics SET series = $2 WHERE id = $1", topic_id, series)
+        self.moved.append((topic_id, series, segment))
+
+
+@pytest.fixture
+async def db(pg_dsn: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await connect_migrated(pg_dsn, compression="none")
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def lanes(pg_dsn: str) -> AsyncIterator[Lanes]:
+    connection = await asyncpg.connect(pg_dsn)
+    yield Lanes(connection)
+    await connection.close()
+
+
+@pytest.fixture
+async def make_janitor(pg_dsn: str, lanes: Lanes) -> AsyncIterator[Callable[..., Awaitable[Janitor]]]:
+    made: list[Janitor] = []
+
+    async def make(**changes: Any) -> Janitor:
+        options = {"segment_bytes": 1024 * MIB, "segment_ms": 7 * 86_400_000, "compression": "auto", "interval_s": 0.3}
+        janitor = Janitor(pg_dsn, lanes, **{**options, **changes})
+        made.append(janitor)
+        await janitor.start()
+        return janitor
+
+    yield make
+    for janitor in made:
+        await janitor.stop()
+
+
+async def until(db: asyncpg.Connection, question: str, *arguments: Any) -> None:
+    """Wait until a query says true."""
+    deadline = time.monotonic() + DEADLINE_S
+    while not await db.fetchval(question, *arguments):
+        assert time.monotonic() < deadline, question
+        await asyncio.sleep(0.01)
+
+
+async def views(db: asyncpg.Connection) -> list[str]:
+    rows = await db.fetch("SELECT relname FROM pg_class WHERE relnamespace = 'topics'::regnamespace ORDER BY relname")
+    return [row["relname"] for row in rows]
+
+
+async def delete_topic(db: asyncpg.Connection, topic: int) -> None:
+    await db.execute(
+        "WITH gone AS (DELETE FROM kafka.topics WHERE id = $1 RETURNING id, name, series, view_name) "
+        "INSERT INTO kafka.deleted_topics (id, name, series, view_name) SELECT * FROM gone",
+        topic,
+    )
+
+
+NONE_DELETED = "SELECT NOT EXISTS (SELECT FROM kafka.deleted_topics)"
+ALL_VIEWS = "SELECT NOT EXISTS (SELECT FROM kafka.topics WHERE view_name IS NULL AND name !~ '^_')"
+
+
+async def test_new_topics_get_views_and_internal_ones_do_not(
+    db: asyncpg.Connection, make_janitor: Callable[..., Awaitable[Janitor]]
+) -> None:
+    janitor = await make_janitor(interval_s=60)
+    await until(db, "SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name = 'pg_kafka janitor'")
+    for name in ("__consumer_offsets", "app-store-changelog", "app-by-key-repartition", "my-changelog-topic", "orders"):
+        await add_topic(db, name)
+    janitor.poke()
+    await until(db, "SELECT count(*) = 2 FROM kafka.topics WHERE view_name IS NOT NULL")
+    assert await views(db) == ["my-changelog-topic", "orders"]
+    topic = await db.fetchrow(
+        "SELECT id, obj_description('topics.orders'::regclass) AS about FROM kafka.topics WHERE name = 'orders'"
+    )
+    assert topic["about"] == f"Records of topic orders (id {topic['id']})."
+
+
+async def test_thousands_of_topics_get_their_views_in_seconds(
+    db: asyncpg.Connection, make_janitor: Callable[..., Awaitable[Janitor]]
+) -> None:
+    await db.execute("INSERT INTO kafka.topics (name, partitions) SELECT 't' || n, 1 FROM generate_series(1, 2000) n")
+    await make_janitor()
+    await until(db, ALL_VIEWS)
+    assert len(await views(db)) == 2000
+
+
+async def test_a_topic_whose_view_fails_stops_no_other(
+    db: asyncpg.Connection, make_janitor: Callable[..., Awaitable[Janitor]]
+) -> None:
+    bad, _good = await add_topic(db, "bad"), await add_topic(db, "good")
+    await db.execute(f'CREATE TABLE topics."bad" (); CREATE TABLE topics."bad~{bad}" ()')
+    janitor = await make_janitor()
+    await until(db, "SELECT view_name IS NOT NULL FROM kafka.topics WHERE name = 'good'")
+    assert janitor.failures["make views"] > 0
+    await db.execute(f'DROP TABLE topics."bad~{bad}"')
+    await until(db, ALL_VIEWS)
+
+
+async def test_nothing_is_left_of_a_deleted_topic(
+    db: asyncpg.Connection, make_janitor: Callable[..., Awaitable[Janitor]]
+) -> None:
+    janitor = await make_janitor(interval_s=60)
+    doomed, other = await add_topic(db, "doomed"), await add_topic(db, "other")
+    for offset in range(250):
+        await add_row(db, doomed, offset, [b"x"])
+    await add_row(db, other, 0, [b"x"])
+    await db.execute("INSERT INTO kafka.log_starts VALUES ($1, 0, 1)", doomed)
+    await db.execute("INSERT INTO kafka.leader_epochs VALUES ($1, 0, 1, 0)", doomed)
+    janitor.outgrown(doomed)
+    await until(db, "SELECT series = id FROM kafka.topics WHERE id = $1", doomed)
+    await add_row(db, doomed, 250, [b"x"], series=doomed)
+    await until(db, ALL_VIEWS)
+
+    await delete_topic(db, doomed)
+    janitor.poke()
+
+    await until(db, NONE_DELETED)
+    assert await views(db) == ["other"]
+    for table in ("log", "extents", "leader_epochs", "log_starts", "partition_checkpoints"):
+        assert await db.fetchval(f"SELECT count(*) FROM kafka.{table} WHERE topic = $1", doomed) == 0
+    assert await db.fetchval("SELECT count(*) FROM kafka.series") == 1
+    assert await db.fetchval("SELECT to_regclass($1) IS NULL", f"kafka.log_{doomed}")
+    assert await db.fetchval("SELECT count(*) FROM kafka.messages") == 1
+
+
+async def test_a_users_view_on_a_deleted_topic_is_empty_and_follows_to_the_next(
+    db: asyncpg.Connection, make_janitor: Callable[..., Awaitable[Janitor]]
+) -> None:
+    janitor = await make_janitor()
+    first = await add_topic(db, "orders")
+    await add_row(db, first, 0, [b"old"])
+    janitor.poke()
+    await until(db, ALL_VIEWS)
+    await db.execute("CREATE VIEW public.mine AS SELECT value FROM topics.orders")
+
+    await delete_topic(db, first)
+    janitor.poke()
+    await until(db, "SELECT obj_description('topics.orders'::regclass) LIKE 'Its topic was deleted%'")
+    assert await db.fetch("SELECT * FROM public.mine") == []
+
+    second = await add_topic(db, "orders")
+    await add_row(db, second, 0, [b"new"])
+    janitor.poke()
+    await until(db, ALL_VIEWS)
+    assert [row["value"] for row in await db.fetch("SELECT * FROM public.mine")] == [b"new"]
+    await until(db, NONE_DELETED)
+
+
+async def test_a_full_segment_is_followed_by_a_new_one_and_frozen(
+    db: asyncpg.Connection, lanes: Lanes, make_janitor: Callable[..., Awaitable[Janitor]]
+) -> None:
+    topic = await add_topic(db, "t")
+    for offset in range(50):
+        await add_row(db, topic, offset, [bytes(range(256)) * 100])
+    lanes.fail_times = 2
+    janitor = await make_janitor(segment_bytes=MIB, compression="none")
+    await until(db, "SELECT state = 'frozen' FROM kafka.segments WHERE segment = 0")
+    assert await db.fetchval("SELECT active_segment FROM kafka.series WHERE id = 0") == 1
+    assert set(lanes.switched) == {(0, 1)}
+    assert janitor.failures["seal segments"] == 2
+    assert await db.fetchval("SELECT state FROM kafka.segments WHERE segment = 1") == "active"
+
+
+async def test_an_old_segment_is_rolled_when_it_is_not_empty(
+    db: asyncpg.Connection, make_janitor: Callable[..., Awaitable[Janitor]]
+) -> None:
+    janitor = await make_janitor(segment_ms=1)
+    await asyncio.sleep(0.5)
+    assert await db.fetchval("SELECT count(*) FROM kafka.segments") == 1
+    await add_row(db, await add_topic(db, "t"), 0, [b"x"])
+    janitor.poke()
+    await until(db, "SELECT state = 'frozen' FROM kafka.segments WHERE segment = 0")
+
+
+async def test_segment_bytes_of_a_topic_count_in_its_own_series(
+    db: asyncpg.Connection, lanes: Lanes, make_janitor: Callable[..., Awaitable[Janitor]]
+) -> None:
+    topic = await add_topic(db, "t", configs='{"segment.bytes": "1048576"}')
+    janitor = await make_janitor(compression="none")
+    janitor.outgrown(topic)
+    await until(db, "SELECT series = id FROM kafka.topics WHERE id = $1", topic)
+    assert lanes.moved == [(topic, topic, 0)]
+    for offset in range(50):
+        await add_row(db, topic, offset, [bytes(range(256)) * 100], series=topic)
+    janitor.poke()
+    await until(db, "SELECT state = 'frozen' FROM kafka.segments WHERE series = $1 AND segment = 0", topic)
+
+
+async def test_a_move_that_was_begun_is_finished_by_the_next_janitor(
+    db: asyncpg.Connection, lanes: Lanes, make_janitor: Callable[..., Awaitable[Janitor]]
+) -> None:
+    topic = await add_topic(db, "t")
+    lanes.fail_times = 1000
+    janitor = await make_janitor()
+    janitor.outgrown(topic)
+    await until(db, "SELECT EXISTS (SELECT FROM kafka.series WHERE id = $1)", topic)
+    await janitor.stop()
+    lanes.fail_times = 0
+    await make_janitor()
+    await until(db, "SELECT series = id FROM kafka.topics WHERE id = $1", topic)
+
+
+async def test_auto_compression_looks_at_the_records(
+    db: asyncpg.Connection, make_janitor: Callable[..., Awaitable[Janitor]]
+) -> None:
+    if "lz4" not in await db.fetchval("SELECT enumvals FROM pg_settings WHERE name = 'default_toast_compression'"):
+        pytest.skip("this PostgreSQL was built without lz4")
+    text, noise = await add_topic(db, "text"), await add_topic(db, "noise")
+    await add_row(db, text, 0, [b'{"name": "value", "number": 12345}'] * 500)
+    random_bytes = await db.fetchval(
+        "SELECT array_agg(decode(md5(n::text) || md5((n + 1000000)::text), 'hex')) FROM generate_series(1, 500) n"
+    )
+    await add_row(db, noise, 0, random_bytes)
+    janitor = await make_janitor()
+    janitor.outgrown(text)
+    janitor.outgrown(noise)
+    await until(db, "SELECT count(*) = 2 FROM kafka.topics WHERE series = id")
+    chosen = dict(await db.fetch("SELECT series, compression FROM kafka.segments WHERE series <> 0"))
+    assert chosen == {text: "lz4", noise: "none"}
+
+
+async def test_sessions_that_are_killed_all_the_time_delay_the_work_only(
+    db: asyncpg.Connection, make_janitor: Callable[..., Awaitable[Janitor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pg_kafka.storage.janitor.FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr("pg_kafka.storage.janitor.LAST_RETRY_S", 0.05)
+    monkeypatch.setattr("pg_kafka.storage.janitor.VIEWS_PER_STEP", 5)
+    keep, doomed = await add_topic(db, "keep"), await add_topic(db, "doomed")
+    await db.execute("INSERT INTO kafka.topics (name, partitions) SELECT 't' || n, 1 FROM generate_series(1, 50) n")
+    for offset in range(300):
+        await add_row(db, doomed, offset, [b"x" * 10_000])
+        await add_row(db, keep, offset, [b"x" * 10_000])
+    await delete_topic(db, doomed)
+    janitor = await make_janitor(segment_bytes=MIB)
+    janitor.outgrown(keep)
+    for _ in range(30):
+        await asyncio.sleep(0.02)
+        await db.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE application_name = 'pg_kafka janitor' AND datname = current_database()"
+        )
+    await until(db, ALL_VIEWS)
+    await until(db, NONE_DELETED)
+    await until(db, "SELECT series = id FROM kafka.topics WHERE id = $1", keep)
+    await until(db, "SELECT state = 'frozen' FROM kafka.segments WHERE series = 0 AND segment = 0")
+    assert await db.fetchval("SELECT count(*) FROM kafka.messages WHERE topic_id = $1", keep) == 300
+    assert sum(janitor.failures.values()) > 0
+
+
+async def test_stop_ends_the_session(db: asyncpg.Connection, make_janitor: Callable[..., Awaitable[Janitor]]) -> None:
+    janitor = await make_janitor()
+    here = (
+        "SELECT count(*) = $1 FROM pg_stat_activity "
+        "WHERE application_name = 'pg_kafka janitor' AND datname = current_database()"
+    )
+    await until(db, here, 1)
+    await janitor.stop()
+    await until(db, here, 0)
