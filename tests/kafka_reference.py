@@ -1,0 +1,182 @@
+"""Apache Kafka from its published jars: tests are validated against it, and the benchmark compares with it.
+
+`class_path()` fetches the jars named in `tests/clients/java/pom.xml` once (Maven keeps them), `java(...)` is the
+command line of a main class on them, and `ApacheKafka` is one KRaft node (broker and controller) on 127.0.0.1.
+Nothing here is used by the package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import time
+import uuid
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+HOST = "127.0.0.1"
+ROOT = Path(__file__).resolve().parents[1]
+JAVA_DIR = Path(__file__).resolve().parent / "clients" / "java"
+BUILD_DIR = ROOT / "build" / "clients"
+
+
+class ToolMissing(Exception):
+    """A program that is not installed here; the message says which and where it comes from."""
+
+
+class StartFailed(Exception):
+    """A broker did not come up; the message carries the end of its log."""
+
+
+def need(program: str, comes_from: str) -> str:
+    """The path of an installed program; raises ToolMissing."""
+    path = shutil.which(program)
+    if path is None:
+        raise ToolMissing(f"{program} is not installed: {comes_from}")
+    return path
+
+
+@cache
+def class_path() -> str:
+    """The class path of the published clients, tools and broker; raises ToolMissing when Java or Maven is not there."""
+    need("java", "apt-get install openjdk-17-jdk-headless")
+    pom = JAVA_DIR / "pom.xml"
+    saved = BUILD_DIR / f"classpath-{hashlib.sha256(pom.read_bytes()).hexdigest()[:12]}"
+    if saved.exists():
+        known = saved.read_text()
+        if all(Path(jar).exists() for jar in known.split(":")):
+            return known
+    maven = need("mvn", "apt-get install maven")
+    BUILD_DIR.mkdir(parents=True, exist_ok=True)
+    fresh = saved.with_suffix(f".{os.getpid()}")
+    command = [maven, "-B", "-q", "-f", str(pom), "dependency:build-classpath", "-DincludeScope=runtime"]
+    subprocess.run([*command, f"-Dmdep.outputFile={fresh}"], check=True, timeout=600)
+    fresh.replace(saved)
+    return saved.read_text()
+
+
+def java(
+    main: str, *arguments: str, options: Sequence[str] = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+) -> list[str]:
+    """The command that runs a main class, or a single source file, on `class_path()`.
+
+    The default options start fast; a benchmark gives its own.
+    """
+    return [
+        need("java", "apt-get install openjdk-17-jdk-headless"),
+        f"-Dlog4j2.configurationFile={JAVA_DIR / 'log4j2.properties'}",
+        *options,
+        "-cp",
+        class_path(),
+        main,
+        *arguments,
+    ]
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until_served(port: int, process: subprocess.Popen[bytes], log: Path, timeout_s: float = 60) -> None:
+    """Returns when the broker at `port` answers an ApiVersions request; raises StartFailed when it ended or is late."""
+    request = struct.pack(">hhih", 18, 0, 1, -1)
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise StartFailed(f"the broker ended with code {process.returncode}:\n{tail(log)}")
+        try:
+            with socket.create_connection((HOST, port), timeout=timeout_s) as connection:
+                connection.sendall(struct.pack(">i", len(request)) + request)
+                if connection.recv(4):
+                    return
+        except OSError:
+            pass
+        time.sleep(0.05)  # nothing tells us that the port is bound but trying
+    raise StartFailed(f"the broker does not answer on port {port} after {timeout_s:.0f} s:\n{tail(log)}")
+
+
+def tail(log: Path, size: int = 4000) -> str:
+    """The end of a log file, for error messages."""
+    return log.read_text(errors="replace")[-size:] if log.exists() else "(no log)"
+
+
+def end(process: subprocess.Popen[bytes], sig: signal.Signals = signal.SIGTERM, timeout_s: float = 30) -> int:
+    """Signals a process that we started and returns its exit code; kills it and raises when it does not end in time."""
+    if process.poll() is None:
+        process.send_signal(sig)
+    try:
+        return process.wait(timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise
+
+
+class ApacheKafka:
+    """One Apache Kafka node with its data in `folder`; `settings` go on top of a single node's necessary ones."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None, heap: str = "1g") -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.bootstrap = f"{HOST}:{self.port}"
+        self.log = folder / "kafka.log"
+        self.heap = heap
+        self.process: subprocess.Popen[bytes] | None = None
+        controller = free_port()
+        self._properties = folder / "server.properties"
+        values = {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@{HOST}:{controller}",
+            "controller.listener.names": "CONTROLLER",
+            "listeners": f"PLAINTEXT://{HOST}:{self.port},CONTROLLER://{HOST}:{controller}",
+            "log.dirs": str(folder / "data"),
+            "offsets.topic.replication.factor": "1",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "share.coordinator.state.topic.replication.factor": "1",
+            "share.coordinator.state.topic.min.isr": "1",
+            "group.initial.rebalance.delay.ms": "0",
+            **(settings or {}),
+        }
+        folder.mkdir(parents=True, exist_ok=True)
+        self._properties.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
+
+    def start(self) -> None:
+        """Starts the node, formatting its storage the first time; returns when it serves."""
+        if not (self.folder / "data").exists():
+            cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+            while cluster.startswith("-"):  # would look like an option on the command line
+                cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+            arguments = ("format", "-t", cluster, "-c", str(self._properties))
+            subprocess.run(java("kafka.tools.StorageTool", *arguments), check=True, capture_output=True, timeout=120)
+        # The collector that Kafka's own start script chooses, for a fair comparison.
+        options = ("-server", f"-Xms{self.heap}", f"-Xmx{self.heap}", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20")
+        with self.log.open("ab") as log:
+            command = java("kafka.Kafka", str(self._properties), options=options)
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        wait_until_served(self.port, self.process, self.log)
+
+    def stop(self) -> None:
+        """Stops the node in good order."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kills the node at once."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, sig: signal.Signals) -> None:
+        if self.process is not None:
+            end(self.process, sig)
+            self.process = None
