@@ -1,5 +1,6 @@
 """Builds the native core; everything else about the package is in pyproject.toml."""
 
+import os
 import shutil
 import sys
 import sysconfig
@@ -10,9 +11,9 @@ from setuptools.command.build_ext import build_ext
 
 
 def _missing_tool() -> str | None:
-    compiler = (sysconfig.get_config_var("CC") or "cc").split()[0]
-    if not any(shutil.which(name) for name in (compiler, "cc", "gcc", "clang")):
-        return "a C compiler"
+    compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
+    if shutil.which(compiler) is None:
+        return f"a C compiler ({compiler})"
     if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
         return f"the headers of Python {sys.version_info.major}.{sys.version_info.minor} (Python.h)"
     return None

@@ -1,5 +1,4 @@
-# cython: language_level=3, boundscheck=True, wraparound=False, cdivision=True, embedsignature=False
-# cython: c_api_binop_methods=True, always_allow_keywords=True
+# cython: language_level=3, boundscheck=True, cdivision=True
 """Record batches to rows of kafka.log and back: the native core.
 
 A batch, format v2 (KIP-98), big endian, zigzag varints:
@@ -37,7 +36,8 @@ from collections import namedtuple
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport INT32_MAX, INT64_MAX, INT64_MIN, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport INT32_MAX, INT64_MAX, INT64_MIN, int16_t, int32_t, int64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
@@ -63,8 +63,8 @@ cdef extern from *:
     PGK_ACCESS(32)
     PGK_ACCESS(64)
 
-    /* Bytes of the varint of an unsigned value: one for each 7 bits begun. */
-    static inline int varint_size(uint64_t v) { return (70 - __builtin_clzll(v | 1)) / 7; }
+    /* Bytes of the varint of an unsigned value: one for each 7 bits begun; 9/64 divides by 7 up to 64 bits. */
+    static inline int varint_size(uint64_t v) { return ((64 - __builtin_clzll(v | 1)) * 9 + 64) >> 6; }
 
     /* CRC32C (Castagnoli, reflected 0x82F63B78), by table for eight bytes at a time or by instruction. */
     static uint32_t pgk_crc_table[8][256];
@@ -275,6 +275,13 @@ cdef inline uint64_t zigzag(int64_t value) noexcept nogil:
 
 
 cdef inline uint8_t *write_unsigned(uint8_t *at, uint64_t raw) noexcept nogil:
+    if raw < 0x80:
+        at[0] = <uint8_t>raw
+        return at + 1
+    if raw < 0x4000:
+        at[0] = <uint8_t>(raw | 0x80)
+        at[1] = <uint8_t>(raw >> 7)
+        return at + 2
     while raw >= 0x80:
         at[0] = <uint8_t>(raw | 0x80)
         at += 1
