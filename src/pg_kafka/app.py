@@ -112,8 +112,12 @@ async def _serve(config: Config) -> int:
     stop = Stop()
     postgres = _postgres(config)
     stop.postgres = postgres
+    keeper: asyncio.Task[None] | None = None
     try:
-        await stop.unless(_start(postgres, config))
+        advice = await stop.unless(_start(postgres, config)) or []
+        if isinstance(postgres, EmbeddedPostgres) and not stop.wanted.is_set():
+            keeper = asyncio.create_task(postgres.keep_running(), name="keep PostgreSQL running")
+            keeper.add_done_callback(lambda _keeper: stop.wanted.set())
         shown = False
         while not stop.wanted.is_set():
             try:
@@ -124,25 +128,32 @@ async def _serve(config: Config) -> int:
                     if term.is_serving:
                         if not shown:
                             shown = True
-                            banner.show(settled, postgres, term.address)
+                            banner.show(settled, postgres, term.address, advice)
                         await stop.unless(term.ended.wait())
                 finally:
                     await term.stop()
             except (StorageError, Fenced) as error:
                 log.warning("cannot lead", extra={"reason": str(error)})
                 await stop.unless(asyncio.sleep(REJOIN_DELAY_S))
+        if keeper is not None and keeper.done():
+            keeper.result()  # PostgreSQL does not come back: say why
         return 0
     finally:
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.wait([keeper])
         await postgres.stop()
 
 
-async def _start(postgres: Postgres, config: Config) -> None:
+async def _start(postgres: Postgres, config: Config) -> list[str]:
+    """Raises FatalError when the server cannot be used; returns what to know about it."""
     await postgres.start()
     if config.database is not None:
         await checks.refuse_pooling_proxy(postgres.dsn)
     await _migrate(postgres.dsn, config)
-    if config.database is not None:
-        await checks.refuse_too_few_connections(postgres.dsn, config)
+    if config.database is None:
+        return []
+    return await checks.refuse_too_few_connections(postgres.dsn, config)
 
 
 async def _migrate_only(config: Config) -> None:

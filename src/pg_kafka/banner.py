@@ -7,7 +7,7 @@ from pg_kafka.config import Address, Config
 from pg_kafka.embedded import Postgres
 
 
-def show(config: Config, postgres: Postgres, listening: tuple[str, int]) -> None:
+def show(config: Config, postgres: Postgres, listening: tuple[str, int], advice: list[str]) -> None:
     """Say where the broker is, what it stands on, and how to look at it from both sides."""
     address = Address(*listening[:2])
     shown = config.advertise or address
@@ -19,7 +19,7 @@ def show(config: Config, postgres: Postgres, listening: tuple[str, int]) -> None
         f"  try             echo hello | kcat -b {shown} -t greetings -P",
         f"                  kcat -b {shown} -t greetings -C -e",
     ]
-    lines += [f"  note            {advice}" for advice in checks.address_advice(config)]
+    lines += [f"  note            {note}" for note in [*checks.address_advice(config), *advice]]
     print("\n".join(lines), flush=True)
 
 

@@ -10,6 +10,7 @@ import ipaddress
 import logging
 import random
 import socket
+from pathlib import Path
 
 import asyncpg
 
@@ -50,7 +51,9 @@ async def refuse_pooling_proxy(dsn: str) -> None:
                 await a.fetchval(SQL["try_lock"], number)
                 async with b.transaction():
                     shared = await b.fetchval(SQL["backend_pid"]) == pid
-                    moved = await a.fetchval(SQL["backend_pid"]) != pid or not await a.fetchval(SQL["holds_lock"], number)
+                    moved = await a.fetchval(SQL["backend_pid"]) != pid or not await a.fetchval(
+                        SQL["holds_lock"], number
+                    )
                 if shared or moved:
                     raise FatalError(
                         "the database is reached through a transaction-pooling proxy; give pg-kafka the address of"
@@ -64,15 +67,20 @@ async def refuse_pooling_proxy(dsn: str) -> None:
         raise FatalError(f"cannot check the database: {describe(error)}") from error
 
 
-async def refuse_too_few_connections(dsn: str, config: Config) -> None:
-    """Raise FatalError when the server, database or role allows fewer connections than the broker opens."""
+async def refuse_too_few_connections(dsn: str, config: Config) -> list[str]:
+    """Raise FatalError when the server, database or role allows fewer connections than the broker opens.
+
+    Returns what to know about the server otherwise.
+    """
     session = await _session(dsn)
     try:
-        problem = _connection_problem(await session.connection.fetchrow(SQL["server"]), config)
+        server = await sessions.only_row(session.connection, SQL["server"])
     finally:
         await session.close()
+    problem = _connection_problem(server, config)
     if problem:
         raise FatalError(problem)
+    return _durability_advice(server)
 
 
 def _connection_problem(server: asyncpg.Record, config: Config) -> str | None:
@@ -85,6 +93,15 @@ def _connection_problem(server: asyncpg.Record, config: Config) -> str | None:
             " connection limit of the role or database, or lower pg_kafka.lanes and pg_kafka.readers"
         )
     return None
+
+
+def _durability_advice(server: asyncpg.Record) -> list[str]:
+    advice = []
+    if server["fsync"] != "on":
+        advice.append("fsync is off: a crash of the machine loses acknowledged records; set fsync = on")
+    if server["full_page_writes"] != "on":
+        advice.append("full_page_writes is off: a crash of the machine may damage tables; set full_page_writes = on")
+    return advice
 
 
 async def examine(config: Config) -> list[Finding]:
@@ -108,7 +125,9 @@ def _examine_address(config: Config) -> list[Finding]:
             probe.bind((listen.host, listen.port))
             findings.append(("ok", f"{listen} is free to listen on"))
         except OSError as error:
-            findings.append(("error", f"cannot listen on {listen}: {error.strerror}; stop what uses it or give --listen"))
+            findings.append(
+                ("error", f"cannot listen on {listen}: {error.strerror}; stop what uses it or give --listen")
+            )
     findings += [("warning", advice) for advice in address_advice(config)]
     return findings
 
@@ -138,16 +157,16 @@ def address_advice(config: Config) -> list[str]:
 
 def _looks_translated(listen: Address) -> bool:
     """A wildcard address inside a container is reached through a port forward."""
-    if listen.host not in ("0.0.0.0", "::", ""):  # noqa: S104 - compared, not bound
+    if listen.host not in ("0.0.0.0", "::", ""):
         return False
     for marker in ("/.dockerenv", "/run/.containerenv"):
         try:
-            with open(marker):
+            with Path(marker).open():
                 return True
         except OSError:
             continue
     try:
-        with open("/proc/1/cgroup") as groups:
+        with Path("/proc/1/cgroup").open() as groups:
             return any(word in groups.read() for word in ("docker", "kubepods", "containerd", "lxc"))
     except OSError:
         return False
@@ -177,16 +196,24 @@ async def _examine_database(config: Config, dsn: str) -> list[Finding]:
         return [("error", str(error))]
     findings: list[Finding] = []
     try:
-        server = await session.connection.fetchrow(SQL["server"])
-        findings.append(("ok", f"PostgreSQL {server['version_text']}, database {server['database']}, role {server['role']}"))
+        server = await sessions.only_row(session.connection, SQL["server"])
+        findings.append(
+            ("ok", f"PostgreSQL {server['version_text']}, database {server['database']}, role {server['role']}")
+        )
         if server["version"] < OLDEST_SERVER:
             findings.append(("error", "PostgreSQL 14 or newer is needed: use a newer server"))
         if server["encoding"] != "UTF8":
-            findings.append(("error", f"the database has encoding {server['encoding']}: create one with ENCODING 'UTF8'"))
+            findings.append(
+                ("error", f"the database has encoding {server['encoding']}: create one with ENCODING 'UTF8'")
+            )
         if server["fsync"] != "on":
-            findings.append(("warning", "fsync is off: a crash of the machine loses acknowledged records; set fsync = on"))
+            findings.append(
+                ("warning", "fsync is off: a crash of the machine loses acknowledged records; set fsync = on")
+            )
         if server["full_page_writes"] != "on":
-            findings.append(("warning", "full_page_writes is off: a crash may damage tables; set full_page_writes = on"))
+            findings.append(
+                ("warning", "full_page_writes is off: a crash may damage tables; set full_page_writes = on")
+            )
         if server["max_locks"] < WANTED_LOCKS_PER_TRANSACTION:
             findings.append(
                 (
@@ -200,14 +227,19 @@ async def _examine_database(config: Config, dsn: str) -> list[Finding]:
         if server["has_schema"]:
             version = await session.connection.fetchval(SQL["schema_version"])
             if version > SCHEMA_VERSION:
-                findings.append(("error", f"the schema has version {version}, newer than this program: use a newer pg-kafka"))
+                findings.append(
+                    ("error", f"the schema has version {version}, newer than this program: use a newer pg-kafka")
+                )
             elif version < SCHEMA_VERSION:
                 findings.append(("warning", f"the schema has version {version}; pg-kafka migrate or serve upgrades it"))
             else:
                 findings.append(("ok", f"schema kafka, version {version}"))
         elif not server["can_create"]:
             findings.append(
-                ("error", f"role {server['role']} may not create schemas: GRANT CREATE ON DATABASE {server['database']} TO it")
+                (
+                    "error",
+                    f"role {server['role']} may not create schemas: GRANT CREATE ON DATABASE {server['database']} TO it",
+                )
             )
         else:
             findings.append(("ok", "no schema kafka yet; serve or migrate creates it"))

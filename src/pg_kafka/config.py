@@ -147,7 +147,12 @@ class Setting:
 
 
 def default_data_folder() -> Path:
-    """Where the embedded PostgreSQL keeps its data unless told otherwise."""
+    """Where the embedded PostgreSQL keeps its data unless told otherwise.
+
+    Root's home is closed to the unprivileged user that runs the server for root, so root's data is with the system's.
+    """
+    if os.geteuid() == 0:
+        return Path("/var/lib/pg-kafka/data")
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Application Support" / "pg-kafka"
     given = os.environ.get("XDG_DATA_HOME", "")

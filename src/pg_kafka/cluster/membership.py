@@ -26,6 +26,7 @@ from pg_kafka.storage.sessions import (
     connect,
     connect_writer,
     describe,
+    only_row,
     unavailable,
 )
 from pg_kafka.storage.sessions import (
@@ -151,7 +152,7 @@ class Membership:
         session.commit_in_doubt = False
         async with asyncio.timeout(TAKE_OVER_TIMEOUT_S):
             await connection.execute("BEGIN")
-            cluster = await connection.fetchrow(SQL["cluster_row"])
+            cluster = await only_row(connection, SQL["cluster_row"])
             for other in others:
                 await connection.execute(SQL["fence"], other["incarnation"])
                 await self._evict(connection, other["lock_id"])
@@ -165,7 +166,7 @@ class Membership:
             epoch = await connection.fetchval(
                 SQL["advance_epoch"], HISTORY_EPOCHS if changed else 1, where.system_identifier, where.timeline
             )
-            row = await connection.fetchrow(SQL["join"], epoch, self._host, self._port, self._version)
+            row = await only_row(connection, SQL["join"], epoch, self._host, self._port, self._version)
             await connection.execute(SQL["forget_old_incarnations"])
         await connection.execute("COMMIT")  # without a deadline: its outcome must be known
         if session.commit_in_doubt:

@@ -92,6 +92,27 @@ class Postmaster:
         if self.is_alive():
             os.kill(self.pid, number)
 
+    async def ended(self) -> None:
+        """Return when it has ended, however long that takes."""
+        try:
+            watched = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return
+        except (AttributeError, OSError):
+            # No such thing outside Linux: look now and then, a safety net and no more.
+            while self.is_alive():  # noqa: ASYNC110 - there is no event to wait for
+                await asyncio.sleep(1.0)
+            return
+        loop = asyncio.get_running_loop()
+        event = asyncio.Event()
+        loop.add_reader(watched, event.set)
+        try:
+            await event.wait()
+        finally:
+            loop.remove_reader(watched)
+            os.close(watched)
+        self.is_alive()  # takes the exit status of a child, so that no zombie stays
+
     async def wait_ended(self, deadline_s: float) -> bool:
         deadline = time.monotonic() + deadline_s
         while self.is_alive():

@@ -119,6 +119,17 @@ class EmbeddedPostgres:
                 self._folder.remove_socket_folder(self._status.socket_folder)
         self._folder.release()
 
+    async def keep_running(self) -> None:
+        """Start the server again whenever it ends by itself. Raises FatalError when it does not come back."""
+        while self._postmaster is not None:
+            await self._postmaster.ended()
+            self._log.error("PostgreSQL ended, starting it again", extra={"data": str(self._folder.path)})
+            self._postmaster = None
+            try:
+                await self._bring_up()
+            except OSError as error:
+                raise FatalError(f"data folder {self._folder.path} cannot be used: {error}") from error
+
     def kill(self) -> None:
         """Tell the server to end at once, and do not wait. The next start recovers; nothing is lost."""
         if self._postmaster is not None:

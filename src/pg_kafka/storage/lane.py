@@ -480,7 +480,7 @@ class Lane:
             waiter.on_advance(partition, sent)
 
     def _answer(self, append: Append, result: AppendResult) -> None:
-        self._owner.answered(len(append.batch.wire))
+        self._owner.answered(append.bytes)
         try:
             append.done(result)
         except Exception:

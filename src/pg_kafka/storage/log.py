@@ -43,7 +43,6 @@ PRODUCER_BLOCK = 1000
 # After so many bytes a segment may be full.
 GROWN_BYTES = 16 * 1024 * 1024
 PRODUCER_EXPIRATION_MS = 86_400_000  # producer.id.expiration.ms as Kafka has it
-CODECS = {"none": 0, "uncompressed": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 _READ_FIELDS = (
     "base_offset",
     "last_offset",
@@ -371,10 +370,11 @@ class Log:
         self, partition: Partition, batch: Batch, done: Callable[[AppendResult], None], *, timestamp_type: int
     ) -> None:
         """Queue a batch for its lane. `done` is called once: after the commit, or with an error."""
-        self.queued_bytes += len(batch.wire)
-        wanted = partition.topic.settings.compression_type
-        codec = batch.codec if wanted == "producer" else CODECS[wanted]
-        self._lane(partition.topic.id, partition.index).append(partition, Append(batch, done, timestamp_type, codec))
+        wanted = partition.topic.settings.codec
+        codec = batch.codec if wanted is None else wanted
+        append = Append(batch, done, timestamp_type, codec)
+        self.queued_bytes += append.bytes
+        self._lane(partition.topic.id, partition.index).append(partition, append)
 
     async def allocate_producer_id(self) -> int:
         """A producer id that was never given before. Raises StorageError."""
@@ -407,14 +407,13 @@ class Log:
                 # Rows may have moved to another segment: an empty answer is never a gap.
                 await self._reload_extents(connection, partition)
         partition.average_row_bytes = max(1, sum(row["row_bytes"] for row in rows) // len(rows))
-        wanted = partition.topic.settings.compression_type
-        codec = None if wanted == "producer" else CODECS[wanted]
+        codec, level = partition.topic.settings.codec, partition.topic.settings.compression_level
         arguments = [[row[name] for name in _READ_FIELDS] for row in rows]
         size = sum(row["row_bytes"] for row in rows)
         if size > THREADED_BYTES and any(codec or row[-1] for row in arguments):
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._executor, _encode_rows, arguments, offset, max_bytes, codec)
-        return _encode_rows(arguments, offset, max_bytes, codec)
+            return await loop.run_in_executor(self._executor, _encode_rows, arguments, offset, max_bytes, codec, level)
+        return _encode_rows(arguments, offset, max_bytes, codec, level)
 
     async def _read_extents(
         self, connection: asyncpg.Connection, partition: Partition, offset: int, end: int, max_bytes: int
@@ -550,8 +549,10 @@ def _replay(partition: Partition, row: asyncpg.Record) -> None:
         )
 
 
-def _encode_rows(rows: list[list[object]], offset: int, max_bytes: int, codec: int | None) -> list[bytes]:
-    """Wire batches of rows, within max_bytes but for the first."""
+def _encode_rows(
+    rows: list[list[object]], offset: int, max_bytes: int, codec: int | None, level: int | None
+) -> list[bytes]:
+    """Wire batches of rows, within max_bytes but for the first; with the topic's codec or else the producer's."""
     batches: list[bytes] = []
     size = 0
     for values in rows:
@@ -564,7 +565,9 @@ def _encode_rows(rows: list[list[object]], offset: int, max_bytes: int, codec: i
         left = max_bytes - size
         if batches and left <= 0:
             break
-        batch = _records.encode_row(**arguments, start_offset=offset, max_bytes=0 if batches else max(1, max_bytes))
+        batch = _records.encode_row(
+            **arguments, start_offset=offset, max_bytes=0 if batches else max(1, max_bytes), level=level
+        )
         if batches and len(batch) > left:
             break
         batches.append(batch)

@@ -162,7 +162,7 @@ async def _pin(connection: asyncpg.Connection) -> Session:
             raise FatalError(f"the database session has {name} = {held[name]}, but pg_kafka needs {value}")
     if held["synchronous_commit"] not in STRONG_COMMITS:
         raise FatalError("the database session refuses synchronous_commit = on, so nothing would be durable")
-    where = await connection.fetchrow(SQL["identity"])
+    where = await only_row(connection, SQL["identity"])
     if where["in_recovery"]:
         raise unavailable("the database is a standby in recovery; pg_kafka needs the primary")
     return Session(
@@ -170,7 +170,17 @@ async def _pin(connection: asyncpg.Connection) -> Session:
     )
 
 
-async def connect_writer(dsn: str, kind: str, incarnation: int, incarnation_lock: int, lock_timeout_s: float) -> Session:
+async def only_row(connection: asyncpg.Connection, statement: str, *arguments: object) -> asyncpg.Record:
+    """The row of a statement that always has one."""
+    row = await connection.fetchrow(statement, *arguments)
+    if row is None:
+        raise unavailable("the database gave no row where there is always one")
+    return row
+
+
+async def connect_writer(
+    dsn: str, kind: str, incarnation: int, incarnation_lock: int, lock_timeout_s: float
+) -> Session:
     """Open a session that may write for an incarnation. Raises Fenced when the incarnation is no longer live."""
     session = await connect(dsn, kind)
     try:

@@ -75,7 +75,9 @@ class Tail:
     def clear(self) -> None:
         """Forget everything: the topic is gone, leadership has ended, or the server's history has changed."""
         if len(self):
-            self._cache.cleared(self, sum(len(b) + BATCH_OVERHEAD_BYTES for b in self._batches[self._head :]), len(self))
+            self._cache.cleared(
+                self, sum(len(b) + BATCH_OVERHEAD_BYTES for b in self._batches[self._head :]), len(self)
+            )
         self._batches.clear()
         self._last_offsets.clear()
         self._head = 0

@@ -2,7 +2,8 @@
 
 -- name: stored
 -- Parameters that a superuser has set, then kafka.settings, which wins (a later row replaces an earlier one).
-SELECT name, setting AS value FROM pg_catalog.pg_settings WHERE name LIKE 'pg_kafka.%' AND setting IS NOT NULL AND setting <> ''
+SELECT name, pg_catalog.current_setting(name, true) AS value FROM kafka.setting_names
+WHERE pg_catalog.current_setting(name, true) <> ''
 UNION ALL
 SELECT name, value FROM kafka.settings;
 
