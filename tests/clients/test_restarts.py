@@ -45,7 +45,7 @@ def test_log_goes_on_after_a_restart(
 class Stream(threading.Thread):
     """Sends numbered records, some hundred in each call, until told to end; keeps what was acknowledged."""
 
-    chunk = 400
+    chunk = 300
 
     def __init__(self, name: str, producer: Producer, topic: str) -> None:
         super().__init__(name=name)
@@ -64,7 +64,7 @@ class Stream(threading.Thread):
                 self.sent += self.chunk
                 offsets = self._producer.send(self._topic, records)
                 self.acknowledged.update(zip(offsets, records, strict=True))
-                self.ending.wait(0.02)  # the broker's starts take seconds: keep the log small
+                self.ending.wait(0.05)  # the broker's starts take seconds: keep the log small
                 if len(self.acknowledged) >= 5 * self.chunk:
                     self.enough.set()
         except BaseException as failure:

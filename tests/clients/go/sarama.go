@@ -31,7 +31,7 @@ func (saramaLibrary) producer(r *request) (producer, error) {
 	config.Producer.Partitioner = sarama.NewManualPartitioner
 	config.Producer.MaxMessageBytes = int(r.MaxBytes)
 	config.Producer.Idempotent = r.Idempotent
-	config.Producer.Retry.Max = 100
+	config.Producer.Retry.Max = 1000
 	config.Producer.Flush.Frequency = 5 * time.Millisecond
 	config.Net.MaxOpenRequests = 1
 	client, err := sarama.NewSyncProducer([]string{r.Bootstrap}, config)

@@ -22,6 +22,7 @@ import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.ConfigEntry;
 import org.apache.kafka.clients.admin.NewPartitions;
 import org.apache.kafka.clients.admin.NewTopic;
+import org.apache.kafka.clients.consumer.CloseOptions;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.clients.consumer.OffsetAndTimestamp;
@@ -92,7 +93,8 @@ public final class ClientAgent {
                 consumers.get(handle).seek(assignments.get(handle), request.get("offset").asLong());
             }
             case "read" -> read(request, answer);
-            case "close_consumer" -> consumers.remove(request.get("handle").asInt()).close();
+            // Not waiting for the long poll that is under way.
+            case "close_consumer" -> consumers.remove(request.get("handle").asInt()).close(CloseOptions.timeout(Duration.ZERO));
             case "watermarks" -> {
                 TopicPartition partition = partition(request);
                 try (KafkaConsumer<byte[], byte[]> consumer = consumer(request)) {
