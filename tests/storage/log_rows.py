@@ -58,8 +58,8 @@ async def add_row(
             running_max_timestamp, append_time, first_timestamp, record_count, row_bytes, leader_epoch, timestamp_type,
             codec, is_transactional, is_control, timestamps, offset_deltas, keys, header_ends, header_keys,
             header_values, values)
-        VALUES ($1, $2, $3, $4, $5::bigint, $6, $5::bigint + 1000000, $7, $7, $7, $8, $9, $10, 1, 0, 0, false, $11, $12, $13, $14, $15,
-            $16, $17, $18)
+        VALUES ($1, $2, $3, $4, $5::bigint, $6, $5::bigint + 1000000, $7, $7, $7, $8, $9, $10, 1, 0, 0, false,
+            $11, $12, $13, $14, $15, $16, $17, $18)
         """,
         series,
         segment,

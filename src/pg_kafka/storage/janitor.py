@@ -42,8 +42,10 @@ LAST_RETRY_S = 60.0
 LANES_TIMEOUT_S = 60.0
 # A view costs about 1 ms and three locks.
 VIEWS_PER_STEP = 100
-# Rows of up to 1 MB, so that a step is tens of milliseconds.
+# Rows of up to 1 MB, so that deleting them takes tens of milliseconds.
 ROWS_PER_STEP = 100
+# After this long a job of many small parts lets the others have their turn.
+STEP_S = 0.2
 # Below this share of its size, compressing a sample is worth its time.
 WORTHWHILE_RATIO = 0.8
 
@@ -200,42 +202,45 @@ class Janitor:
     # -- views -------------------------------------------------------------------------------------------------------
 
     async def _make_views(self) -> bool:
-        put_off = self._put_off["make views"]
-        rows = await self._connection.fetch(SQL["topics_without_view"], list(put_off), VIEWS_PER_STEP)
-        ids = [row["id"] for row in rows]
-        if not ids:
-            return False
-        try:
-            await self._create_views(ids)
-        except asyncpg.PostgresError:
-            # One of them cannot be made, or not now: find out which.
-            for topic_id in ids:
-                try:
-                    await self._create_views([topic_id])
-                except asyncpg.PostgresError as error:
-                    put_off.add(topic_id)
-                    self.failures["make views"] += 1
-                    log.warning("no view for a topic", extra={"topic_id": topic_id, "reason": sessions.describe(error)})
-        return True
+        rows = await self._connection.fetch(
+            SQL["topics_without_view"], list(self._put_off["make views"]), VIEWS_PER_STEP
+        )
+        return await self._all_or_each("make views", [row["id"] for row in rows], self._create_views)
 
     async def _create_views(self, ids: list[int]) -> None:
         async with self._segments.giving_way():
-            await self._connection.fetchval(SQL["create_views"], ids)
+            await self._connection.execute(SQL["create_views"], ids)
 
     async def _drop_views(self) -> bool:
-        put_off = self._put_off["drop views"]
-        rows = await self._connection.fetch(SQL["views_of_deleted_topics"], list(put_off), VIEWS_PER_STEP)
-        for row in rows:
-            try:
-                async with self._segments.giving_way():
-                    if await self._connection.fetchval(SQL["drop_view"], row["id"]):
-                        await self._connection.execute(SQL["view_is_gone"], row["id"])
-                    else:
-                        put_off.add(row["id"])
-            except asyncpg.PostgresError as error:
-                put_off.add(row["id"])
-                log.info("a view stays for now", extra={"view": row["view_name"], "reason": sessions.describe(error)})
-        return bool(rows)
+        rows = await self._connection.fetch(
+            SQL["views_of_deleted_topics"], list(self._put_off["drop views"]), VIEWS_PER_STEP
+        )
+        return await self._all_or_each("drop views", [row["id"] for row in rows], self._remove_views)
+
+    async def _remove_views(self, ids: list[int]) -> None:
+        async with self._segments.giving_way():
+            gone = {row["id"] for row in await self._connection.fetch(SQL["drop_views"], ids) if row["is_gone"]}
+            await self._connection.execute(SQL["views_are_gone"], list(gone))
+        # A view of a user's stands on the others, which are empty now.
+        self._put_off["drop views"].update(set(ids) - gone)
+
+    async def _all_or_each(self, job: str, ids: list[int], act: Callable[[list[int]], Awaitable[None]]) -> bool:
+        """Do something for topics in one transaction; when that fails, for each alone, to find out which it cannot be."""
+        try:
+            if ids:
+                await act(ids)
+        except asyncpg.PostgresError:
+            for topic_id in ids:
+                try:
+                    await act([topic_id])
+                except asyncpg.PostgresError as error:
+                    self._put_off[job].add(topic_id)
+                    self.failures[job] += 1
+                    log.warning(
+                        "janitor's job waits for a topic",
+                        extra={"job": job, "topic_id": topic_id, "reason": sessions.describe(error)},
+                    )
+        return bool(ids)
 
     # -- segments and series -----------------------------------------------------------------------------------------
 
@@ -299,7 +304,15 @@ class Janitor:
     # -- deleted topics ----------------------------------------------------------------------------------------------
 
     async def _free_topics(self) -> bool:
-        """A step towards nothing left of a deleted topic: its series, rows in the shared one, then what is kept by topic."""
+        """Some steps towards nothing left of deleted topics; False when there are none."""
+        until = self._now() + STEP_S
+        while await self._free_a_topic():
+            if self._now() >= until:
+                return True
+        return False
+
+    async def _free_a_topic(self) -> bool:
+        """First a topic's own series, then its rows in the shared one, then what is kept by topic."""
         put_off = self._put_off["free topics"]
         topic = await self._connection.fetchrow(SQL["topic_to_free"], list(put_off))
         if topic is None:
@@ -309,7 +322,7 @@ class Janitor:
             try:
                 await self._segments.drop_series(topic_id)
             except asyncpg.LockNotAvailableError as error:
-                # Somebody reads it, perhaps for hours; the disk is given back by then, and other topics need not wait.
+                # Somebody reads it, perhaps for hours. The disk space is back by now, and other topics need not wait.
                 put_off.add(topic_id)
                 log.info("a deleted topic waits", extra={"topic_id": topic_id, "reason": sessions.describe(error)})
             return True

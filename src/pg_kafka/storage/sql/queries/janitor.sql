@@ -15,12 +15,14 @@ SELECT count(kafka.create_topic_view(t.id)) FROM (SELECT unnest($1::bigint[]) AS
 SELECT id, view_name FROM kafka.deleted_topics
 WHERE view_name IS NOT NULL AND NOT (id = ANY ($1::bigint[])) ORDER BY id LIMIT $2;
 
--- name: drop_view
--- Locks: the deleted topic's row, then the view. False when a user's view stands on it.
-SELECT kafka.drop_topic_view(d.view_name) FROM (SELECT view_name FROM kafka.deleted_topics WHERE id = $1 FOR UPDATE) AS d;
+-- name: drop_views
+-- Locks: the deleted topics' rows, each before its view. is_gone is false when a user's view stands on it.
+SELECT d.id, kafka.drop_topic_view(d.view_name) AS is_gone
+FROM (SELECT id, view_name FROM kafka.deleted_topics WHERE id = ANY ($1::bigint[]) AND view_name IS NOT NULL
+      ORDER BY id FOR UPDATE) AS d;
 
--- name: view_is_gone
-UPDATE kafka.deleted_topics SET view_name = NULL WHERE id = $1;
+-- name: views_are_gone
+UPDATE kafka.deleted_topics SET view_name = NULL WHERE id = ANY ($1::bigint[]);
 
 -- name: topic_to_free
 -- A deleted topic that still holds something; a row whose view alone is left waits for that.
