@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import os
 import random
@@ -45,12 +46,14 @@ log = logging.getLogger("pg_kafka.app")
 STOP_DEADLINE_S = 10.0
 REJOIN_DELAY_S = 1.0
 DECODE_THREADS = 2
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 T = TypeVar("T")
 
 
 def serve(config: Config) -> int:
     """Run a broker until SIGINT or SIGTERM; the exit code. Raises FatalError."""
+    _keep_freed_memory()
     return _run(_serve(config))
 
 
@@ -62,6 +65,17 @@ def migrate(config: Config) -> None:
 def doctor(config: Config) -> list[tuple[str, str]]:
     """Findings about a setup, each ("ok" | "warning" | "error", sentence)."""
     return _run(checks.examine(config))
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep what large batches free instead of giving it back and faulting it in again for the next one.
+
+    Batches of 1 MB are decoded four times as fast (bench/codec.py). Elsewhere than on glibc nothing happens.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_MMAP_THRESHOLD, 32 * 1024 * 1024)
+        mallopt(_M_TRIM_THRESHOLD, 64 * 1024 * 1024)
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
@@ -147,49 +161,42 @@ async def _serve(config: Config) -> int:
 
 async def _start(postgres: Postgres, config: Config) -> list[str]:
     """Raises FatalError when the server cannot be used; returns what to know about it."""
-    await postgres.start()
-    if config.database is not None:
-        await checks.refuse_pooling_proxy(postgres.dsn)
-    await _migrate(postgres.dsn, config)
-    if config.database is None:
-        return []
-    return await checks.refuse_too_few_connections(postgres.dsn, config)
+    checks.refuse_taken_address(config.listen)
+    await _prepare(postgres, config)
+    try:
+        settled = await _database_settings(config, postgres.dsn)
+        return await checks.refuse_too_few_connections(postgres.dsn, settled)
+    except StorageError as error:
+        raise FatalError(error.message) from error
 
 
 async def _migrate_only(config: Config) -> None:
     postgres = _postgres(config)
-    await postgres.start()
     try:
-        await _migrate(postgres.dsn, config)
+        await _prepare(postgres, config)
     finally:
         await postgres.stop()
 
 
-async def _migrate(dsn: str, config: Config) -> None:
-    session = await _connect(dsn, "migrate")
+async def _prepare(postgres: Postgres, config: Config) -> None:
+    """Bring PostgreSQL up, and the schema up to date. Raises FatalError."""
+    await postgres.start()
+    if config.database is not None:
+        await checks.refuse_pooling_proxy(postgres.dsn, config)
     try:
-        await migrate_schema(
-            session.connection,
-            settings={s.parameter: s.doc for s in SETTINGS if not s.start_only},
-            compression=config.storage_compression,
-        )
-    finally:
-        await session.close()
-
-
-async def _connect(dsn: str, kind: str) -> sessions.Session:
-    try:
-        return await sessions.connect(dsn, kind)
+        async with sessions.opened(postgres.dsn, "migrate") as connection:
+            await migrate_schema(
+                connection,
+                settings={s.parameter: s.doc for s in SETTINGS if not s.start_only},
+                compression=config.storage_compression,
+            )
     except StorageError as error:
         raise FatalError(error.message) from error
 
 
 async def _database_settings(config: Config, dsn: str) -> Config:
-    session = await sessions.connect(dsn, "settings")
-    try:
-        rows = await session.connection.fetch(queries.load("settings")["stored"])
-    finally:
-        await session.close()
+    async with sessions.opened(dsn, "settings") as connection:
+        rows = await connection.fetch(queries.load("settings")["stored"])
     return with_database_settings(config, [(row["name"], row["value"]) for row in rows])
 
 

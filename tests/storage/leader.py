@@ -24,7 +24,7 @@ class Leader:
     def __init__(self, dsn: str, **settings: Any) -> None:
         self.dsn = dsn
         self.config = Config(**settings)
-        self.ended: list[str] = []
+        self.over = asyncio.Event()
         self.outgrown: list[int] = []
 
     async def start(self) -> None:
@@ -32,7 +32,7 @@ class Leader:
         await migrate(connection)
         await connection.close()
         self.membership = Membership(
-            self.dsn, host="test", port=1, version="t", heartbeat_ms=1000, eviction_ms=6000, on_end=self.ended.append
+            self.dsn, host="test", port=1, version="t", heartbeat_ms=1000, eviction_ms=6000, on_end=lambda reason: self.over.set()
         )
         incarnation = await self.membership.join(lambda other: None)
         self.control = ControlSession(self.membership.open_writer)

@@ -4,10 +4,10 @@ import asyncio
 
 import asyncpg
 import pytest
+from tests.storage.leader import Leader, leading
+from tests.wire_batches import batch, records, values
 
 from pg_kafka.wire.error_codes import ErrorCode
-from tests.wire_batches import batch, records, values
-from tests.storage.leader import Leader, leading
 
 
 async def test_records_are_committed_rows_at_their_offsets(pg_dsn: str) -> None:
@@ -143,8 +143,7 @@ async def test_fenced_broker_writes_nothing(pg_dsn: str) -> None:
         assert await connection.fetchval("SELECT count(*) FROM kafka.log") == 0
         await connection.close()
         async with asyncio.timeout(10):
-            while not leader.ended:
-                await asyncio.sleep(0.02)
+            await leader.over.wait()
 
 
 async def test_deleted_topic_takes_no_more(pg_dsn: str) -> None:
@@ -208,7 +207,9 @@ async def test_topic_moves_to_its_own_series(pg_dsn: str) -> None:
         await leader.append(partition, batch(values(b"y")))
         assert await connection.fetchval(f"SELECT count(*) FROM kafka.log_{topic.id}_0") == 1
         await connection.close()
-        stored = records(await leader.log.read(partition, 0, 1 << 20)) + records(await leader.log.read(partition, 1, 100))
+        stored = records(await leader.log.read(partition, 0, 1 << 20)) + records(
+            await leader.log.read(partition, 1, 100)
+        )
         assert [v for _, _, v in stored] == [b"x" * 2000, b"y"]
     async with leading(pg_dsn) as leader:
         partition = await leader.partition(leader.topics.by_name["t"])

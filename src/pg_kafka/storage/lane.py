@@ -52,6 +52,8 @@ log = logging.getLogger("pg_kafka.lane")
 
 MAX_TRANSACTION_BYTES = 4 * 1024 * 1024
 MAX_TURN_BYTES = 256 * 1024
+# Up to this a COPY that is its own transaction is cheaper than BEGIN, COPY and COMMIT.
+ALONE_BYTES = 256 * 1024
 # Below this much queued data, loading beside a flush only splits what one later transaction would hold.
 OVERLAP_BYTES = 128 * 1024
 RESOLVE_TIMEOUT_S = 30.0
@@ -238,7 +240,7 @@ class Lane:
         alone = not self._in_flight and not transaction.has_statements and self._queued_bytes < OVERLAP_BYTES
         self._in_flight.append(transaction)
         try:
-            if alone and transaction.bytes < MAX_TURN_BYTES:
+            if alone and transaction.bytes < ALONE_BYTES:
                 # One round trip less: the COPY is its own transaction. So its flush is inside and has no deadline.
                 transaction.outcome = Outcome.COMMITTING
                 await copy(session, transaction, timeout_s=None)
