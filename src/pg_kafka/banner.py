@@ -6,11 +6,14 @@ from pg_kafka import __version__, checks
 from pg_kafka.config import Address, Config
 from pg_kafka.embedded import Postgres
 
+_LOCAL = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
 
 def show(config: Config, postgres: Postgres, listening: tuple[str, int], advice: list[str]) -> None:
     """Say where the broker is, what it stands on, and how to look at it from both sides."""
     address = Address(*listening[:2])
-    shown = config.advertise or address
+    # A wildcard is no address to connect to.
+    shown = config.advertise or Address(_LOCAL.get(address.host, address.host), address.port)
     lines = [
         f"pg-kafka {__version__} is ready",
         f"  Kafka clients   {address}" + (f", advertised as {config.advertise}" if config.advertise else ""),

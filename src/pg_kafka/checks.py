@@ -1,4 +1,4 @@
-"""Checks of a setup: those that refuse to start, and `pg-kafka doctor`, which says all it finds.
+"""Checks of a setup: those that refuse to start, and `pg-kafka doctor`, which says all it finds and changes nothing.
 
 A finding is ("ok" | "warning" | "error", one sentence that says what to do).
 """
@@ -6,8 +6,11 @@ A finding is ("ok" | "warning" | "error", one sentence that says what to do).
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import ipaddress
 import logging
+import os
 import random
 import socket
 from pathlib import Path
@@ -15,19 +18,24 @@ from pathlib import Path
 import asyncpg
 
 from pg_kafka import __version__
-from pg_kafka.config import Address, Config
+from pg_kafka.config import Address, Config, with_database_settings
+from pg_kafka.embedded import GivenPostgres, binaries
 from pg_kafka.embedded.folder import DataFolder
 from pg_kafka.errors import FatalError, StorageError
 from pg_kafka.storage import queries, sessions
-from pg_kafka.storage.migrate import OLDEST_SERVER, SCHEMA_VERSION
+from pg_kafka.storage.migrate import SCHEMA_VERSION
 from pg_kafka.storage.sessions import CONNECTION_ERRORS, describe
 
 SQL = queries.load("settings")
+MIGRATE_SQL = queries.load("migrate")
 log = logging.getLogger("pg_kafka.checks")
 
 Finding = tuple[str, str]
 # Of the number of tables (segments) that one unlucky statement over kafka.messages may lock.
 WANTED_LOCKS_PER_TRANSACTION = 128
+WILDCARDS = ("0.0.0.0", "::")
+# Reserved for documentation (RFC 5737), so beyond every network of our own.
+FAR_AWAY = ("192.0.2.1", 9)
 
 
 def connections_needed(config: Config) -> int:
@@ -35,7 +43,23 @@ def connections_needed(config: Config) -> int:
     return 2 * config.lanes + config.readers + 4
 
 
-async def refuse_pooling_proxy(dsn: str) -> None:
+def refuse_taken_address(listen: Address) -> None:
+    """Raise FatalError when nobody could listen there, before anything is started or made for it."""
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(
+            listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                probe.bind(address)
+    except OSError as error:
+        advice = "; stop what uses it, or give --listen" if error.errno == errno.EADDRINUSE else ""
+        raise FatalError(f"cannot listen on {listen}: {error.strerror}{advice}") from error
+
+
+async def refuse_pooling_proxy(dsn: str, config: Config) -> None:
     """Raise FatalError when something between us and PostgreSQL hands one session to several clients.
 
     Client A takes a session lock; client B opens a transaction, which a transaction-pooling proxy may put on A's backend.
@@ -43,26 +67,32 @@ async def refuse_pooling_proxy(dsn: str) -> None:
     """
     number = -random.randint(1, 2**31 - 1)  # negative: never a number of kafka.lock_ids
     try:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(15), contextlib.AsyncExitStack() as clients:
             a = await asyncpg.connect(dsn, timeout=10, statement_cache_size=0)
+            clients.callback(a.terminate)
             b = await asyncpg.connect(dsn, timeout=10, statement_cache_size=0)
-            try:
-                pid = await a.fetchval(SQL["backend_pid"])
-                await a.fetchval(SQL["try_lock"], number)
-                async with b.transaction():
-                    shared = await b.fetchval(SQL["backend_pid"]) == pid
-                    moved = await a.fetchval(SQL["backend_pid"]) != pid or not await a.fetchval(
-                        SQL["holds_lock"], number
-                    )
-                if shared or moved:
-                    raise FatalError(
-                        "the database is reached through a transaction-pooling proxy; give pg-kafka the address of"
-                        " PostgreSQL itself, or a session-pooling one"
-                    )
-                await a.fetchval(SQL["unlock"], number)
-            finally:
-                a.terminate()
-                b.terminate()
+            clients.callback(b.terminate)
+            pid = await a.fetchval(SQL["backend_pid"])
+            await a.fetchval(SQL["try_lock"], number)
+            async with b.transaction():
+                is_shared = await b.fetchval(SQL["backend_pid"]) == pid
+                if is_shared:
+                    # The proxy may have no second backend for A while B's transaction is open: ask A nothing more.
+                    await b.fetchval(SQL["unlock"], number)
+                else:
+                    is_shared = await a.fetchval(SQL["backend_pid"]) != pid
+                    is_shared = is_shared or not await a.fetchval(SQL["holds_lock"], number)
+            if is_shared:
+                raise FatalError(
+                    "the database is reached through a transaction-pooling proxy, and pg-kafka holds locks in its sessions:"
+                    " give it the address of PostgreSQL itself, or of a session-pooling proxy"
+                )
+            await a.fetchval(SQL["unlock"], number)
+    except asyncpg.TooManyConnectionsError as error:
+        raise FatalError(
+            f"the database has no room for the {connections_needed(config)} connections that pg-kafka needs:"
+            f" {describe(error)}"
+        ) from error
     except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
         raise FatalError(f"cannot check the database: {describe(error)}") from error
 
@@ -70,13 +100,10 @@ async def refuse_pooling_proxy(dsn: str) -> None:
 async def refuse_too_few_connections(dsn: str, config: Config) -> list[str]:
     """Raise FatalError when the server, database or role allows fewer connections than the broker opens.
 
-    Returns what to know about the server otherwise.
+    Returns what to know about the server otherwise. Raises StorageError.
     """
-    session = await _session(dsn)
-    try:
-        server = await sessions.only_row(session.connection, SQL["server"])
-    finally:
-        await session.close()
+    async with sessions.opened(dsn, "check") as connection:
+        server = await sessions.only_row(connection, SQL["server"])
     problem = _connection_problem(server, config)
     if problem:
         raise FatalError(problem)
@@ -117,17 +144,11 @@ async def examine(config: Config) -> list[Finding]:
 
 def _examine_address(config: Config) -> list[Finding]:
     findings: list[Finding] = []
-    listen = config.listen
-    family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((listen.host, listen.port))
-            findings.append(("ok", f"{listen} is free to listen on"))
-        except OSError as error:
-            findings.append(
-                ("error", f"cannot listen on {listen}: {error.strerror}; stop what uses it or give --listen")
-            )
+    try:
+        refuse_taken_address(config.listen)
+        findings.append(("ok", f"{config.listen} is free to listen on"))
+    except FatalError as error:
+        findings.append(("error", str(error)))
     findings += [("warning", advice) for advice in address_advice(config)]
     return findings
 
@@ -143,22 +164,27 @@ def is_loopback(host: str) -> bool:
 
 def address_advice(config: Config) -> list[str]:
     """What to know about the addresses before others connect."""
-    advice = []
-    if not is_loopback(config.listen.host):
-        advice.append(
-            f"{config.listen} can be reached by others and there is no authentication: whoever connects may read and write"
-        )
-    if config.advertise is None and _looks_translated(config.listen):
-        advice.append(
-            "this looks like a container or NAT: clients from outside need --advertise HOST:PORT, the address that they use"
-        )
+    if is_loopback(config.listen.host):
+        return []
+    advice = [
+        f"{config.listen} can be reached by others and there is no authentication: whoever connects may read and write"
+    ]
+    if config.advertise is None:
+        if _is_container():
+            advice.append(
+                "this looks like a container: clients from outside need --advertise HOST:PORT, the address that they use"
+            )
+        elif (own := _private_address(config.listen.host)) is not None:
+            advice.append(
+                f"this machine's own address {own} is a private one: clients beyond a NAT or port forward need"
+                " --advertise HOST:PORT, the address that they use"
+            )
     return advice
 
 
-def _looks_translated(listen: Address) -> bool:
-    """A wildcard address inside a container is reached through a port forward."""
-    if listen.host not in ("0.0.0.0", "::", ""):
-        return False
+def _is_container() -> bool:
+    if "KUBERNETES_SERVICE_HOST" in os.environ:
+        return True
     for marker in ("/.dockerenv", "/run/.containerenv"):
         try:
             with Path(marker).open():
@@ -172,90 +198,86 @@ def _looks_translated(listen: Address) -> bool:
         return False
 
 
+def _private_address(listen_host: str) -> str | None:
+    """The address that others see here, if only a private network can reach it."""
+    try:
+        if listen_host in WILDCARDS:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                probe.connect(FAR_AWAY)  # looks up the route and sends nothing
+                listen_host = probe.getsockname()[0]
+        address = ipaddress.ip_address(listen_host)
+    except (OSError, ValueError):
+        return None
+    return str(address) if address.is_private and not address.is_loopback else None
+
+
 def _examine_folder(config: Config) -> list[Finding]:
-    folder = DataFolder(config.data)
     try:
-        folder.claim()
+        version = DataFolder(config.data).examine()
+        brought = binaries.wheel_major()
     except FatalError as error:
         return [("error", str(error))]
-    try:
-        version = folder.version()
-    except FatalError as error:
-        return [("error", str(error))]
-    finally:
-        folder.release()
     if version is None:
-        return [("ok", f"a new embedded PostgreSQL will be made in {config.data}")]
+        return [("ok", f"a new embedded PostgreSQL {brought} will be made in {config.data}")]
+    if version != brought:
+        return [("error", binaries.wrong_version(config.data, version, brought))]
     return [("ok", f"{config.data} holds data of an embedded PostgreSQL {version}")]
 
 
 async def _examine_database(config: Config, dsn: str) -> list[Finding]:
+    given = GivenPostgres(dsn, log)
     try:
-        session = await _session(dsn)
+        await given.start()
     except FatalError as error:
         return [("error", str(error))]
-    findings: list[Finding] = []
+    findings: list[Finding] = [("ok", given.description)]
     try:
-        server = await sessions.only_row(session.connection, SQL["server"])
-        findings.append(
-            ("ok", f"PostgreSQL {server['version_text']}, database {server['database']}, role {server['role']}")
-        )
-        if server["version"] < OLDEST_SERVER:
-            findings.append(("error", "PostgreSQL 14 or newer is needed: use a newer server"))
-        if server["encoding"] != "UTF8":
-            findings.append(
-                ("error", f"the database has encoding {server['encoding']}: create one with ENCODING 'UTF8'")
-            )
-        if server["fsync"] != "on":
-            findings.append(
-                ("warning", "fsync is off: a crash of the machine loses acknowledged records; set fsync = on")
-            )
-        if server["full_page_writes"] != "on":
-            findings.append(
-                ("warning", "full_page_writes is off: a crash may damage tables; set full_page_writes = on")
-            )
-        if server["max_locks"] < WANTED_LOCKS_PER_TRANSACTION:
-            findings.append(
-                (
-                    "warning",
-                    f"max_locks_per_transaction is {server['max_locks']}: an SQL statement over kafka.messages locks every"
-                    f" segment; set it to {WANTED_LOCKS_PER_TRANSACTION} or more",
-                )
-            )
-        problem = _connection_problem(server, config)
-        findings.append(("error", problem) if problem else ("ok", f"{connections_needed(config)} connections fit"))
-        if server["has_schema"]:
-            version = await session.connection.fetchval(SQL["schema_version"])
-            if version > SCHEMA_VERSION:
-                findings.append(
-                    ("error", f"the schema has version {version}, newer than this program: use a newer pg-kafka")
-                )
-            elif version < SCHEMA_VERSION:
-                findings.append(("warning", f"the schema has version {version}; pg-kafka migrate or serve upgrades it"))
-            else:
-                findings.append(("ok", f"schema kafka, version {version}"))
-        elif not server["can_create"]:
-            findings.append(
-                (
-                    "error",
-                    f"role {server['role']} may not create schemas: GRANT CREATE ON DATABASE {server['database']} TO it",
-                )
-            )
-        else:
-            findings.append(("ok", "no schema kafka yet; serve or migrate creates it"))
-    except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
-        findings.append(("error", f"the database did not answer: {describe(error)}"))
-    finally:
-        await session.close()
-    try:
-        await refuse_pooling_proxy(dsn)
+        await refuse_pooling_proxy(dsn, config)
+        async with sessions.opened(dsn, "doctor") as connection:
+            findings += await _examine_schema(connection, config)
     except FatalError as error:
         findings.append(("error", str(error)))
+    except StorageError as error:
+        findings.append(("error", error.message))
     return findings
 
 
-async def _session(dsn: str) -> sessions.Session:
-    try:
-        return await sessions.connect(dsn, "doctor")
-    except StorageError as error:
-        raise FatalError(error.message) from error
+async def _examine_schema(connection: asyncpg.Connection, config: Config) -> list[Finding]:
+    findings: list[Finding] = []
+    state = await sessions.only_row(connection, MIGRATE_SQL["schema_state"])
+    if state["has_schema"] and not state["has_cluster"]:
+        return [("error", 'there is a schema "kafka" that is not pg_kafka\'s: rename it, or use another database')]
+    server = await sessions.only_row(connection, SQL["server"])
+    role, database = server["role"], server["database"]
+    if state["has_cluster"]:
+        version = await connection.fetchval(SQL["schema_version"])
+        if version > SCHEMA_VERSION:
+            return [("error", f"the schema has version {version}, newer than this program: use a newer pg-kafka")]
+        if version < SCHEMA_VERSION:
+            findings.append(("warning", f"the schema has version {version}; pg-kafka migrate or serve upgrades it"))
+        else:
+            findings.append(("ok", f"schema kafka, version {version}"))
+            stored = await connection.fetch(SQL["stored"])
+            config = with_database_settings(config, [(row["name"], row["value"]) for row in stored])
+    elif state["has_schema"]:
+        findings.append(
+            ("error", 'there is a schema "kafka" that is not pg_kafka\'s: rename it, or use another database')
+        )
+    elif not server["can_create"]:
+        findings.append(
+            ("error", f'role "{role}" may not create schemas here: GRANT CREATE ON DATABASE "{database}" TO "{role}"')
+        )
+    else:
+        findings.append(("ok", "no schema kafka yet; serve or migrate creates it"))
+    problem = _connection_problem(server, config)
+    findings.append(("error", problem) if problem else ("ok", f"{connections_needed(config)} connections fit"))
+    findings += [("warning", advice) for advice in _durability_advice(server)]
+    if server["max_locks"] < WANTED_LOCKS_PER_TRANSACTION:
+        findings.append(
+            (
+                "warning",
+                f"max_locks_per_transaction is {server['max_locks']}: an SQL statement over kafka.messages locks every"
+                f" segment; set it to {WANTED_LOCKS_PER_TRANSACTION} or more",
+            )
+        )
+    return findings

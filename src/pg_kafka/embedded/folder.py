@@ -65,6 +65,24 @@ class DataFolder:
             os.close(self._lock)
             self._lock = None
 
+    def examine(self) -> str | None:
+        """What `version` says, without making anything. Raises FatalError when `claim` or `version` would."""
+        try:
+            place = next(folder for folder in (self.path, *self.path.parents) if folder.exists())
+            if place == self.path and any(self.path.iterdir()):
+                self.claim()
+                try:
+                    return self.version()
+                finally:
+                    self.release()
+            if place == self.path:
+                self._check()
+            elif not os.access(place, os.W_OK | os.X_OK):
+                raise FatalError(f"data folder {self.path} cannot be made: {place} may not be written")
+        except OSError as error:
+            raise FatalError(f"data folder {self.path} cannot be used: {error.strerror or error}") from error
+        return None
+
     def open_to(self, user: ServerUser) -> None:
         """Let the server's user pass through the folder, without letting it list or change it. Raises FatalError."""
         self.path.chmod(0o711 if user.is_other else 0o700)

@@ -143,10 +143,7 @@ class EmbeddedPostgres:
         if version is None:
             await self._initialise(self._user, self._programs)
         elif version != self._programs.major:
-            raise FatalError(
-                f"data folder {self._folder.path} was made by PostgreSQL {version}, but this pg-kafka brings "
-                f"PostgreSQL {self._programs.version}: move the data with pg_dump, or use the pg-kafka that made it"
-            )
+            raise FatalError(binaries.wrong_version(self._folder.path, version, self._programs.version))
         if await self._adopt():
             return
         self._status = await self._launch(self._user, self._programs)

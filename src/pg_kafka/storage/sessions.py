@@ -118,13 +118,15 @@ async def connect(dsn: str, kind: str) -> Session:
     `kind` is shown in pg_stat_activity as `pg_kafka <kind>`. Raises StorageError when the server cannot be reached or
     is in recovery, FatalError when a pinned setting does not hold.
     """
+    name = {"application_name": f"pg_kafka {kind}"}
     try:
-        connection = await asyncpg.connect(
-            dsn,
-            timeout=CONNECT_TIMEOUT_S,
-            command_timeout=None,
-            server_settings={"application_name": f"pg_kafka {kind}", **PINNED},
-        )
+        try:
+            connection = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_S, server_settings=name | PINNED)
+        except asyncpg.PostgresError as error:
+            # A session-pooling proxy takes few settings with the connection; the others are then pinned one by one.
+            if "startup parameter" not in str(error):
+                raise
+            connection = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_S, server_settings=name)
     except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
         raise unavailable(f"cannot connect to the database: {describe(error)}") from error
     try:
@@ -137,6 +139,18 @@ async def connect(dsn: str, kind: str) -> Session:
         raise
 
 
+@contextlib.asynccontextmanager
+async def opened(dsn: str, kind: str) -> AsyncIterator[asyncpg.Connection]:
+    """A pinned connection for a moment. Raises StorageError, also for what goes wrong on it, and FatalError."""
+    session = await connect(dsn, kind)
+    try:
+        yield session.connection
+    except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
+        raise unavailable(f"the database did not answer: {describe(error)}") from error
+    finally:
+        await session.close()
+
+
 async def _pin(connection: asyncpg.Connection) -> Session:
     available = {
         row["name"]: row["setting"]
@@ -144,7 +158,7 @@ async def _pin(connection: asyncpg.Connection) -> Session:
             SQL["current_settings"], [*PINNED, *OPTIONAL, *TCP_SETTINGS, "synchronous_commit"]
         )
     }
-    wanted = dict(OPTIONAL)
+    wanted = {**PINNED, **OPTIONAL}
     if available.get("tcp_keepalives_idle", "0") != "0":
         wanted.update(TCP_SETTINGS)
     for name, value in wanted.items():

@@ -1,0 +1,147 @@
+"""`pg-kafka doctor` and `pg-kafka migrate`: what they find, say and leave behind."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from tests.broker.broken_setups import SETUPS, Surroundings
+from tests.broker.command import ANY_PORT, Done, Serving, environment, processes_of, run
+from tests.broker.pgbouncer import pgbouncer
+from tests.postgres import Database, PostgresServer
+
+from pg_kafka import checks, cli
+from pg_kafka.config import Address, Config
+
+Doctor = Callable[..., Done]
+
+
+@pytest.fixture
+def place(postgres15: PostgresServer, pg_database: Database, embedded_folder: Path) -> Surroundings:
+    return Surroundings(postgres15, pg_database, embedded_folder)
+
+
+@pytest.fixture
+def doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Doctor]:
+    """The command within this process, which saves starting one for each setup."""
+    root, own = logging.getLogger(), logging.getLogger("pg_kafka")
+    before = root.handlers[:], root.level, own.level
+
+    def call(*arguments: str, settings: Mapping[str, str]) -> Done:
+        wanted = environment(settings)
+        for name in set(os.environ) - set(wanted):
+            monkeypatch.delenv(name)
+        for name in settings:
+            monkeypatch.setenv(f"PG_KAFKA_{name}", settings[name])
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["doctor", *arguments])
+        return Done(int(ended.value.code or 0), *capsys.readouterr())
+
+    yield call
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
+    own.setLevel(before[2])
+
+
+@pytest.mark.parametrize("name", SETUPS)
+def test_doctor_finds_what_keeps_a_broker_from_starting(name: str, place: Surroundings, doctor: Doctor) -> None:
+    with SETUPS[name](place) as broken:
+        done = doctor(*broken.arguments, settings=broken.settings)
+    assert done.code == 1
+    errors = re.findall(r"^(?:error   |pg-kafka: )(.*)$", done.out + done.err, re.MULTILINE)
+    assert any(re.search(broken.sentence, error) for error in errors), done
+    assert "hidden" not in done.out + done.err
+
+
+def test_doctor_is_content_with_a_new_database_and_changes_nothing(place: Surroundings) -> None:
+    done = run("doctor", "--listen", ANY_PORT, "--database", place.database.dsn)
+    assert (done.code, done.err) == (0, "")
+    assert "no schema kafka yet" in done.out
+    assert "8 connections fit" in done.out
+    # The servers of the tests run without fsync.
+    assert "warning fsync is off" in done.out
+    assert place.server.sql("SELECT to_regnamespace('kafka') IS NULL", place.database.name) == "t\n"
+
+
+def test_doctor_makes_no_data_folder(embedded_folder: Path) -> None:
+    for data in (embedded_folder / "below" / "data", embedded_folder):
+        done = run("doctor", "--listen", ANY_PORT, "--data", str(data))
+        assert (done.code, done.err) == (0, "")
+        assert re.search(rf"a new embedded PostgreSQL \d+ will be made in {data}\n", done.out)
+        assert list(embedded_folder.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is closed to root")
+def test_doctor_finds_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    done = run("doctor", "--listen", ANY_PORT, "--data", str(tmp_path / "data"))
+    assert done.code == 1
+    assert f"{tmp_path} may not be written" in done.out
+
+
+def test_migrate_makes_the_schema_once_and_nothing_else(place: Surroundings) -> None:
+    listing = "SELECT relname, c.xmin FROM pg_class c WHERE relnamespace = 'kafka'::regnamespace ORDER BY 1"
+    seen = []
+    for _ in range(2):
+        done = run("migrate", "--database", place.database.dsn)
+        assert done.code == 0
+        assert (done.out, done.err) == ("", "")
+        seen.append(place.server.sql(listing, place.database.name))
+    assert "cluster" in seen[0]
+    assert seen[0] == seen[1]
+    assert place.server.sql("SELECT count(*) FROM kafka.brokers", place.database.name) == "0\n"
+    done = run("doctor", "--listen", ANY_PORT, "--database", place.database.dsn)
+    assert "schema kafka, version 1" in done.out
+
+
+def test_migrate_of_an_embedded_database_leaves_nothing_running(embedded_folder: Path) -> None:
+    data = embedded_folder / "data"
+    done = run("migrate", "--data", str(data))
+    assert (done.code, done.out, done.err) == (0, "", "")
+    assert processes_of(data) == []
+    assert run("doctor", "--listen", ANY_PORT, "--data", str(data)).code == 0
+
+
+def test_session_pooling_proxy_will_do(place: Surroundings) -> None:
+    with pgbouncer(place.server, place.database, "session") as dsn:
+        with Serving("--listen", ANY_PORT, "--database", dsn) as broker:
+            broker.ready()
+            assert broker.stop() == 0
+        assert run("doctor", "--listen", ANY_PORT, "--database", dsn).code == 0
+
+
+@pytest.mark.parametrize(
+    ("listen", "advertise", "container", "own", "expected"),
+    [
+        ("127.0.0.1", None, True, "10.0.0.7", []),
+        ("0.0.0.0", None, True, None, ["no authentication", "looks like a container"]),
+        ("0.0.0.0", None, False, "10.0.0.7", ["no authentication", "own address 10.0.0.7 is a private one"]),
+        ("0.0.0.0", None, False, None, ["no authentication"]),
+        ("0.0.0.0", "kafka.example", True, "10.0.0.7", ["no authentication"]),
+    ],
+)
+def test_advice_on_addresses(
+    listen: str,
+    advertise: str | None,
+    container: bool,
+    own: str | None,
+    expected: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(checks, "_is_container", lambda: container)
+    monkeypatch.setattr(checks, "_private_address", lambda _host: own)
+    config = Config(listen=Address(listen, 9092), advertise=Address(advertise, 9092) if advertise else None)
+    advice = checks.address_advice(config)
+    assert len(advice) == len(expected)
+    assert all(part in sentence for part, sentence in zip(expected, advice, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("host", "own"), [("192.168.1.5", "192.168.1.5"), ("93.184.215.14", None), ("kafka.example", None)]
+)
+def test_private_address_is_told_from_a_public_one(host: str, own: str | None) -> None:
+    assert checks._private_address(host) == own
