@@ -100,8 +100,9 @@ def test_offset_for_time_is_the_first_record_that_late(
 ) -> None:
     times = [100, 300, 200, 300, 500, 400]
     records = [Record(None, b"%d" % time, (), EPOCH_MS + time) for time in times]
-    for record in records:
-        confluent.produce(bootstrap, topic, [record])
+    with closing(confluent.producer(bootstrap)) as producer:
+        for record in records:  # a batch each
+            producer.send(topic, [record])
     asked = {0: 0, 100: 0, 101: 1, 200: 1, 300: 1, 301: 4, 500: 4, 501: -1}
     found = {time: client.offset_for_time(bootstrap, topic, EPOCH_MS + time) for time in asked}
     assert found == asked
@@ -129,12 +130,13 @@ def test_parked_consumer_gets_a_record_when_it_is_committed(
     if not client.keeps_open:
         pytest.skip(f"{client.name} does not stay")
     records = numbered(3)
-    confluent.produce(bootstrap, topic, records[:1])
-    with closing(client.consumer(bootstrap, topic, max_wait_ms=LONG_WAIT_MS)) as consumer:
+    producer = confluent.producer(bootstrap)
+    producer.send(topic, records[:1])
+    with closing(producer), closing(client.consumer(bootstrap, topic, max_wait_ms=LONG_WAIT_MS)) as consumer:
         assert_same(consumer.read(1), at_offsets(records[:1], [0]))
         assert consumer.read(1, timeout_s=0.5) == []
         for place in (1, 2):
-            confluent.produce(bootstrap, topic, records[place : place + 1])
+            producer.send(topic, records[place : place + 1])
             assert_same(consumer.read(1), at_offsets(records[place : place + 1], [place]))
 
 
