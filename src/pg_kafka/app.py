@@ -299,6 +299,7 @@ class Term:
         )
         await self._server.start()
         self.is_serving = True
+        log.info("serving", extra={"node": incarnation.node_id, "epoch": incarnation.epoch, "listen": config.listen})
 
     async def stop(self) -> None:
         """Stop in order: no new requests, finish those under way, checkpoints, sessions."""
