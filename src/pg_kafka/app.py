@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import dataclasses
 import logging
 import os
 import random
@@ -27,7 +28,7 @@ from pg_kafka.broker.context import Broker
 from pg_kafka.broker.fetch_sessions import FetchSessions
 from pg_kafka.broker.server import Server
 from pg_kafka.cluster.membership import Incarnation, Membership
-from pg_kafka.config import SETTINGS, Config, with_database_settings
+from pg_kafka.config import SETTINGS, Address, Config, with_database_settings
 from pg_kafka.embedded import Postgres
 from pg_kafka.embedded.given import GivenPostgres
 from pg_kafka.embedded.server import EmbeddedPostgres
@@ -143,6 +144,8 @@ async def _serve(config: Config) -> int:
                         if not shown:
                             shown = True
                             banner.show(settled, postgres, term.address, advice)
+                            # Port 0 was any port; from now on it is this one.
+                            config = dataclasses.replace(config, listen=Address(config.listen.host, term.address[1]))
                         await stop.unless(term.ended.wait())
                 finally:
                     await term.stop()

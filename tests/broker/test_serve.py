@@ -350,6 +350,27 @@ async def test_second_broker_waits_and_takes_over(how: signal.Signals, pg_dsn: s
             assert second.stop() == 0
 
 
+async def test_frozen_broker_is_replaced_and_waits_when_it_wakes(pg_dsn: str) -> None:
+    patience = {"HEARTBEAT_MS": "500", "EVICTION_MS": "1500"}
+    with serve("--database", pg_dsn, settings=patience) as first:
+        first.ready()
+        async with await RawClient.connect(first) as client:
+            topic = await client.create_topic()
+        with serve("--database", pg_dsn, settings=patience) as second:
+            second.wait_for("waiting")
+            first.send(signal.SIGSTOP)
+            second.ready()
+            async with await RawClient.connect(second) as client:
+                assert (await client.produce(topic, batch([b"kept"]))).error_code == 0
+            first.send(signal.SIGCONT)
+            assert f"another broker ({HOST}:" in first.wait_for("waiting")
+            assert not is_listening(first.port)
+            assert second.stop() == 0
+        wait_until(lambda: is_listening(first.port), "the first one serves again, where it did")
+        assert await values_in(first, topic) == [b"kept"]
+        assert first.stop() == 0
+
+
 def test_waiting_broker_ends_on_a_signal(pg_dsn: str) -> None:
     with serve("--database", pg_dsn) as first:
         first.ready()
