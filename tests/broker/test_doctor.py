@@ -31,7 +31,8 @@ def doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     root, own = logging.getLogger(), logging.getLogger("pg_kafka")
     before = root.handlers[:], root.level, own.level
 
-    def call(*arguments: str, settings: Mapping[str, str]) -> Done:
+    def call(*arguments: str, settings: Mapping[str, str] | None = None) -> Done:
+        settings = settings or {}
         wanted = environment(settings)
         for name in set(os.environ) - set(wanted):
             monkeypatch.delenv(name)
@@ -57,8 +58,8 @@ def test_doctor_finds_what_keeps_a_broker_from_starting(name: str, place: Surrou
     assert "hidden" not in done.out + done.err
 
 
-def test_doctor_is_content_with_a_new_database_and_changes_nothing(place: Surroundings) -> None:
-    done = run("doctor", "--listen", ANY_PORT, "--database", place.database.dsn)
+def test_doctor_is_content_with_a_new_database_and_changes_nothing(place: Surroundings, doctor: Doctor) -> None:
+    done = doctor("--listen", ANY_PORT, "--database", place.database.dsn)
     assert (done.code, done.err) == (0, "")
     assert "no schema kafka yet" in done.out
     assert "8 connections fit" in done.out
@@ -67,23 +68,23 @@ def test_doctor_is_content_with_a_new_database_and_changes_nothing(place: Surrou
     assert place.server.sql("SELECT to_regnamespace('kafka') IS NULL", place.database.name) == "t\n"
 
 
-def test_doctor_makes_no_data_folder(embedded_folder: Path) -> None:
+def test_doctor_makes_no_data_folder(embedded_folder: Path, doctor: Doctor) -> None:
     for data in (embedded_folder / "below" / "data", embedded_folder):
-        done = run("doctor", "--listen", ANY_PORT, "--data", str(data))
+        done = doctor("--listen", ANY_PORT, "--data", str(data))
         assert (done.code, done.err) == (0, "")
         assert re.search(rf"a new embedded PostgreSQL \d+ will be made in {data}\n", done.out)
         assert list(embedded_folder.iterdir()) == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is closed to root")
-def test_doctor_finds_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_doctor_finds_a_folder_that_cannot_be_made(tmp_path: Path, doctor: Doctor) -> None:
     tmp_path.chmod(0o500)
-    done = run("doctor", "--listen", ANY_PORT, "--data", str(tmp_path / "data"))
+    done = doctor("--listen", ANY_PORT, "--data", str(tmp_path / "data"))
     assert done.code == 1
     assert f"{tmp_path} may not be written" in done.out
 
 
-def test_migrate_makes_the_schema_once_and_nothing_else(place: Surroundings) -> None:
+def test_migrate_makes_the_schema_once_and_nothing_else(place: Surroundings, doctor: Doctor) -> None:
     listing = "SELECT relname, c.xmin FROM pg_class c WHERE relnamespace = 'kafka'::regnamespace ORDER BY 1"
     seen = []
     for _ in range(2):
@@ -94,16 +95,16 @@ def test_migrate_makes_the_schema_once_and_nothing_else(place: Surroundings) -> 
     assert "cluster" in seen[0]
     assert seen[0] == seen[1]
     assert place.server.sql("SELECT count(*) FROM kafka.brokers", place.database.name) == "0\n"
-    done = run("doctor", "--listen", ANY_PORT, "--database", place.database.dsn)
+    done = doctor("--listen", ANY_PORT, "--database", place.database.dsn)
     assert "schema kafka, version 1" in done.out
 
 
-def test_migrate_of_an_embedded_database_leaves_nothing_running(embedded_folder: Path) -> None:
+def test_migrate_of_an_embedded_database_leaves_nothing_running(embedded_folder: Path, doctor: Doctor) -> None:
     data = embedded_folder / "data"
     done = run("migrate", "--data", str(data))
     assert (done.code, done.out, done.err) == (0, "", "")
     assert processes_of(data) == []
-    assert run("doctor", "--listen", ANY_PORT, "--data", str(data)).code == 0
+    assert doctor("--listen", ANY_PORT, "--data", str(data)).code == 0
 
 
 def test_session_pooling_proxy_will_do(place: Surroundings) -> None:
