@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from tests.kafka_reference import HOST, ApacheKafka, end, free_port, wait_until_served
+from tests.kafka_reference import HOST, ApacheKafka, end, free_port, tail, wait_until_served
 
 COMMAND = Path(sys.executable).parent / "pg-kafka"
 
@@ -38,7 +38,8 @@ class Broker(ABC):
         """Kills it at once, as kill -9 does."""
 
     @abstractmethod
-    def is_running(self) -> bool: ...
+    def is_running(self) -> bool:
+        """False after stop or kill; raises AssertionError, once, when it ended by itself."""
 
     def ensure_started(self) -> None:
         """Starts it unless it runs."""
@@ -82,7 +83,7 @@ class PgKafka(Broker):
         if self._process is not None:
             process, self._process = self._process, None
             code = end(process, signal.SIGTERM)
-            assert code == 0, f"pg-kafka ended with code {code}:\n{self.log.read_text()[-4000:]}"
+            assert code == 0, f"pg-kafka ended with code {code}:\n{tail(self.log)}"
 
     def kill(self) -> None:
         if self._process is not None:
@@ -90,7 +91,13 @@ class PgKafka(Broker):
             end(process, signal.SIGKILL)
 
     def is_running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
+        if self._process is None:
+            return False
+        code = self._process.poll()
+        if code is not None:
+            self._process = None
+            raise AssertionError(f"pg-kafka ended by itself with code {code}:\n{tail(self.log)}")
+        return True
 
     def clean_up(self) -> None:
         try:

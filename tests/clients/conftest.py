@@ -101,6 +101,18 @@ def client(request: pytest.FixtureRequest, clients: Callable[[str], Client]) -> 
     return clients(request.param)
 
 
+@pytest.fixture(params=[name for name, library in LIBRARIES.items() if library.administers])
+def admin(request: pytest.FixtureRequest, clients: Callable[[str], Client]) -> Client:
+    """Each library with an admin client in turn."""
+    return clients(request.param)
+
+
+@pytest.fixture(params=[name for name, library in LIBRARIES.items() if library.keeps_open])
+def open_client(request: pytest.FixtureRequest, clients: Callable[[str], Client]) -> Client:
+    """Each library whose consumers stay open in turn."""
+    return clients(request.param)
+
+
 @pytest.fixture
 def confluent(clients: Callable[[str], Client]) -> Client:
     """The library that prepares what a test of another one needs."""

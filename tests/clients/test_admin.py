@@ -16,14 +16,6 @@ INVALID_PARTITIONS = 37
 INVALID_CONFIG = 40
 
 
-@pytest.fixture
-def admin(client: Client) -> Client:
-    """Each library that has an admin client."""
-    if not client.administers:
-        pytest.skip(f"{client.name} has no admin client")
-    return client
-
-
 def partitions_in_the_end(client: Client, bootstrap: str, topic: str, wanted: int) -> int:
     """How many partitions a topic has; a cluster may need a moment to tell all its nodes.
 
