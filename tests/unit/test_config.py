@@ -200,6 +200,7 @@ def test_password_in_the_database_url_is_not_shown() -> None:
 
 def test_data_folder_follows_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_DATA_HOME", raising=False)
     assert default_data_folder() == tmp_path / ".local/share/pg-kafka"
@@ -207,3 +208,5 @@ def test_data_folder_follows_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert default_data_folder() == Path("/srv/data/pg-kafka")
     monkeypatch.setenv("XDG_DATA_HOME", "relative")
     assert default_data_folder() == tmp_path / ".local/share/pg-kafka"
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert default_data_folder() == Path("/var/lib/pg-kafka/data")
