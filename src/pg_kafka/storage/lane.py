@@ -100,6 +100,7 @@ class Lane:
         self._queued_records = 0
         self._sessions: list[Session] = []
         self._in_flight: deque[Transaction] = deque()
+        self._building: Transaction | None = None  # taken from the queue, not yet in flight
         self._global_offsets = GlobalOffsets()
         self._dirty: dict[Partition, None] = {}
         self._checkpoints_due: deque[Partition] = deque()
@@ -216,12 +217,14 @@ class Lane:
                     return
                 continue
             await self._reserve_global_offsets()
-            transaction = self._build()
+            transaction = self._building = Transaction()
+            self._build(transaction)
             if transaction.parts or transaction.checkpoints:
                 await self._write(transaction)
             elif transaction.controls:
                 await self._drain()
                 self._finish_controls(transaction)
+            self._building = None
 
     async def _wait_for_work(self) -> None:
         self._wake.clear()
@@ -239,6 +242,7 @@ class Lane:
         session.commit_in_doubt = False
         alone = not self._in_flight and not transaction.has_statements and self._queued_bytes < OVERLAP_BYTES
         self._in_flight.append(transaction)
+        self._building = None
         try:
             if alone and transaction.bytes < ALONE_BYTES:
                 # One round trip less: the COPY is its own transaction. So its flush is inside and has no deadline.
@@ -309,9 +313,8 @@ class Lane:
             start = await session.connection.fetchval(SQL["next_global_block"], timeout=STATEMENT_TIMEOUT_S)
             self._global_offsets.add_block(start)
 
-    def _build(self) -> Transaction:
+    def _build(self, transaction: Transaction) -> None:
         """Take queued batches, round robin over partitions, and give them offsets."""
-        transaction = Transaction()
         while self._controls:
             control = self._controls.popleft()
             control.apply()
@@ -345,7 +348,6 @@ class Lane:
                 part = Part(partition)
                 transaction.checkpoints.append(part)
             part.checkpoint = self._checkpoint(partition, part.bytes, now_ms)
-        return transaction
 
     def _stage(self, part: Part, append: Append) -> bool:
         """Check a batch's sequence and give it its offset; False when it is answered without being written."""
@@ -504,52 +506,56 @@ class Lane:
             raise Fenced(f"another writer has used our offsets: {describe(error)}") from error
 
     async def _fail_culprits(self, transaction: Transaction, error: asyncpg.PostgresError) -> None:
-        """A data error: the partitions that cause it fail alone, the others keep their offsets and are written."""
-        self._in_flight.remove(transaction)
-        await self._drain()
-        assert transaction.session is not None
-        if transaction.session.connection.is_in_transaction():
-            await transaction.session.connection.execute("ROLLBACK", timeout=STATEMENT_TIMEOUT_S)
+        """A data error: the partitions that cause it fail alone, the others keep their offsets and are written.
+
+        What is not settled yet stays in flight, so that it is answered when the connection fails meanwhile.
+        """
+        while self._in_flight[0] is not transaction:
+            await self._settle_oldest()
+        session = transaction.session
+        assert session is not None
+        if session.connection.is_in_transaction():
+            await session.connection.execute("ROLLBACK", timeout=STATEMENT_TIMEOUT_S)
         culprit = named_culprit(transaction, error)
-        groups: deque[list[Part]] = deque()
         parts = list(transaction.parts.values())
-        if culprit is not None and len(parts) > 1:
+        groups: deque[list[Part]] = deque()
+        if len(parts) == 1:
+            del transaction.parts[parts[0].partition]
+            self._fail_part(parts[0], error)
+        elif culprit is not None:
             groups.extend([[culprit], [p for p in parts if p is not culprit]])
         else:
             groups.extend(_halves(parts))
-        if len(parts) == 1:
-            self._fail_part(parts[0], error)
-            groups.clear()
-        rest = Transaction(checkpoints=transaction.checkpoints, controls=transaction.controls)
         while groups:
             group = groups.popleft()
-            trial = Transaction(parts={p.partition: p for p in group}, session=transaction.session)
+            trial = Transaction(parts={p.partition: p for p in group}, session=session)
+            for partition in trial.parts:
+                del transaction.parts[partition]
             self._in_flight.append(trial)
             try:
-                connection = transaction.session.connection
-                await connection.execute("BEGIN", timeout=STATEMENT_TIMEOUT_S)
-                await write_statements(transaction.session, trial)
-                await copy(transaction.session, trial, timeout_s=STATEMENT_TIMEOUT_S)
-                trial.outcome = Outcome.COMMITTING
-                await self._commit(transaction.session)
-                trial.outcome = Outcome.COMMITTED
-                self._in_flight.remove(trial)
-                self._apply(trial)
+                await session.connection.execute("BEGIN", timeout=STATEMENT_TIMEOUT_S)
+                await write_statements(session, trial)
+                await copy(session, trial, timeout_s=STATEMENT_TIMEOUT_S)
             except asyncpg.PostgresError as again:
                 self._refuse_unique_violation(again)
-                if _is_abort(again):
-                    trial.outcome = Outcome.OPEN
                 if not is_data_error(again):
                     raise
                 self._in_flight.remove(trial)
-                await transaction.session.connection.execute("ROLLBACK", timeout=STATEMENT_TIMEOUT_S)
                 if len(group) == 1:
                     self._fail_part(group[0], again)
                 else:
+                    transaction.parts.update(trial.parts)
                     groups.extend(_halves(group))
-        if rest.checkpoints:
-            self._checkpoints_due.extend(p.partition for p in rest.checkpoints)
-        self._finish_controls(rest)
+                await session.connection.execute("ROLLBACK", timeout=STATEMENT_TIMEOUT_S)
+                continue
+            trial.outcome = Outcome.COMMITTING
+            await self._commit(session)
+            trial.outcome = Outcome.COMMITTED
+            self._in_flight.remove(trial)
+            self._apply(trial)
+        self._in_flight.remove(transaction)
+        self._checkpoints_due.extend(p.partition for p in transaction.checkpoints)
+        self._finish_controls(transaction)
 
     def _fail_part(self, part: Part, error: asyncpg.PostgresError) -> None:
         """The database refuses these rows: answer so, and give the offsets to what comes next."""
@@ -580,6 +586,12 @@ class Lane:
             else:
                 self._fail_transaction(transaction, result)
         self._in_flight.clear()
+        if self._building is not None:
+            self._fail_transaction(self._building, result)
+            for partition in self._building.parts:
+                touched[partition] = None
+                self._fail_pending(partition, result)
+            self._building = None
         for partition in self._ring:
             touched[partition] = None
             partition.is_ringed = False

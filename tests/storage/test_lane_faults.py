@@ -1,0 +1,98 @@
+"""A lane answers every batch once and leaves no gap, whatever fails and whenever it does."""
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import pytest
+from tests.storage.leader import Leader, leading
+from tests.wire_batches import batch, records, values
+
+from pg_kafka.errors import StorageError
+from pg_kafka.storage import lane as lane_module
+from pg_kafka.wire.error_codes import ErrorCode
+
+
+async def append_again(leader: Leader, topic: Any, index: int, wire: bytes) -> int:
+    """Append as a client does: again after a retriable error, to the partition as it is loaded then."""
+    for _ in range(50):
+        try:
+            result = await leader.append(await leader.partition(topic, index), wire)
+        except StorageError:
+            continue
+        if result.error == 0:
+            return result.base_offset
+        assert result.error in (ErrorCode.KAFKA_STORAGE_ERROR, ErrorCode.NOT_LEADER_OR_FOLLOWER), result
+        await asyncio.sleep(0.05)
+    raise AssertionError("never written")
+
+
+async def refuse_partition_1(dsn: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    for row in await connection.fetch("SELECT format('kafka.log_%s_%s', series, segment) AS leaf FROM kafka.segments"):
+        await connection.execute(f"ALTER TABLE {row['leaf']} ADD CHECK (partition <> 1) NOT VALID")
+    await connection.close()
+
+
+@pytest.mark.parametrize("trial", [1, 2, 3])
+async def test_connection_lost_while_the_culprit_is_sought(
+    pg_dsn: str, monkeypatch: pytest.MonkeyPatch, trial: int
+) -> None:
+    async with leading(pg_dsn) as leader:
+        topic = await leader.topic("t", 4)
+        partitions = await leader.log.load([(topic, index) for index in range(4)])
+        await refuse_partition_1(pg_dsn)
+        write, calls = lane_module.write_statements, 0
+
+        async def cut_at_a_trial(session: Any, transaction: Any) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == trial + 1:
+                session.drop()
+            await write(session, transaction)
+
+        monkeypatch.setattr(lane_module, "write_statements", cut_at_a_trial)
+        monkeypatch.setattr(lane_module, "named_culprit", lambda transaction, error: None)
+        answers = [leader.send(partition, batch(values(b"a", b"b"))) for partition in partitions]
+        results = await asyncio.wait_for(asyncio.gather(*answers), 10)
+        assert all(r.error in (0, ErrorCode.UNKNOWN_SERVER_ERROR, ErrorCode.KAFKA_STORAGE_ERROR) for r in results)
+        for index in (0, 2, 3):
+            expected = 2 if results[index].error == 0 else 0
+            assert await append_again(leader, topic, index, batch(values(b"c"))) == expected
+        assert leader.log.queued_bytes == 0
+
+
+async def test_error_while_a_transaction_is_built(pg_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with leading(pg_dsn) as leader:
+        topic = await leader.topic("t", 2)
+        partitions = await leader.log.load([(topic, 0), (topic, 1)])
+        make_rows, calls = lane_module.make_rows, 0
+
+        def fail_once(*arguments: Any) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == 2:
+                raise RuntimeError("a bug")
+            make_rows(*arguments)
+
+        monkeypatch.setattr(lane_module, "make_rows", fail_once)
+        answers = [leader.send(partition, batch(values(b"a"))) for partition in partitions]
+        results = await asyncio.wait_for(asyncio.gather(*answers), 10)
+        assert [r.error for r in results] == [ErrorCode.KAFKA_STORAGE_ERROR] * 2
+        for index in range(2):
+            assert await append_again(leader, topic, index, batch(values(b"b"))) == 0
+            found = records(await leader.log.read(await leader.partition(topic, index), 0, 1 << 20))
+            assert found == [(0, None, b"b")]
+        assert leader.log.queued_bytes == 0
+
+
+async def test_topic_is_deleted_while_the_lane_breaks(pg_dsn: str) -> None:
+    async with leading(pg_dsn) as leader:
+        topic = await leader.topic("t")
+        partition = await leader.partition(topic)
+        answer = leader.send(partition, batch(values(b"a")))
+        for session in leader.log._lanes[0]._sessions:
+            session.drop()
+        await asyncio.wait_for(leader.topics.delete([topic]), 10)
+        await asyncio.wait_for(answer, 10)
+        assert "t" not in leader.topics.by_name
