@@ -36,7 +36,7 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.kafka_reference import HOST, ApacheKafka, ToolMissing, end, free_port, java, wait_until_served  # noqa: E402
+from tests.kafka_reference import HOST, ApacheKafka, ToolMissing, end, free_port, java, spawn, wait_until_served  # noqa: E402
 
 RESULTS = ROOT / "bench" / "results"
 COMMAND = Path(sys.executable).parent / "pg-kafka"
@@ -103,8 +103,7 @@ class PgKafka:
         self._folder.chmod(0o711)  # as root, PostgreSQL runs as another user
         log = self._folder / "pg-kafka.log"
         command = [str(COMMAND), "serve", "--listen", self.bootstrap, "--data", str(self._folder / "data")]
-        with log.open("wb") as output:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        self._process = spawn(command, log)
         wait_until_served(self.port, self._process, log)
 
     def stop(self) -> None:

@@ -7,6 +7,7 @@ Nothing here is used by the package.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import shutil
@@ -25,6 +26,10 @@ HOST = "127.0.0.1"
 ROOT = Path(__file__).resolve().parents[1]
 JAVA_DIR = Path(__file__).resolve().parent / "clients" / "java"
 BUILD_DIR = ROOT / "build" / "clients"
+
+# Linux only; looked up here because nothing may be loaded between fork and exec.
+_PRCTL = getattr(ctypes.CDLL(None), "prctl", None)
+_PR_SET_PDEATHSIG = 1
 
 
 class ToolMissing(Exception):
@@ -86,6 +91,19 @@ def free_port() -> int:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def spawn(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    """Starts a broker that writes to `log` and is told to end when we die, however we die."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=_end_with_parent
+        )
+
+
+def _end_with_parent() -> None:
+    if _PRCTL is not None:
+        _PRCTL(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def wait_until_served(port: int, process: subprocess.Popen[bytes], log: Path, timeout_s: float = 60) -> None:
@@ -163,9 +181,7 @@ class ApacheKafka:
             subprocess.run(java("kafka.tools.StorageTool", *arguments), check=True, capture_output=True, timeout=120)
         # The collector that Kafka's own start script chooses, for a fair comparison.
         options = ("-server", f"-Xms{self.heap}", f"-Xmx{self.heap}", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20")
-        with self.log.open("ab") as log:
-            command = java("kafka.Kafka", str(self._properties), options=options)
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        self.process = spawn(java("kafka.Kafka", str(self._properties), options=options), self.log)
         wait_until_served(self.port, self.process, self.log)
 
     def stop(self) -> None:

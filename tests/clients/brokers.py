@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
-from tests.kafka_reference import HOST, ApacheKafka, end, free_port, tail, wait_until_served
+from tests.kafka_reference import HOST, ApacheKafka, end, free_port, spawn, tail, wait_until_served
 
 COMMAND = Path(sys.executable).parent / "pg-kafka"
 
@@ -75,8 +75,7 @@ class PgKafka(Broker):
     def start(self) -> None:
         place = ["--database", self._database] if self._database else ["--data", str(self._data)]
         command = [str(COMMAND), "serve", "--listen", self.bootstrap, *place]
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self._process = spawn(command, self.log)
         wait_until_served(self._port, self._process, self.log)
 
     def stop(self) -> None:
