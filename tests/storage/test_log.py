@@ -7,6 +7,7 @@ import pytest
 from tests.storage.leader import Leader, leading
 from tests.wire_batches import batch, records, values
 
+from pg_kafka.storage.partition import AppendResult
 from pg_kafka.wire.error_codes import ErrorCode
 
 
@@ -233,3 +234,21 @@ async def test_second_broker_waits_and_takes_over(pg_dsn: str) -> None:
     partition = await second.partition(second.topics.by_name["t"])
     assert (await second.append(partition, batch(values(b"c")))).base_offset == 2
     await second.stop()
+
+
+async def test_large_producer_does_not_hold_up_a_small_one(pg_dsn: str) -> None:
+    async with leading(pg_dsn) as leader:
+        topic = await leader.topic("t", 2)
+        large, small = await leader.log.load([(topic, 0), (topic, 1)])
+        done: list[str] = []
+
+        def note(name: str, answer: "asyncio.Future[AppendResult]") -> "asyncio.Future[AppendResult]":
+            answer.add_done_callback(lambda _: done.append(name))
+            return answer
+
+        big = batch(values(*[b"x" * 1000] * 200))
+        answers = [note("large", leader.send(large, big)) for _ in range(60)]
+        answers.append(note("small", leader.send(small, batch(values(b"y")))))
+        assert all((await answer).error == 0 for answer in answers)
+        # 12 MB were queued before it; it shares the first transaction.
+        assert done.index("small") < 30
