@@ -25,6 +25,7 @@ with warnings.catch_warnings():
     import kafka.errors
 
 T = TypeVar("T")
+LOG_LEVEL = 2  # librdkafka would tell each refused connection of a restart
 
 
 class ConfluentProducer(Producer):
@@ -114,6 +115,7 @@ class Confluent(Client):
                 "compression.type": codec,
                 "message.max.bytes": max_bytes,
                 "reconnect.backoff.max.ms": 200,
+                "log_level": LOG_LEVEL,
             }
         )
 
@@ -159,7 +161,7 @@ class Confluent(Client):
     def _admin(self, bootstrap: str) -> confluent_kafka.admin.AdminClient:
         """One for each broker, kept: when it is collected, its pending futures fail."""
         if bootstrap not in self._admins:
-            settings = {"bootstrap.servers": bootstrap, "reconnect.backoff.max.ms": 200}
+            settings = {"bootstrap.servers": bootstrap, "reconnect.backoff.max.ms": 200, "log_level": LOG_LEVEL}
             self._admins[bootstrap] = confluent_kafka.admin.AdminClient(settings)
         return self._admins[bootstrap]
 
@@ -173,6 +175,7 @@ class Confluent(Client):
             "auto.offset.reset": "error",
             "fetch.wait.max.ms": max_wait_ms,
             "socket.timeout.ms": max_wait_ms + 60_000,
+            "log_level": LOG_LEVEL,
         }
 
     @staticmethod

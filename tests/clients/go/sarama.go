@@ -12,7 +12,7 @@ type saramaLibrary struct{}
 func saramaConfig() *sarama.Config {
 	config := sarama.NewConfig()
 	config.Version = sarama.V4_1_0_0
-	config.Metadata.Retry.Max = 50
+	config.Metadata.Retry.Max = 600
 	config.Metadata.Retry.Backoff = 100 * time.Millisecond
 	return config
 }
