@@ -14,6 +14,11 @@ from pg_kafka.coordinator.topic_configs import TOPIC_CONFIGS
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 NOT_SETTINGS = {"config", "cli", "lock", "conf"}  # modules and files, written pg_kafka.lock
+OF_TESTS = {
+    name
+    for file in (ROOT / "tests").rglob("*.py")
+    for name in re.findall(r"environ\.get\(\"(PG_KAFKA_[A-Z_]+)\"", file.read_text())
+}
 page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
@@ -44,13 +49,16 @@ def test_linked_and_named_files_exist(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
         assert (page.parent / target).exists(), target
     for name in re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.(?:py|pyx|sql))`", text):
-        assert any((ROOT / folder / name).exists() for folder in ("", "src/pg_kafka", "src/pg_kafka/storage")), name
+        in_package = any((ROOT / folder / name).exists() for folder in ("", "src/pg_kafka", "src/pg_kafka/storage"))
+        assert in_package or any((ROOT / "tests").rglob(name)), name
 
 
 @page
 def test_settings_and_variables_exist(page: Path) -> None:
     text = page.read_text()
-    assert set(re.findall(r"PG_KAFKA_[A-Z_]+", text)) <= {s.environment for s in SETTINGS} | {"PG_KAFKA_CONFIG"}
+    assert (
+        set(re.findall(r"PG_KAFKA_[A-Z_]+", text)) <= {s.environment for s in SETTINGS} | {"PG_KAFKA_CONFIG"} | OF_TESTS
+    )
     assert set(re.findall(r"\bpg_kafka\.([a-z_]+)\b(?!\.py)", text)) <= {s.attribute for s in SETTINGS} | NOT_SETTINGS
 
 
