@@ -9,6 +9,8 @@ from pg_kafka.wire.messages.find_coordinator_response import Coordinator, FindCo
 
 _GROUP, _TRANSACTION = 0, 1
 _SINCE_BATCHES = 4
+# Kafka's message of an answer that is no error: null neither in the old form nor in the new one.
+_NO_ERROR, _NO_ERROR_IN_BATCH = "NONE", ""
 _UNKNOWN_TYPE = "there is no coordinator for this type of key"
 
 
@@ -25,9 +27,12 @@ async def find_coordinator(ctx: Context, request: FindCoordinatorRequest) -> Fin
     node_id = ctx.broker.log.node_id
     host, port = ctx.broker.advertised(ctx.connection)
     if ctx.version < _SINCE_BATCHES:
-        return FindCoordinatorResponse(node_id=node_id, host=host, port=port)
+        return FindCoordinatorResponse(error_message=_NO_ERROR, node_id=node_id, host=host, port=port)
     return FindCoordinatorResponse(
-        coordinators=[Coordinator(key=key, node_id=node_id, host=host, port=port) for key in request.coordinator_keys]
+        coordinators=[
+            Coordinator(key=key, error_message=_NO_ERROR_IN_BATCH, node_id=node_id, host=host, port=port)
+            for key in request.coordinator_keys
+        ]
     )
 
 

@@ -15,12 +15,15 @@ from pg_kafka.wire.messages.offset_for_leader_epoch_response import (
     OffsetForLeaderTopicResult,
 )
 
+_NO_EPOCH = -1
+
 
 async def offset_for_leader_epoch(ctx: Context, request: OffsetForLeaderEpochRequest) -> OffsetForLeaderEpochResponse:
     """Tell clients up to where the log that they know is still the log (KIP-320).
 
     Versions  2-4. 4 is the first flexible one.
     Rules     - the answer is the largest epoch not above the one asked for, and the offset after its last record
+              - epoch -1 is none: epoch and offset -1
               - the current epoch ends at the high watermark; a newer one is unknown: epoch and offset -1
               - current_leader_epoch older than ours is FENCED_LEADER_EPOCH, newer UNKNOWN_LEADER_EPOCH
               - each partition answers for itself
@@ -43,5 +46,7 @@ def _end_of_epoch(asked: OffsetForLeaderPartition, partition: Partition | Partit
     code = check_leader_epoch(partition, asked.current_leader_epoch)
     if code:
         return EpochEndOffset(partition=asked.partition, error_code=code)
+    if asked.leader_epoch == _NO_EPOCH:
+        return EpochEndOffset(partition=asked.partition)
     epoch, end = partition.end_of_epoch(asked.leader_epoch)
     return EpochEndOffset(partition=asked.partition, leader_epoch=epoch, end_offset=end)

@@ -240,19 +240,20 @@ class _Fetch:
         if entry.last_fetched_epoch >= 0:
             epoch, end = partition.end_of_epoch(entry.last_fetched_epoch)
             if epoch < 0:
-                answer.error_code = ErrorCode.OFFSET_OUT_OF_RANGE
-                return answer
+                return _out_of_range(answer)
             if epoch < entry.last_fetched_epoch or end < entry.fetch_offset:
                 answer.diverging_epoch = EpochEndOffset(epoch=epoch, end_offset=end)
                 return answer
         if not partition.log_start_offset <= entry.fetch_offset <= partition.high_watermark:
-            answer.error_code = ErrorCode.OFFSET_OUT_OF_RANGE
+            return _out_of_range(answer)
         return answer
 
     def _refusal(self, entry: SessionPartition, error: PartitionError | None) -> PartitionData:
         """The answer of a partition that is not here. Without an error it went away while others were loaded."""
         self._is_urgent = True
-        return _error(entry, ErrorCode.NOT_LEADER_OR_FOLLOWER if error is None else error.code)
+        answer = _error(entry, ErrorCode.NOT_LEADER_OR_FOLLOWER if error is None else error.code)
+        answer.aborted_transactions = _NOTHING  # as Kafka has it: null in the errors of partitions that are here
+        return answer
 
     # -- between attempts --------------------------------------------------------------------------------------------
 
@@ -394,6 +395,13 @@ def _is_news(entry: SessionPartition, answer: PartitionData) -> bool:
 
 def _error(entry: SessionPartition, code: int) -> PartitionData:
     return PartitionData(partition_index=entry.index, error_code=code, high_watermark=-1, records=b"")
+
+
+def _out_of_range(answer: PartitionData) -> PartitionData:
+    """The error, in an answer that says where the log is."""
+    answer.error_code = ErrorCode.OFFSET_OUT_OF_RANGE
+    answer.aborted_transactions = None
+    return answer
 
 
 def _fill(answer: PartitionData, batches: Sequence[bytes], budget: int, is_first: bool, stop: int | None) -> int:

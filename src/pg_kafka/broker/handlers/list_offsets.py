@@ -84,7 +84,9 @@ async def _find(
         return _answer(asked, offset=end, leader_epoch=partition.leader_epoch)
     if asked.timestamp in (EARLIEST, EARLIEST_LOCAL):
         start = partition.log_start_offset
-        return _answer(asked, offset=start, leader_epoch=partition.epoch_at(start))
+        is_empty = start >= partition.high_watermark  # then the epoch of the record that may come
+        epoch = partition.leader_epoch if is_empty else partition.epoch_at(start)
+        return _answer(asked, offset=start, leader_epoch=epoch)
     if asked.timestamp in (LATEST_TIERED, EARLIEST_PENDING_UPLOAD):
         return _answer(asked)
     log = ctx.broker.log

@@ -78,9 +78,7 @@ async def create_topics(ctx: Context, request: CreateTopicsRequest) -> CreateTop
                 raise _Refused(ErrorCode.INVALID_REQUEST, "Duplicate topic name.")
             specs.append(_checked(broker, topic))
         except _Refused as refused:
-            results.append(
-                CreatableTopicResult(name=topic.name, error_code=refused.code, error_message=refused.message)
-            )
+            results.append(_not_created(topic.name, refused.code, refused.message))
     created: Sequence[Topic | int] = () if request.validate_only or not specs else await broker.topics.create(specs)
     plain = _described_configs(broker, {}) if ctx.version >= _SINCE_CONFIGS_IN_ANSWERS else None
     for index, spec in enumerate(specs):
@@ -107,9 +105,7 @@ def create_topics_failure(request: CreateTopicsRequest, code: int) -> CreateTopi
 
 
 def _all_refused(names: Iterable[str], code: int, message: str | None) -> CreateTopicsResponse:
-    return CreateTopicsResponse(
-        topics=[CreatableTopicResult(name=name, error_code=code, error_message=message) for name in names]
-    )
+    return CreateTopicsResponse(topics=[_not_created(name, code, message) for name in names])
 
 
 def _partitions_asked(topic: CreatableTopic) -> int:
@@ -196,7 +192,12 @@ def _check_replicas(broker: Broker, broker_ids: Sequence[int]) -> None:
 
 def _creation_failed(name: str, code: int) -> CreatableTopicResult:
     message = f"Topic '{name}' already exists." if code == ErrorCode.TOPIC_ALREADY_EXISTS else None
-    return CreatableTopicResult(name=name, error_code=code, error_message=message)
+    return _not_created(name, code, message)
+
+
+def _not_created(name: str, code: int, message: str | None) -> CreatableTopicResult:
+    """An error has an empty list of configs; null would mean that the client may not see them."""
+    return CreatableTopicResult(name=name, error_code=code, error_message=message, configs=())
 
 
 def _described_configs(broker: Broker, configs: Mapping[str, str]) -> list[CreatableTopicConfigs]:

@@ -1,0 +1,87 @@
+"""Both brokers, started once, and what each case showed on them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.broker.conftest import serving
+from tests.broker.rawclient import RawClient
+from tests.compare import cases_admin, cases_bytes, cases_log
+from tests.compare.answers import differences, field_of, flattened
+from tests.compare.scene import Case, Scene, Side
+from tests.kafka_reference import HOST, ApacheKafka, ToolMissing
+
+assert cases_admin and cases_bytes and cases_log  # importing them fills the table
+
+# Records of the cases are old: the check that would remove them never comes. Internal topics small.
+KAFKA_SETTINGS = {
+    "log.initial.task.delay.ms": "86400000",
+    "offsets.topic.num.partitions": "1",
+    "transaction.state.log.num.partitions": "1",
+    "share.coordinator.state.topic.num.partitions": "1",
+}
+
+Seen = dict[tuple[str, str, str], set[int]]
+"""Field, Kafka's value and pg_kafka's, and the versions in which they differ so."""
+
+
+class KafkaAddress:
+    def __init__(self, kafka: ApacheKafka) -> None:
+        self.host = HOST
+        self.port = kafka.port
+
+
+@pytest.fixture(scope="session")
+def sides(postgres15: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Side, Side]]:
+    """Apache Kafka and pg_kafka."""
+    folder: Path = tmp_path_factory.mktemp("compare")
+    try:
+        kafka = ApacheKafka(folder / "kafka", KAFKA_SETTINGS, heap="512m")
+        kafka.start()
+    except ToolMissing as missing:
+        if os.environ.get("PG_KAFKA_REQUIRE_CLIENTS") == "1":
+            pytest.fail(str(missing))
+        pytest.skip(str(missing))
+    database = postgres15.create_database()
+    try:
+        with serving(database.dsn, folder, {}) as broker:
+            yield Side("Kafka", KafkaAddress(kafka)), Side("pg_kafka", broker)
+    finally:
+        kafka.kill()
+        postgres15.drop_database(database)
+
+
+@asynccontextmanager
+async def scene(side: Side, case: Case, version: int) -> AsyncIterator[Scene]:
+    async with await RawClient.connect(side.address) as client:
+        yield Scene(side, case.name, case.api_key, version, client)
+
+
+async def seen_on(side: Side, case: Case, version: int) -> dict[str, str]:
+    """What one broker shows."""
+    async with scene(side, case, version) as there:
+        answer = await case.ask(there)
+    return flattened(answer, side.names)
+
+
+@pytest.fixture(scope="session")
+def compared(sides: tuple[Side, Side]) -> Callable[[Case], Awaitable[Seen]]:
+    """What differs in a case; it is asked once."""
+    known: dict[str, Seen] = {}
+
+    async def compare(case: Case) -> Seen:
+        if case.name not in known:
+            found: Seen = {}
+            for version in case.versions:
+                kafka, ours = [await seen_on(side, case, version) for side in sides]
+                for path, pair in differences(kafka, ours).items():
+                    found.setdefault((field_of(path), *pair), set()).add(version)
+            known[case.name] = found
+        return known[case.name]
+
+    return compare
