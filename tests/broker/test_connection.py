@@ -365,7 +365,7 @@ async def test_failure_is_answered_in_the_form_of_the_api(error: Exception, code
         assert (topic.name, topic.error_code, topic.topic_id) == ("a", code, UUID(int=0))
 
 
-async def test_connections_above_the_limits_are_closed() -> None:
+async def test_connections_above_the_limits_are_closed(caplog: pytest.LogCaptureFixture) -> None:
     for setting in ("max_connections", "max_connections_per_ip"):
         async with serving(Handlers(), **{setting: 1}) as (server, _):
             async with connected(server) as first, connected(server) as second:
@@ -377,6 +377,11 @@ async def test_connections_above_the_limits_are_closed() -> None:
             async with connected(server) as third:
                 third.send(ApiVersionsRequest(), API_VERSIONS, 0)
                 await third.receive(API_VERSIONS, 0)
+    warnings = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert [vars(record)["reason"] for record in warnings] == [
+        "more than max.connections = 1",
+        "more than max.connections.per.ip = 1",
+    ]
 
 
 async def test_idle_connection_is_closed_and_one_that_waits_for_its_answer_is_not() -> None:
@@ -390,10 +395,35 @@ async def test_idle_connection_is_closed_and_one_that_waits_for_its_answer_is_no
             await waiting.receive(PRODUCE, 9)
 
 
-async def test_half_sent_frame_counts_as_idle() -> None:
+async def test_half_sent_frame_counts_as_idle(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     async with serving(Handlers(), connections_max_idle_ms=100) as (server, _), connected(server) as peer:
         peer.writer.write(b"\x00\x00\x10\x00half")
         assert await peer.is_closed()
+    assert any("connections.max.idle.ms = 100" in vars(record).get("reason", "") for record in caplog.records)
+
+
+async def test_reaching_the_budget_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    handlers = Handlers()
+    size = 4 * RESERVE_BYTES
+    async with serving(handlers, queued_max_request_bytes=size) as (server, _), connected(server) as first:
+        async with connected(server) as second:
+            first.send(batch(2 * size), PRODUCE, 9)
+            await handlers.until(lambda: len(handlers.produced) == 1)
+            second.send(batch(2 * size), PRODUCE, 9)
+            await handlers.until(lambda: bool(caplog.records))
+    assert caplog.records[0].getMessage() == "connections wait for memory"
+    assert vars(caplog.records[0])["limit"] == f"queued.max.request.bytes = {size}"
+
+
+async def test_connection_that_is_not_read_is_told_who_looks_for_it(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "pg_kafka")
+    handlers = Handlers()
+    async with serving(handlers) as (server, _), connected(server) as peer:
+        for number in range(3):
+            peer.send(batch(8 * 2**20), PRODUCE, 9, number)
+        await handlers.until(lambda: any(record.getMessage() == "connection waits" for record in caplog.records))
+        peer.writer.transport.abort()  # what is not read is not to be waited for
 
 
 async def test_large_requests_wait_while_the_budget_is_used_up_and_small_ones_pass() -> None:

@@ -76,7 +76,7 @@ class Connection(asyncio.Protocol):
         self.info.local = _address(transport.get_extra_info("sockname"))
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_HIGH_BYTES, low=WRITE_BUFFER_LOW_BYTES)
         if (refusal := self._server.admit(self)) is not None:
-            self.close(refusal)
+            self.close(refusal, level=logging.WARNING)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_closed = True
@@ -110,6 +110,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._is_writing_paused = True
+        self._note_pause("its answers are not read", f"{WRITE_BUFFER_HIGH_BYTES} bytes of answers")
 
     def resume_writing(self) -> None:
         self._is_writing_paused = False
@@ -147,6 +148,16 @@ class Connection(asyncio.Protocol):
                 self._transport.resume_reading()
             else:
                 self._transport.pause_reading()
+                self._note_pause(
+                    "its requests are many",
+                    f"{MAX_REQUEST_BYTES} bytes in progress, {MAX_QUEUED_REQUESTS} requests in line, or the budget",
+                )
+
+    def _note_pause(self, reason: str, limit: str) -> None:
+        """Ordinary under load, so that only who looks for it sees it."""
+        self._server.note(
+            "connection waits", reason, level=logging.DEBUG, peer=self.info.peer[0], reason=reason, limit=limit
+        )
 
     def _charge(self, held_bytes: int, partial_bytes: int) -> None:
         if (charged := (held_bytes, partial_bytes)) != self._charged:
@@ -314,6 +325,9 @@ class Connection(asyncio.Protocol):
     def fail(self, reason: str) -> None:
         self.close(reason)
 
+    def note(self, message: str, reason: str) -> None:
+        self._server.note(message, "", level=logging.INFO, peer=self.info.peer[0], reason=reason)
+
     # The server's side
 
     @property
@@ -330,13 +344,13 @@ class Connection(asyncio.Protocol):
         else:
             self._update_reading()
 
-    def close(self, reason: str) -> None:
+    def close(self, reason: str, *, level: int = logging.INFO) -> None:
         """Close with a log line. What has been answered before is still sent."""
         if self.is_closed:
             return
         self.is_closed = True
         self._queue.clear()
-        self._server.note("connection closed", reason, level=logging.INFO, peer=self.info.peer[0], reason=reason)
+        self._server.note("connection closed", reason, level=level, peer=self.info.peer[0], reason=reason)
         self._transport.close()
 
     def abort(self) -> None:

@@ -88,6 +88,8 @@ class ReplySink(Protocol):
 
     def fail(self, reason: str) -> None: ...
 
+    def note(self, message: str, reason: str) -> None: ...
+
 
 class Reply:
     """The answer to one request of a hot handler; answers leave in the order of the requests.
@@ -125,6 +127,10 @@ class Reply:
             self.on_abandon = None
             if not self.is_abandoned:
                 self._sink.fail(reason)
+
+    def note(self, message: str, reason: str) -> None:
+        """A log line about what the peer asked for; of each message only some are written."""
+        self._sink.note(message, reason)
 
     def abandon(self) -> None:
         """The connection is gone: tell the handler's callback. For the connection only."""

@@ -42,7 +42,7 @@ class Server:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._budget = RequestBudget(
-            broker.config.request_budget_bytes, lambda: broker.log.queued_bytes, self._watch_budget
+            broker.config.request_budget_bytes, lambda: broker.log.queued_bytes, self._on_wanted
         )
         self._connections: set[Connection] = set()
         self._per_address: Counter[str] = Counter()
@@ -153,6 +153,8 @@ class Server:
 
         Kinds that differ in numbers only are one.
         """
+        if not logger.isEnabledFor(level):
+            return
         now = asyncio.get_running_loop().time()
         kind = _DIGITS.sub("", kind)
         if len(self._notes) >= MAX_NOTE_KINDS and (message, kind) not in self._notes:
@@ -186,8 +188,27 @@ class Server:
         oldest = asyncio.get_running_loop().time() - self._broker.config.connections_max_idle_ms / 1000
         for connection in list(self._connections):
             if connection.last_active < oldest and connection.is_idle:
+                self.note(
+                    "connection closed",
+                    "idle",
+                    level=logging.INFO,
+                    peer=connection.info.peer[0],
+                    reason=f"idle for connections.max.idle.ms = {self._broker.config.connections_max_idle_ms}",
+                )
                 connection.abort()
         self._schedule_idle_check()
+
+    def _on_wanted(self) -> None:
+        """The first of possibly many connections begins to wait for memory."""
+        self.note(
+            "connections wait for memory",
+            "",
+            level=logging.WARNING,
+            request_bytes=self._budget.used_bytes,
+            unwritten_bytes=self._broker.log.queued_bytes,
+            limit=f"queued.max.request.bytes = {self._budget.limit_bytes}",
+        )
+        self._watch_budget()
 
     def _watch_budget(self) -> None:
         self._budget_timer = asyncio.get_running_loop().call_later(BUDGET_CHECK_S, self._relieve_budget)
@@ -205,7 +226,13 @@ class Server:
                 if held <= self._budget.limit_bytes // 2 or connection.frame_begun > oldest:
                     break
                 held -= connection.partial_bytes
-                self.note("connection closed", "stalled", level=logging.WARNING, reason="a request stalled half-sent")
+                self.note(
+                    "connection closed",
+                    "stalled",
+                    level=logging.WARNING,
+                    peer=connection.info.peer[0],
+                    reason="a request stalled half-sent while memory was short",
+                )
                 connection.abort()
         self._budget.wake()
         if self._budget.is_wanted:

@@ -168,6 +168,8 @@ class _Answer:
         response.log_append_time_ms = result.log_append_time_ms
         response.log_start_offset = result.log_start_offset
         if result.error:
+            if result.error == ErrorCode.MESSAGE_TOO_LARGE:
+                self._reply.note("batch too large", result.message or "")
             response.error_message = result.message
             response.record_errors = [
                 BatchIndexAndErrorMessage(batch_index=index, batch_index_error_message=message)
