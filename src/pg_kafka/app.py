@@ -27,7 +27,7 @@ from pg_kafka.broker import dispatch
 from pg_kafka.broker.context import Broker
 from pg_kafka.broker.fetch_sessions import FetchSessions
 from pg_kafka.broker.server import Server
-from pg_kafka.cluster.membership import Incarnation, Membership
+from pg_kafka.cluster.membership import History, Incarnation, Membership
 from pg_kafka.config import SETTINGS, Address, Config, with_database_settings
 from pg_kafka.embedded import Postgres
 from pg_kafka.embedded.given import GivenPostgres
@@ -81,7 +81,17 @@ def _keep_freed_memory() -> None:
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.get_loop().set_exception_handler(_on_loop_error)
         return runner.run(work)
+
+
+def _on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    error = context.get("exception")
+    if isinstance(error, sessions.CONNECTION_ERRORS) and "future" in context and "task" not in context:
+        # The driver forgets its own future when a connection breaks at the moment a COPY begins; the COPY itself has failed.
+        log.debug("a lost connection left an answer behind", extra={"error": sessions.describe(error)})
+        return
+    loop.default_exception_handler(context)
 
 
 def _postgres(config: Config) -> Postgres:
@@ -134,10 +144,11 @@ async def _serve(config: Config) -> int:
             keeper = asyncio.create_task(postgres.keep_running(), name="keep PostgreSQL running")
             keeper.add_done_callback(lambda _keeper: stop.wanted.set())
         shown = False
+        history = History()
         while not stop.wanted.is_set():
             try:
                 settled = await _database_settings(config, postgres.dsn)
-                term = Term(settled, postgres.dsn)
+                term = Term(settled, postgres.dsn, history)
                 try:
                     await stop.unless(term.start())
                     if term.is_serving:
@@ -206,9 +217,10 @@ async def _database_settings(config: Config, dsn: str) -> Config:
 class Term:
     """One incarnation and the parts that live and die with it."""
 
-    def __init__(self, config: Config, dsn: str) -> None:
+    def __init__(self, config: Config, dsn: str, history: History) -> None:
         self._config = config
         self._dsn = dsn
+        self._history = history
         self.ended = asyncio.Event()
         self.is_serving = False
         self._membership: Membership | None = None
@@ -245,6 +257,7 @@ class Term:
             heartbeat_ms=config.heartbeat_ms,
             eviction_ms=config.eviction_ms,
             on_end=self._end,
+            history=self._history,
         )
         incarnation: Incarnation = await membership.join(banner.show_waiting)
         control = self._control = ControlSession(membership.open_writer)
@@ -272,6 +285,7 @@ class Term:
             cluster_id=incarnation.cluster_id,
             executor=self._pool,
             on_fenced=membership.end,
+            on_went_back=lambda reason: membership.end(reason, went_back=True),
             on_identity=self._check_identity,
             on_outgrown=outgrown,
             on_grown=grown,

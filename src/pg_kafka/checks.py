@@ -68,9 +68,9 @@ async def refuse_pooling_proxy(dsn: str, config: Config) -> None:
     number = -random.randint(1, 2**31 - 1)  # negative: never a number of kafka.lock_ids
     try:
         async with asyncio.timeout(15), contextlib.AsyncExitStack() as clients:
-            a = await asyncpg.connect(dsn, timeout=10, statement_cache_size=0)
+            a = await sessions.dial(dsn, "check", statement_cache_size=0)
             clients.callback(a.terminate)
-            b = await asyncpg.connect(dsn, timeout=10, statement_cache_size=0)
+            b = await sessions.dial(dsn, "check", statement_cache_size=0)
             clients.callback(b.terminate)
             pid = await a.fetchval(SQL["backend_pid"])
             await a.fetchval(SQL["try_lock"], number)

@@ -51,6 +51,7 @@ class Leader:
             cluster_id=incarnation.cluster_id,
             executor=self.pool,
             on_fenced=self.membership.end,
+            on_went_back=lambda reason: self.membership.end(reason, went_back=True),
             on_identity=lambda identity: None,
             on_outgrown=self.outgrown.append,
             on_grown=lambda: None,

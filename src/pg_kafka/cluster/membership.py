@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 import asyncpg
 
@@ -23,6 +24,8 @@ from pg_kafka.storage.sessions import (
     Fenced,
     Identity,
     Session,
+    WentBack,
+    check_live,
     connect,
     connect_writer,
     describe,
@@ -55,6 +58,44 @@ class Incarnation:
     timeline: str
 
 
+class History:
+    """What this process has seen of the database, over all its incarnations and while it waited.
+
+    Neither timeline nor system identifier tell of a backup that was put in the database's place and started as it is, but
+    it lacks a heartbeat that was committed. A lower timeline is an old primary that is not to be used any more.
+    """
+
+    def __init__(self) -> None:
+        self._system_identifier = ""
+        self._timeline = ""
+        self._incarnation = 0
+        self.seen_at: datetime | None = None
+        self.went_back = False
+
+    def led(self, identity: Identity) -> None:
+        """A broker leads here, and clients know that by its epoch."""
+        self._system_identifier, self._timeline = identity.system_identifier, identity.timeline
+        self.went_back = False
+
+    def beat(self, incarnation: int, seen_at: datetime) -> None:
+        """A heartbeat that is committed."""
+        self._incarnation, self.seen_at = incarnation, seen_at
+
+    def refuse_older(self, identity: Identity) -> None:
+        """Raises StorageError when the server is on a timeline that its successor has left behind."""
+        if identity.system_identifier == self._system_identifier and identity.timeline < self._timeline:
+            raise unavailable(
+                f"the server is on timeline {identity.timeline}, this broker has seen {self._timeline}: an old primary? "
+                "If it is a restored backup, restart the broker"
+            )
+
+    async def look_back(self, connection: asyncpg.Connection) -> None:
+        """Find out whether the last heartbeat is still there."""
+        if self.seen_at is not None and not self.went_back:
+            row = await connection.fetchrow(SESSION_SQL["incarnation_status"], self._incarnation)
+            self.went_back = row is None or row["seen_at"] < self.seen_at
+
+
 class Membership:
     """Join, stay, leave. `on_end` is called once when the incarnation is over for a reason that is not leave()."""
 
@@ -68,6 +109,7 @@ class Membership:
         heartbeat_ms: int,
         eviction_ms: int,
         on_end: Callable[[str], None],
+        history: History | None = None,
     ) -> None:
         self._dsn = dsn
         self._host = host
@@ -76,8 +118,10 @@ class Membership:
         self._heartbeat_s = heartbeat_ms / 1000
         self._eviction_s = eviction_ms / 1000
         self._on_end = on_end
+        self._history = history or History()
         self._ended = False
         self._session: Session | None = None
+        self._lost: Session | None = None
         self._task: asyncio.Task[None] | None = None
         self._last_beat = 0.0
         self.incarnation: Incarnation | None = None
@@ -93,9 +137,12 @@ class Membership:
         while True:
             session = await connect(self._dsn, "heartbeat")
             try:
+                self._history.refuse_older(session.identity)
+                await self._history.look_back(session.connection)
                 others = await session.connection.fetch(SQL["live_brokers"])
                 dead = True
                 for other in others:
+                    self._history.beat(other["incarnation"], other["seen_at"])
                     if not await self._is_dead(session, other):
                         dead = False
                         if not told:
@@ -107,6 +154,8 @@ class Membership:
                     await session.connection.execute(
                         SESSION_SQL["lock_exclusive"], self.incarnation.heartbeat_lock_id, timeout=LOCK_TIMEOUT_S
                     )
+                    session.lock_id = self.incarnation.heartbeat_lock_id
+                    self._history.led(session.identity)
                     break
             except BaseException as error:
                 session.drop()
@@ -149,7 +198,6 @@ class Membership:
         What is read after its commit is what the fenced left; the commit is also synchronous replication's barrier.
         """
         connection = session.connection
-        session.commit_in_doubt = False
         async with asyncio.timeout(TAKE_OVER_TIMEOUT_S):
             await connection.execute("BEGIN")
             cluster = await only_row(connection, SQL["cluster_row"])
@@ -158,19 +206,24 @@ class Membership:
                 await self._evict(connection, other["lock_id"])
                 log.warning("fenced a dead broker", extra={"incarnation": other["incarnation"], "host": other["host"]})
             where = session.identity
-            changed = (where.system_identifier, where.timeline) != (cluster["system_identifier"], cluster["timeline"])
+            here = (where.system_identifier, where.timeline)
+            changed = self._history.went_back or here != (cluster["system_identifier"], cluster["timeline"])
             if changed:
-                was, now = (f"{c[0]}/{c[1]}" for c in (cluster[3:5], (where.system_identifier, where.timeline)))
-                log.warning("the server's history changed", extra={"was": was, "now": now})
+                was, now = (f"{c[0]}/{c[1]}" for c in (cluster[3:5], here))
+                log.warning(
+                    "the server's history changed", extra={"was": was, "now": now, "went_back": self._history.went_back}
+                )
                 await connection.fetchval(SQL["skip_producer_ids"])
             epoch = await connection.fetchval(
                 SQL["advance_epoch"], HISTORY_EPOCHS if changed else 1, where.system_identifier, where.timeline
             )
             row = await only_row(connection, SQL["join"], epoch, self._host, self._port, self._version)
             await connection.execute(SQL["forget_old_incarnations"])
+        session.commit_in_doubt = False  # a warning about a backend that was gone already is none about this
         await connection.execute("COMMIT")  # without a deadline: its outcome must be known
         if session.commit_in_doubt:
             raise unavailable("the wait for a synchronous standby was cancelled")
+        self._history.beat(row["incarnation"], row["seen_at"])
         return Incarnation(
             row["incarnation"],
             row["node_id"],
@@ -187,7 +240,7 @@ class Membership:
         """Take a fenced incarnation's lock, ending the backends that hold it. The caller has a deadline."""
         while True:
             for holder in await connection.fetch(SQL["lock_holders"], lock_id):
-                await connection.execute(SESSION_SQL["terminate"], holder["pid"])
+                await connection.execute(SESSION_SQL["terminate_holder"], lock_id, holder["pid"])
             await connection.execute("SAVEPOINT evict")
             try:
                 await connection.execute("SET LOCAL lock_timeout = '500ms'")
@@ -201,30 +254,38 @@ class Membership:
         """A session that may write for this incarnation. Raises Fenced, StorageError."""
         incarnation = self.incarnation
         assert incarnation is not None
+        seen_at = self._history.seen_at
         try:
-            session = await connect_writer(self._dsn, kind, incarnation.id, incarnation.lock_id, LOCK_TIMEOUT_S)
+            session = await connect_writer(
+                self._dsn, kind, incarnation.id, incarnation.lock_id, LOCK_TIMEOUT_S, seen_at
+            )
+        except WentBack as error:
+            self.end(str(error), went_back=True)
+            raise
         except Fenced as error:
             self.end(str(error))
             raise
         try:
             self.check_identity(session.identity)
-        except Fenced:
+        except BaseException:
             session.drop()
             raise
         return session
 
     def check_identity(self, identity: Identity) -> None:
-        """End the incarnation when a session finds another server or another history. Raises Fenced."""
+        """End the incarnation when a session finds another server or another history. Raises Fenced, StorageError."""
         incarnation = self.incarnation
         if incarnation is None:
             return
+        self._history.refuse_older(identity)
         if (identity.system_identifier, identity.timeline) != (incarnation.system_identifier, incarnation.timeline):
             reason = f"the server's history changed to {identity.system_identifier}/{identity.timeline}"
             self.end(reason)
             raise Fenced(reason)
 
-    def end(self, reason: str) -> None:
-        """The incarnation is over."""
+    def end(self, reason: str, *, went_back: bool = False) -> None:
+        """The incarnation is over. `went_back`: the database holds less than it did, so epochs and ids must jump."""
+        self._history.went_back |= went_back
         if not self._ended:
             self._ended = True
             log.warning("leadership ended", extra={"reason": reason})
@@ -245,19 +306,28 @@ class Membership:
                     self.end(f"incarnation {incarnation.id} was fenced")
                     return
                 self._last_beat = time.monotonic()
-            except Fenced:
+                self._history.beat(incarnation.id, row["seen_at"])
+            except Fenced as error:
+                self.end(str(error), went_back=isinstance(error, WentBack))
                 return
             except (*CONNECTION_ERRORS, asyncpg.PostgresError, StorageError) as error:
                 log.warning("heartbeat failed", extra={"error": describe(error)})
                 if self._session is not None:
                     self._session.drop()
-                    self._session = None
+                    self._lost, self._session = self._session, None
             await asyncio.sleep(self._heartbeat_s)
 
     async def _reopen(self, incarnation: Incarnation) -> Session:
         session = await connect(self._dsn, "heartbeat")
         try:
             self.check_identity(session.identity)
+            row = await session.connection.fetchrow(SESSION_SQL["incarnation_status"], incarnation.id)
+            check_live(row, incarnation.id, self._history.seen_at)
+            if self._lost is not None:
+                # The server may not know yet that the connection of the one before is gone.
+                await session.connection.execute(
+                    SESSION_SQL["terminate_holder"], incarnation.heartbeat_lock_id, self._lost.identity.pid
+                )
             await session.connection.execute(
                 SESSION_SQL["lock_exclusive"], incarnation.heartbeat_lock_id, timeout=LOCK_TIMEOUT_S
             )

@@ -671,7 +671,7 @@ class Lane:
         async with asyncio.timeout(RESOLVE_TIMEOUT_S):
             for session in list(lost):
                 if session.identity.started_at == self._sessions[0].identity.started_at:
-                    await connection.fetchval(SESSION_SQL["terminate"], session.identity.pid)
+                    await connection.fetch(SESSION_SQL["terminate_holder"], session.lock_id, session.identity.pid)
                     await connection.execute(SESSION_SQL["lock_exclusive"], session.lock_id)
                     await connection.execute(SESSION_SQL["unlock_exclusive"], session.lock_id)
                 lost.remove(session)

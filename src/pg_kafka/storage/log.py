@@ -86,6 +86,7 @@ class Log:
         cluster_id: str,
         executor: Executor,
         on_fenced: Callable[[str], None],
+        on_went_back: Callable[[str], None],
         on_identity: Callable[[Identity], None],
         on_outgrown: Callable[[int], None],
         on_grown: Callable[[], None],
@@ -100,6 +101,7 @@ class Log:
         self._control = control
         self._executor = executor
         self._on_fenced = on_fenced
+        self._on_went_back = on_went_back
         self._on_outgrown = on_outgrown
         self._on_grown = on_grown
         self._grown_bytes = 0
@@ -107,6 +109,7 @@ class Log:
         self._tails = TailCache(config.tail_bytes)
         self._partitions: dict[tuple[int, int], Partition] = {}
         self._loading: dict[tuple[int, int], asyncio.Task[None]] = {}
+        self._ends: dict[tuple[int, int], int] = {}  # where forgotten partitions ended
         self._active_segments: dict[int, int] = {}
         self._topic_bytes: defaultdict[int, int] = defaultdict(int)
         self._outgrown: set[int] = set()
@@ -188,6 +191,7 @@ class Log:
         key = (partition.topic.id, partition.index)
         if self._partitions.get(key) is partition:
             del self._partitions[key]
+            self._ends[key] = partition.high_watermark
         partition.close()
 
     def fenced(self, reason: str) -> None:
@@ -230,6 +234,7 @@ class Log:
                 partition = self._partitions.get((topic.id, index))
                 if partition is not None:
                     self.forget(partition)
+                self._ends.pop((topic.id, index), None)
             self._topic_bytes.pop(topic.id, None)
 
     def _topic_changed(self, topic: Topic) -> None:
@@ -313,6 +318,10 @@ class Log:
             if all(lane.ready.is_set() and lane.term == terms[lane] for lane in lanes):
                 break
         for (topic, index), partition in zip(chunk, partitions, strict=True):
+            if partition.high_watermark < self._ends.get((topic.id, index), 0):
+                reason = f"{partition} ends at {partition.high_watermark}, the database had committed more"
+                self._on_went_back(reason)
+                raise unavailable(reason)
             if topic.id in self._topics.by_id:
                 # The catalogue may have changed while we read.
                 partition.topic = self._topics.by_id[topic.id]

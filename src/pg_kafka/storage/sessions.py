@@ -14,6 +14,7 @@ import ssl as ssl_module
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import asyncpg
 
@@ -68,6 +69,10 @@ class Fenced(Exception):
     """Another broker has taken over; this incarnation must write nothing more."""
 
 
+class WentBack(Fenced):
+    """The database holds less than was committed: a backup has taken its place."""
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """Which server, which history, which run of it a session is connected to."""
@@ -118,15 +123,8 @@ async def connect(dsn: str, kind: str) -> Session:
     `kind` is shown in pg_stat_activity as `pg_kafka <kind>`. Raises StorageError when the server cannot be reached or
     is in recovery, FatalError when a pinned setting does not hold.
     """
-    name = {"application_name": f"pg_kafka {kind}"}
     try:
-        try:
-            connection = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_S, server_settings=name | PINNED)
-        except asyncpg.PostgresError as error:
-            # A session-pooling proxy takes few settings with the connection; the others are then pinned one by one.
-            if "startup parameter" not in str(error):
-                raise
-            connection = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_S, server_settings=name)
+        connection = await dial(dsn, kind)
     except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
         raise unavailable(f"cannot connect to the database: {describe(error)}") from error
     try:
@@ -137,6 +135,18 @@ async def connect(dsn: str, kind: str) -> Session:
         if isinstance(error, (*CONNECTION_ERRORS, asyncpg.PostgresError)):
             raise unavailable(f"cannot set up a database session: {describe(error)}") from error
         raise
+
+
+async def dial(dsn: str, kind: str, **options: Any) -> asyncpg.Connection:
+    """A connection that begins with the pinned settings where nothing between refuses them. Raises as the driver does."""
+    name = {"application_name": f"pg_kafka {kind}"}
+    try:
+        return await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_S, server_settings=name | PINNED, **options)
+    except asyncpg.PostgresError as error:
+        # A session-pooling proxy takes few settings with the connection; the others are then pinned one by one.
+        if "startup parameter" not in str(error):
+            raise
+        return await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_S, server_settings=name, **options)
 
 
 @contextlib.asynccontextmanager
@@ -153,20 +163,21 @@ async def opened(dsn: str, kind: str) -> AsyncIterator[asyncpg.Connection]:
 
 async def _pin(connection: asyncpg.Connection) -> Session:
     available = {
-        row["name"]: row["setting"]
+        row["name"]: (row["setting"], row["is_own"])
         for row in await connection.fetch(
             SQL["current_settings"], [*PINNED, *OPTIONAL, *TCP_SETTINGS, "synchronous_commit"]
         )
     }
     wanted = {**PINNED, **OPTIONAL}
-    if available.get("tcp_keepalives_idle", "0") != "0":
+    if available.get("tcp_keepalives_idle", ("0", False))[0] != "0":
         wanted.update(TCP_SETTINGS)
+    commit, _ = available["synchronous_commit"]
+    wanted["synchronous_commit"] = commit if commit in STRONG_COMMITS else "on"
     for name, value in wanted.items():
-        if name in available and available[name] != value:
+        # A default that is right today is pinned too: a reload of the server's configuration must not change it.
+        if name in available and available[name] != (value, True):
             with contextlib.suppress(asyncpg.PostgresError):
                 await connection.execute(SQL["pin"], name, value)
-    if available["synchronous_commit"] not in STRONG_COMMITS:
-        await connection.execute(SQL["pin"], "synchronous_commit", "on")
     held = {
         row["name"]: row["setting"]
         for row in await connection.fetch(SQL["current_settings"], [*PINNED, "synchronous_commit"])
@@ -180,7 +191,8 @@ async def _pin(connection: asyncpg.Connection) -> Session:
     if where["in_recovery"]:
         raise unavailable("the database is a standby in recovery; pg_kafka needs the primary")
     return Session(
-        connection, Identity(where["system_identifier"], where["timeline"], where["started_at"], where["pid"])
+        connection,
+        Identity(where["system_identifier"], where["timeline"], where["started_at"], where["pid"]),
     )
 
 
@@ -193,25 +205,33 @@ async def only_row(connection: asyncpg.Connection, statement: str, *arguments: o
 
 
 async def connect_writer(
-    dsn: str, kind: str, incarnation: int, incarnation_lock: int, lock_timeout_s: float
+    dsn: str, kind: str, incarnation: int, incarnation_lock: int, lock_timeout_s: float, seen_at: datetime | None = None
 ) -> Session:
-    """Open a session that may write for an incarnation. Raises Fenced when the incarnation is no longer live."""
+    """Open a session that may write for an incarnation. Raises Fenced when the incarnation is no longer live.
+
+    `seen_at` is the last heartbeat that is known to be committed; without it in the database: WentBack.
+    """
     session = await connect(dsn, kind)
     try:
         async with asyncio.timeout(lock_timeout_s):
             await session.connection.execute(SQL["lock_shared"], incarnation_lock)
             session.lock_id = await session.connection.fetchval(SQL["next_lock_id"])
             await session.connection.execute(SQL["lock_exclusive"], session.lock_id)
-            status = await session.connection.fetchval(SQL["incarnation_status"], incarnation)
+            check_live(await session.connection.fetchrow(SQL["incarnation_status"], incarnation), incarnation, seen_at)
     except BaseException as error:
         session.drop()
         if isinstance(error, (*CONNECTION_ERRORS, asyncpg.PostgresError)):
             raise unavailable(f"cannot open a writing session: {describe(error)}") from error
         raise
-    if status != "live":
-        session.drop()
-        raise Fenced(f"incarnation {incarnation} is {status or 'gone'}")
     return session
+
+
+def check_live(row: asyncpg.Record | None, incarnation: int, seen_at: datetime | None) -> None:
+    """Look at an incarnation's row. Raises Fenced, WentBack."""
+    if seen_at is not None and (row is None or row["seen_at"] < seen_at):
+        raise WentBack(f"the database went back in time: incarnation {incarnation} was seen at {seen_at}")
+    if row is None or row["status"] != "live":
+        raise Fenced(f"incarnation {incarnation} is {row['status'] if row else 'gone'}")
 
 
 def is_data_error(error: BaseException) -> bool:

@@ -80,7 +80,7 @@ async def was_committed(session: Session, incarnation: int, transaction: Transac
     # A write of our own that returns clean is the barrier: under synchronous replication everything before it has
     # reached the standby too.
     session.commit_in_doubt = False
-    await session.connection.execute(CLUSTER_SQL["heartbeat"], incarnation)
+    await session.connection.execute(CLUSTER_SQL["barrier"], incarnation)
     check_doubt(session)
     for partition, part in transaction.parts.items():
         assert part.first_extent is not None

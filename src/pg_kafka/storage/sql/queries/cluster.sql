@@ -1,7 +1,7 @@
 -- Membership and take-over.
 
 -- name: live_brokers
-SELECT incarnation, node_id, lock_id, heartbeat_lock_id, host, port,
+SELECT incarnation, node_id, lock_id, heartbeat_lock_id, host, port, seen_at,
        extract(epoch FROM clock_timestamp() - seen_at)::float8 AS silent_s
 FROM kafka.brokers WHERE status = 'live' ORDER BY incarnation;
 
@@ -31,7 +31,7 @@ INSERT INTO kafka.brokers (node_id, status, epoch, lock_id, heartbeat_lock_id, h
 SELECT (SELECT min(n) FROM generate_series(1, (SELECT count(*) + 1 FROM kafka.brokers WHERE status = 'live')) n
         WHERE n NOT IN (SELECT node_id FROM kafka.brokers WHERE status = 'live')),
        'live', $1, nextval('kafka.lock_ids')::integer, nextval('kafka.lock_ids')::integer, $2, $3, $4
-RETURNING incarnation, node_id, lock_id, heartbeat_lock_id;
+RETURNING incarnation, node_id, lock_id, heartbeat_lock_id, seen_at;
 
 -- name: forget_old_incarnations
 -- Keep a bounded history of ended incarnations.
@@ -39,10 +39,16 @@ DELETE FROM kafka.brokers WHERE status <> 'live'
 AND incarnation < (SELECT coalesce(max(incarnation), 0) - 1000 FROM kafka.brokers);
 
 -- name: heartbeat
-UPDATE kafka.brokers SET seen_at = clock_timestamp() WHERE incarnation = $1 AND status = 'live' RETURNING incarnation;
+UPDATE kafka.brokers SET seen_at = clock_timestamp() WHERE incarnation = $1 AND status = 'live'
+RETURNING seen_at;
+
+-- name: barrier
+-- A write that changes nothing: when its commit returns clean, all before it has reached a synchronous standby.
+UPDATE kafka.brokers SET version = version WHERE incarnation = $1;
 
 -- name: leave
 UPDATE kafka.brokers SET status = 'stopped', ended_at = clock_timestamp() WHERE incarnation = $1 AND status = 'live';
 
 -- name: skip_producer_ids
-SELECT nextval('kafka.producer_ids');
+-- After a restore the sequence repeats what was given out since the backup; producers that got those ids still use them.
+SELECT setval('kafka.producer_ids', nextval('kafka.producer_ids') + 1000000000);

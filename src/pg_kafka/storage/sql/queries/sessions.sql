@@ -1,8 +1,8 @@
 -- Sessions: pinning and fencing. Locks are (1885825894, number from kafka.lock_ids).
 
 -- name: current_settings
--- Read back what is pinned.
-SELECT name, setting FROM pg_catalog.pg_settings WHERE name = ANY ($1::text[]);
+-- Read back what is pinned. A value with another source than the session's own may change while the session lives.
+SELECT name, setting, source IN ('client', 'session') AS is_own FROM pg_catalog.pg_settings WHERE name = ANY ($1::text[]);
 
 -- name: pin
 -- Set one parameter for the session.
@@ -33,8 +33,11 @@ SELECT pg_catalog.pg_advisory_unlock(1885825894, $1);
 SELECT pg_catalog.pg_try_advisory_lock(1885825894, $1);
 
 -- name: incarnation_status
-SELECT status FROM kafka.brokers WHERE incarnation = $1;
+SELECT status, seen_at FROM kafka.brokers WHERE incarnation = $1;
 
--- name: terminate
--- End a backend of ours that was lost; false when it is gone already.
-SELECT pg_catalog.pg_terminate_backend($1);
+-- name: terminate_holder
+-- End the backend $2 if it still holds the lock $1: its number may be another backend's by now.
+SELECT pg_catalog.pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l
+WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 1885825894 AND l.objid = $1::integer::oid AND l.objsubid = 2
+  AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+  AND l.pid = $2;
