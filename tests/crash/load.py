@@ -49,11 +49,13 @@ class Place:
 class Load:
     """Producers, consumer and watcher on one topic until `stop`."""
 
-    def __init__(self, brokers: Sequence[Place], topic: str, ledger: Ledger, *, may_lose: bool) -> None:
+    def __init__(
+        self, bootstrap: Place, brokers: Sequence[Place], topic: str, ledger: Ledger, *, may_lose: bool
+    ) -> None:
         self.ledger = ledger
         self.clients: list[str] = []
         self._brokers = brokers
-        self._bootstrap = ",".join(f"{place.host}:{place.port}" for place in brokers)
+        self._bootstrap = f"{bootstrap.host}:{bootstrap.port}"
         self._topic = topic
         self._may_lose = may_lose
         self._stopping = threading.Event()
@@ -103,12 +105,10 @@ class Load:
         await asyncio.to_thread(self._threads[-1].join)
 
     async def _caught_up(self) -> None:
-        ends: dict[int, int] = {}
-        for ack in self.ledger.acks:
-            ends[ack.partition] = max(ends.get(ack.partition, 0), ack.offset)
+        newest = {ack.partition: ack for ack in self.ledger.acks}
+        wanted = [(ack.partition, (ack.offset, payload(ack.producer, ack.number))) for ack in newest.values()]
         end = time.monotonic() + 10
-        seen = self.ledger.seen
-        while not all(seen[partition] and seen[partition][-1][0] >= offset for partition, offset in ends.items()):
+        while not all(record in self.ledger.seen[partition][-5000:] for partition, record in wanted):
             if time.monotonic() > end:
                 self.ledger.reader_errors.append("it did not reach the last acknowledged records within 10 s")
                 return
@@ -166,8 +166,14 @@ class Load:
                         fatal.set()
                         break
                 number += 1
-            producer.poll(PAUSE_S)
-        producer.flush(DELIVERY_TIMEOUT_S + 5)
+            try:
+                producer.poll(PAUSE_S)
+            except confluent_kafka.KafkaException:  # raised for fatal errors only
+                fatal.set()
+        if fatal.is_set():
+            producer.purge()
+        with contextlib.suppress(confluent_kafka.KafkaException):
+            producer.flush(DELIVERY_TIMEOUT_S + 5)
 
     def _consume(self) -> None:
         consumer = confluent_kafka.Consumer(

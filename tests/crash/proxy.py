@@ -1,4 +1,4 @@
-"""A TCP proxy between a broker and PostgreSQL that cuts, delays, or interferes with one COMMIT.
+"""A TCP proxy between a broker and PostgreSQL that cuts, delays, or interferes with one COMMIT; and an address that moves.
 
     message = type (1 byte) | length of the rest, itself included (4) | body     the first message of a client: no type
 
@@ -82,9 +82,8 @@ class Proxy:
         if self._server is not None:
             self._server.close()
         self.cut()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=5)
 
     def cut(self) -> None:
         """Break all connections, as a network does: no goodbye on either side."""
@@ -200,3 +199,69 @@ class _Link:
     async def _hold_up(self) -> None:
         if self._proxy.delay_s:
             await asyncio.sleep(self._proxy.delay_s)
+
+
+class Front:
+    """An address that moves between brokers, as a virtual IP or a service does: bytes pass as they are."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self._upstream: tuple[str, int] | None = None
+        self._server: asyncio.Server | None = None
+        self._transports: set[asyncio.WriteTransport] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=_PIECE)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def lead_to(self, upstream: tuple[str, int]) -> None:
+        """Move; what is open on the old place is reset, as a host does that gets packets of somebody else's."""
+        self._upstream = upstream
+        self.cut()
+
+    def cut(self) -> None:
+        for transport in list(self._transports):
+            transport.abort()
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        self.cut()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=5)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        transports = {writer.transport}
+        try:
+            if self._upstream is None:
+                return
+            with contextlib.suppress(OSError):
+                upstream_reader, upstream_writer = await asyncio.open_connection(*self._upstream, limit=_PIECE)
+                transports.add(upstream_writer.transport)
+                self._transports |= transports
+                ways = [
+                    asyncio.create_task(_pipe(reader, upstream_writer)),
+                    asyncio.create_task(_pipe(upstream_reader, writer)),
+                ]
+                try:
+                    await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for way in ways:
+                        way.cancel()
+                    await asyncio.gather(*ways, return_exceptions=True)
+        finally:
+            for transport in transports:
+                transport.abort()
+            self._transports -= transports
+            self._tasks.discard(task)
+
+
+async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(_PIECE):
+            writer.write(data)
+            await writer.drain()

@@ -27,7 +27,8 @@ from tests.crash.faults import KINDS, Kind, NotHere, Round
 from tests.crash.load import PARTITIONS, Load, read_all
 from tests.crash.servers import System
 
-SERVED_AGAIN_S = 60.0
+SERVED_AGAIN_S = 45.0
+STOPPED_S = 150.0
 ROUNDS_PER_SYSTEM = 15
 RESULTS = Path(__file__).parent / "soak-results.md"
 
@@ -69,7 +70,7 @@ async def play(kind: Kind, system: System, seed: int) -> Report:
     place = await system.serving()
     async with await RawClient.connect(place) as client:
         topic = (await client.create_topic(PARTITIONS)).name
-    load = Load(system.places, topic, ledger, may_lose=kind.may_lose)
+    load = Load(system.bootstrap, system.places, topic, ledger, may_lose=kind.may_lose)
     load.start()
     r = Round(system, load, topic, chance, report.notes)
     loss: Loss | None = None
@@ -83,16 +84,21 @@ async def play(kind: Kind, system: System, seed: int) -> Report:
         report.faults.append(f"{type(error).__name__}: {error}")
         if not isinstance(error, (TimeoutError, AssertionError)):
             report.faults.append(traceback.format_exc())
-    await load.stop()
+    try:
+        async with asyncio.timeout(STOPPED_S):
+            await load.stop()
+    except TimeoutError:
+        report.faults.append("clients did not come to an end")
     report.acknowledged, report.refused = len(ledger.acks), len(ledger.refused)
     report.silence_s = ledger.longest_silence_s()
     try:
         report.findings = await _account(system, topic, ledger, loss, report.findings)
     except Exception:
         report.faults.append(f"no account: {traceback.format_exc()}")
-    if not kind.may_lose:
-        refused = Counter(f"{name}: {reason}" for name, _, reason, _ in ledger.refused)
-        report.faults.extend(f"{count} records refused, {what}" for what, count in refused.items())
+    refusals = Counter(f"{name}: {reason}" for name, _, reason, _ in ledger.refused)
+    told = [f"{count} records refused, {what}" for what, count in refusals.items()]
+    if report.faults or not kind.may_lose:
+        report.faults.extend(told)
     for broker, before in zip(system.brokers, complaints, strict=True):
         report.faults.extend(broker.complaints()[before:])
     report.seconds = time.monotonic() - started

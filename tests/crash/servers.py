@@ -21,8 +21,8 @@ from typing import Any
 import asyncpg
 from tests.clients.brokers import COMMAND
 from tests.crash.load import Place
-from tests.crash.proxy import Proxy
-from tests.kafka_reference import HOST, end, free_port, tail, wait_until_served
+from tests.crash.proxy import Front, Proxy
+from tests.kafka_reference import HOST, end, free_port, spawn, tail, wait_until_served
 from tests.postgres import FLAVOURS, Database, PostgresServer, embedded_dsn
 
 FLAVOUR = "postgresql-15"
@@ -137,8 +137,7 @@ class BrokerProcess:
     def start(self) -> None:
         """Start it; a standby does not serve before its time."""
         command = [str(COMMAND), "serve", "--listen", f"{HOST}:{self.port}", *self.place]
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        self._process = spawn(command, self.log)
 
     async def serves(self, timeout_s: float = 60) -> None:
         """Return when it answers requests."""
@@ -184,6 +183,12 @@ class System:
         self.folder.chmod(0o711)
         self.brokers: list[BrokerProcess] = []
         self.proxy: Proxy | None = None
+        self.front: Front | None = None
+
+    @property
+    def bootstrap(self) -> Place:
+        """What clients are told."""
+        return self.places[0] if self.front is None else Place(HOST, self.front.port)
 
     @property
     def places(self) -> list[Place]:
@@ -205,6 +210,8 @@ class System:
         if not first.is_running():
             first.start()
         await first.serves()
+        if self.front is not None:
+            self.front.lead_to((first.host, first.port))
         return Place(first.host, first.port)
 
     async def close(self) -> None:
@@ -215,8 +222,9 @@ class System:
                         broker.signal(signal.SIGCONT)
                     broker.stop()
         finally:
-            if self.proxy is not None:
-                await self.proxy.stop()
+            for between in (self.proxy, self.front):
+                if between is not None:
+                    await between.stop()
             self.destroy()
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -237,7 +245,7 @@ class System:
 
 
 class Given(System):
-    """Two brokers, one of them to be started when wanted, on a PostgreSQL that is given, past a proxy if wanted."""
+    """A broker on a PostgreSQL that is given, through a proxy if wanted."""
 
     def __init__(self, *, through_proxy: bool = False, server: Server | None = None) -> None:
         super().__init__()
@@ -256,7 +264,7 @@ class Given(System):
             self.proxy = Proxy((HOST, self.server.port))
             await self.proxy.start()
             place = self.server.tcp_dsn(self.database, self.proxy.port)
-        self.brokers = [BrokerProcess(self.folder, "--database", place) for _ in range(2)]
+        self.brokers = [BrokerProcess(self.folder, "--database", place)]
 
     async def superuser(self, statement: str) -> str:
         return await asyncio.to_thread(self.server.sql, statement, self.database.name)
@@ -268,6 +276,17 @@ class Given(System):
 
     def destroy(self) -> None:
         self.server.destroy()
+
+
+class WithStandby(Given):
+    """Two brokers behind an address that moves; the second is to be started when wanted."""
+
+    async def open(self) -> None:
+        await super().open()
+        self.front = Front()
+        await self.front.start()
+        place = ("--database", self.sql_dsn, "--advertise", f"{HOST}:{self.front.port}")
+        self.brokers = [BrokerProcess(self.folder, *place) for _ in range(2)]
 
 
 class Embedded(System):
