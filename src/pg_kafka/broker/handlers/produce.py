@@ -130,7 +130,7 @@ class _Append:
         try:
             self.batch = _records.decode_batch(self.records)
         except RecordsError as error:
-            self.error = error
+            self._keep(error)
 
     def decode_small(self) -> None:
         """Fill `batch` or `error`, or find that the records are many more bytes than they looked."""
@@ -140,7 +140,11 @@ class _Append:
             if error.code == ErrorCode.MESSAGE_TOO_LARGE:
                 self.is_heavy = True
             else:
-                self.error = error
+                self._keep(error)
+
+    def _keep(self, error: RecordsError) -> None:
+        """Without its frames: they lead back here, and would hold what was decompressed until a garbage collection."""
+        self.error = error.with_traceback(None)
 
 
 class _Answer:
