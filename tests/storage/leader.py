@@ -32,7 +32,13 @@ class Leader:
         await migrate(connection)
         await connection.close()
         self.membership = Membership(
-            self.dsn, host="test", port=1, version="t", heartbeat_ms=1000, eviction_ms=6000, on_end=lambda reason: self.over.set()
+            self.dsn,
+            host="test",
+            port=1,
+            version="t",
+            heartbeat_ms=1000,
+            eviction_ms=6000,
+            on_end=lambda reason: self.over.set(),
         )
         incarnation = await self.membership.join(lambda other: None)
         self.control = ControlSession(self.membership.open_writer)
