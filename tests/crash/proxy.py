@@ -65,6 +65,8 @@ class Proxy:
         self.upstream = upstream
         self.delay_s = 0.0
         self.refuses = False
+        self.flows = asyncio.Event()  # cleared: nothing is taken from the broker, so that its buffers fill
+        self.flows.set()
         self.sprung = asyncio.Event()
         self.port = 0
         self._trap: Trap | None = None
@@ -173,6 +175,7 @@ class _Link:
         with contextlib.suppress(OSError):
             while data := await self._client_reader.read(_PIECE):
                 await self._hold_up()
+                await self._proxy.flows.wait()
                 whole = messages.feed(data)
                 for position, message in enumerate(whole):
                     if is_commit(message):

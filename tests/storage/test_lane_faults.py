@@ -5,6 +5,8 @@ from typing import Any
 
 import asyncpg
 import pytest
+from tests.crash.proxy import Proxy
+from tests.postgres import Database, PostgresServer
 from tests.storage.leader import Leader, leading
 from tests.wire_batches import batch, records, values
 
@@ -84,6 +86,35 @@ async def test_error_while_a_transaction_is_built(pg_dsn: str, monkeypatch: pyte
             found = records(await leader.log.read(await leader.partition(topic, index), 0, 1 << 20))
             assert found == [(0, None, b"b")]
         assert leader.log.queued_bytes == 0
+
+
+async def test_connection_lost_while_a_copy_waits_to_write(
+    postgres_server: PostgresServer, pg_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver alone would wait for ever: nothing tells a paused COPY that its connection is gone."""
+    proxy = Proxy(("127.0.0.1", postgres_server.port))
+    await proxy.start()
+    name, password = pg_database.name, postgres_server.password
+    try:
+        async with leading(f"postgresql://{name}:{password}@127.0.0.1:{proxy.port}/{name}?sslmode=disable") as leader:
+            topic = await leader.topic("t")
+            copy = lane_module.copy
+
+            async def stalled(*arguments: Any, **more: Any) -> None:
+                proxy.flows.clear()
+                await copy(*arguments, **more)
+
+            monkeypatch.setattr(lane_module, "copy", stalled)
+            answer = leader.send(await leader.partition(topic), batch(values(*[bytes(1_000_000)] * 20)))
+            await asyncio.sleep(1)
+            assert not answer.done()
+            monkeypatch.undo()
+            proxy.cut()
+            proxy.flows.set()
+            assert (await asyncio.wait_for(answer, 10)).error == ErrorCode.KAFKA_STORAGE_ERROR
+            assert await append_again(leader, topic, 0, batch(values(b"a"))) == 0
+    finally:
+        await proxy.stop()
 
 
 async def test_topic_is_deleted_while_the_lane_breaks(pg_dsn: str) -> None:
