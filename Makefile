@@ -2,6 +2,7 @@
 # make install  .venv with the pinned requirements and .venv/bin/pg-kafka
 # make test     all tests; make test TESTS=tests/unit for some
 # make lint     format, lint, layers, types
+# make soak     rounds of faults under load until stopped; make soak ARGS='--rounds 100'
 # make bench    all benchmarks; make bench BENCH=bench/wire_codec.py for one
 # make wheel    dist/*.whl
 # make lock     pin the requirements anew; make clean removes what was built
@@ -20,7 +21,7 @@ PYTHON ?= $(shell for python in python3.11 python3; do $$python -c '' 2>/dev/nul
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 NATIVE      := $(wildcard src/pg_kafka/wire/*.pyx src/pg_kafka/wire/*.pxd)
 
-.PHONY: install serve test lint bench wheel lock clean
+.PHONY: install serve test soak lint bench wheel lock clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.package
@@ -30,6 +31,9 @@ serve: install
 
 test: install $(VENV)/.test
 	$(BIN)/python -m pytest -ra $(TESTS) $(ARGS)
+
+soak: install $(VENV)/.test
+	$(BIN)/python -m tests.crash.rounds --results tests/crash/soak-results.md $(ARGS)
 
 lint: install $(VENV)/.test $(VENV)/.lint
 	$(BIN)/ruff format --check .

@@ -30,7 +30,6 @@ from tests.crash.servers import System
 SERVED_AGAIN_S = 45.0
 STOPPED_S = 150.0
 ROUNDS_PER_SYSTEM = 15
-RESULTS = Path(__file__).parent / "soak-results.md"
 
 
 @dataclass
