@@ -127,3 +127,24 @@ async def test_topic_is_deleted_while_the_lane_breaks(pg_dsn: str) -> None:
         await asyncio.wait_for(leader.topics.delete([topic]), 10)
         await asyncio.wait_for(answer, 10)
         assert "t" not in leader.topics.by_name
+
+
+async def test_first_batch_that_failed_comes_before_later_ones(pg_dsn: str) -> None:
+    """A producer that the log does not know may begin anywhere, but not behind what it was told to send again."""
+    async with leading(pg_dsn) as leader:
+        partition = await leader.partition(await leader.topic("t"))
+        first, second = (batch(values(b"%d" % n), producer_id=7, epoch=0, sequence=n) for n in range(2))
+        (lane,) = leader.log._lanes
+        lane.ready.clear()
+        assert (await leader.append(partition, first)).error == ErrorCode.KAFKA_STORAGE_ERROR
+        lane.ready.set()
+        assert (await leader.append(partition, second)).error == ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
+        assert (await leader.append(partition, first)).base_offset == 0
+        assert (await leader.append(partition, second)).base_offset == 1
+        stranger = batch(values(b"x"), producer_id=8, epoch=0, sequence=5)
+        assert (await leader.append(partition, stranger)).base_offset == 2
+        # A new epoch begins anew.
+        lane.ready.clear()
+        assert (await leader.append(partition, batch(values(b"x"), producer_id=9, epoch=0, sequence=0))).error
+        lane.ready.set()
+        assert (await leader.append(partition, batch(values(b"y"), producer_id=9, epoch=1, sequence=0))).error == 0

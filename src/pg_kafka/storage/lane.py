@@ -45,6 +45,7 @@ from pg_kafka.storage.transaction import (
 )
 from pg_kafka.storage.writes import STATEMENT_TIMEOUT_S, StorageLost, check_doubt, copy, was_committed, write_statements
 from pg_kafka.wire import _records
+from pg_kafka.wire._records import Batch
 from pg_kafka.wire.error_codes import ErrorCode
 
 SQL = queries.load("log")
@@ -57,6 +58,8 @@ ALONE_BYTES = 256 * 1024
 # Below this much queued data, loading beside a flush only splits what one later transaction would hold.
 OVERLAP_BYTES = 128 * 1024
 RESOLVE_TIMEOUT_S = 30.0
+# After these errors a client sends the same batch again.
+_ASKED_AGAIN = (ErrorCode.KAFKA_STORAGE_ERROR, ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.REQUEST_TIMED_OUT)
 RECONNECT_DELAYS_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 CHECKPOINTS_AT_ONCE = 500
 
@@ -73,6 +76,8 @@ class Owner(Protocol):
     def forget(self, partition: Partition) -> None: ...
     def fenced(self, reason: str) -> None: ...
     def stored_codec_differs(self, append: Append) -> bool: ...
+    def awaits_again(self, topic_id: int, index: int, producer_id: int, epoch: int, base_sequence: int) -> None: ...
+    def takes_unknown(self, partition: Partition, batch: Batch) -> bool: ...
 
 
 class Lane:
@@ -361,6 +366,10 @@ class Lane:
             verdict = producer_state.check(
                 window, epoch=batch.producer_epoch, base_sequence=batch.base_sequence, count=batch.count
             )
+            if window is None and not self._owner.takes_unknown(partition, batch):
+                message = "an earlier batch of this producer failed and has to be sent again first"
+                self._answer(append, AppendResult(ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER, message=message))
+                return False
             if isinstance(verdict, Duplicate):
                 self._join(part, append, verdict.batch)
                 return False
@@ -485,6 +494,11 @@ class Lane:
 
     def _answer(self, append: Append, result: AppendResult) -> None:
         self._owner.answered(append.bytes)
+        batch, partition = append.batch, append.partition
+        if result.error in _ASKED_AGAIN and batch.producer_id >= 0:
+            self._owner.awaits_again(
+                partition.topic.id, partition.index, batch.producer_id, batch.producer_epoch, batch.base_sequence
+            )
         try:
             append.done(result)
         except Exception:

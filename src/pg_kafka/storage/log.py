@@ -40,6 +40,8 @@ ROWS_PER_READ = (8, 2_000)
 # Encoding more than this with a codec goes to a thread: it would hold up all other connections.
 THREADED_BYTES = 64 * 1024
 PRODUCER_BLOCK = 1000
+# Failed first batches that are remembered; the oldest are forgotten, which costs their order at worst.
+MAX_AWAITED = 100_000
 # After so many bytes a segment may be full.
 GROWN_BYTES = 16 * 1024 * 1024
 PRODUCER_EXPIRATION_MS = 86_400_000  # producer.id.expiration.ms as Kafka has it
@@ -109,6 +111,7 @@ class Log:
         self._tails = TailCache(config.tail_bytes)
         self._partitions: dict[tuple[int, int], Partition] = {}
         self._loading: dict[tuple[int, int], asyncio.Task[None]] = {}
+        self._awaited: dict[tuple[int, int, int], tuple[int, int]] = {}  # topic, partition, producer: epoch, sequence
         self._ends: dict[tuple[int, int], int] = {}  # where forgotten partitions ended
         self._active_segments: dict[int, int] = {}
         self._topic_bytes: defaultdict[int, int] = defaultdict(int)
@@ -198,6 +201,28 @@ class Log:
         for partition in list(self._partitions.values()):
             self.forget(partition)
         self._on_fenced(reason)
+
+    def awaits_again(self, topic_id: int, index: int, producer_id: int, epoch: int, base_sequence: int) -> None:
+        """A batch was answered with a retriable error: its producer sends it again before any later one.
+
+        Batches behind it may be on the wire already. Where the log knows the producer, its sequence refuses those; a
+        producer that the log does not know may begin at any sequence (KIP-360), so this has to be remembered.
+        """
+        key = (topic_id, index, producer_id)
+        awaited = self._awaited.get(key)
+        if awaited is None or awaited[0] < epoch:
+            self._awaited[key] = (epoch, base_sequence)
+            if len(self._awaited) > MAX_AWAITED:
+                del self._awaited[next(iter(self._awaited))]
+
+    def takes_unknown(self, partition: Partition, batch: Batch) -> bool:
+        """May a producer that the partition does not know begin with this batch?"""
+        key = (partition.topic.id, partition.index, batch.producer_id)
+        awaited = self._awaited.get(key)
+        if awaited is not None and awaited[0] == batch.producer_epoch and awaited[1] != batch.base_sequence:
+            return False
+        self._awaited.pop(key, None)
+        return True
 
     def stored_codec_differs(self, append: Append) -> bool:
         """The topic asks for another codec than the producer used, so its bytes are not what consumers get."""
@@ -381,7 +406,7 @@ class Log:
         """Queue a batch for its lane. `done` is called once: after the commit, or with an error."""
         wanted = partition.topic.settings.codec
         codec = batch.codec if wanted is None else wanted
-        append = Append(batch, done, timestamp_type, codec)
+        append = Append(partition, batch, done, timestamp_type, codec)
         self.queued_bytes += append.bytes
         self._lane(partition.topic.id, partition.index).append(partition, append)
 

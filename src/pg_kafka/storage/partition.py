@@ -48,9 +48,17 @@ class AppendResult:
 class Append:
     """A batch on its way: queued, then part of a transaction, then answered through `done` exactly once."""
 
-    __slots__ = ("base_offset", "batch", "bytes", "codec", "done", "timestamp_type")
+    __slots__ = ("base_offset", "batch", "bytes", "codec", "done", "partition", "timestamp_type")
 
-    def __init__(self, batch: Batch, done: Callable[[AppendResult], None], timestamp_type: int, codec: int) -> None:
+    def __init__(
+        self,
+        partition: Partition,
+        batch: Batch,
+        done: Callable[[AppendResult], None],
+        timestamp_type: int,
+        codec: int,
+    ) -> None:
+        self.partition = partition
         self.batch = batch
         self.done = done
         self.timestamp_type = timestamp_type

@@ -95,7 +95,9 @@ class Session:
         # Set by warning 01000: the wait for a synchronous standby was cancelled, the commit stands only here.
         self.commit_in_doubt = False
         connection.add_log_listener(self._on_notice)
-        connection.add_termination_listener(_end_pause)
+        # A COPY that waits until it may write is not told when the connection is lost: the driver would wait for ever.
+        protocol: Any = getattr(connection, "_protocol")  # noqa: B009 - of the driver's own
+        connection.add_termination_listener(lambda _connection: protocol.resume_writing())
 
     def _on_notice(self, _connection: object, message: asyncpg.PostgresLogMessage) -> None:
         if message.sqlstate == "01000":
@@ -116,11 +118,6 @@ class Session:
             await self.connection.close(timeout=2.0)
         except Exception:
             self.drop()
-
-
-def _end_pause(connection: Any) -> None:
-    """A COPY that waits until it may write is not told when the connection is lost: the driver would wait for ever."""
-    connection._protocol.resume_writing()
 
 
 async def connect(dsn: str, kind: str) -> Session:

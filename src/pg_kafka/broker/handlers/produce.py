@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine, Iterator
 from functools import partial
 from typing import Any, Final
@@ -12,6 +13,7 @@ from pg_kafka.broker.context import Context, Reply
 from pg_kafka.broker.partitions import FIRST_VERSION_WITH_TOPIC_IDS, PartitionError, find_topic, load_each
 from pg_kafka.coordinator.topic_configs import TopicSettings
 from pg_kafka.errors import StorageError
+from pg_kafka.storage.log import Log
 from pg_kafka.storage.partition import AppendResult, Partition
 from pg_kafka.storage.topics import Topic
 from pg_kafka.wire import _records
@@ -125,6 +127,13 @@ class _Append:
         self.batch: Batch | None = None
         self.error: RecordsError | None = None
 
+    def await_again(self, log: Log) -> None:
+        """The partition could not be loaded: a producer's later batches must not come before this one."""
+        with contextlib.suppress(RecordsError):
+            head = _records.peek(self.records)
+            if head.producer_id >= 0:
+                log.awaits_again(self.topic.id, self.index, head.producer_id, head.producer_epoch, head.base_sequence)
+
     def decode(self) -> None:
         """Fill `batch` or `error`. May run in a thread."""
         try:
@@ -226,6 +235,7 @@ async def _append_later(ctx: Context, answer: _Answer, appends: list[_Append]) -
         for append, partition in zip(unloaded, loaded, strict=True):
             if isinstance(partition, StorageError):
                 answer.fill(append.slot, AppendResult(partition.code, message=partition.message))
+                append.await_again(ctx.broker.log)
                 appends.remove(append)
             else:
                 append.partition = partition

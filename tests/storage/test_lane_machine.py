@@ -1,0 +1,387 @@
+"""Any order of appends, commits, failures and take-overs, played by Hypothesis on a real PostgreSQL.
+
+The model is what clients know: an idempotent producer sends each batch again, unchanged, until it is acknowledged; a plain
+one sends it once. Rules queue batches, wait for answers, cut sessions, restart, and let a second broker take over from one
+that is dead or only silent. At any time an acknowledged batch is at its offset and high watermarks do not go back; in the
+end every idempotent batch is in the log once, in its producer's order, and the log has neither gaps nor repeats.
+
+PG_KAFKA_MACHINE_EXAMPLES=200 plays more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import asyncpg
+import hypothesis.strategies as st
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from tests.storage.leader import Leader
+from tests.wire_batches import batch, values
+
+from pg_kafka.coordinator.producer_state import WINDOW_BATCHES
+from pg_kafka.errors import StorageError
+from pg_kafka.storage.partition import AppendResult
+from pg_kafka.storage.topics import NewTopic, Topic
+from pg_kafka.wire.error_codes import ErrorCode
+
+T = TypeVar("T")
+PARTITIONS = 2
+PRODUCERS = 2
+EXAMPLES = int(os.environ.get("PG_KAFKA_MACHINE_EXAMPLES", "8"))
+RETRIABLE = (ErrorCode.KAFKA_STORAGE_ERROR, ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.REQUEST_TIMED_OUT)
+
+partitions = st.integers(0, PARTITIONS - 1)
+producers = st.integers(0, PRODUCERS - 1)
+
+
+@dataclass(eq=False)
+class Sent:
+    """A batch of a client's."""
+
+    texts: tuple[bytes, ...]
+    sequence: int = -1
+    offset: int | None = None
+    answer: asyncio.Future[AppendResult] | None = None
+
+
+@dataclass
+class Stream:
+    """What one idempotent producer sends to one partition, in order."""
+
+    producer_id: int
+    batches: list[Sent] = field(default_factory=list)
+
+    @property
+    def next_sequence(self) -> int:
+        return sum(len(sent.texts) for sent in self.batches)
+
+    @property
+    def acknowledged(self) -> list[Sent]:
+        return [sent for sent in self.batches if sent.offset is not None]
+
+    def wire(self, sent: Sent, shift: int = 0) -> bytes:
+        return batch(values(*sent.texts), producer_id=self.producer_id, epoch=0, sequence=sent.sequence + shift)
+
+
+class LaneMachine(RuleBasedStateMachine):
+    dsn = ""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.number = 0
+        self.name = f"t{id(self)}"
+        self.marks = [0] * PARTITIONS
+        self.plain: list[list[Sent]] = [[] for _ in range(PARTITIONS)]
+        self.streams: dict[tuple[int, int], Stream] = {}
+        self.silent: Leader | None = None
+        self.silent_partition: Any = None
+        self.leader = self.run(self.started())
+        self.run(self.make_topic())
+
+    # -- tools -------------------------------------------------------------------------------------------------------
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.loop.run_until_complete(asyncio.wait_for(work, 60))
+
+    async def started(self) -> Leader:
+        leader = Leader(self.dsn, checkpoint_bytes=400)
+        await leader.start()
+        return leader
+
+    async def make_topic(self) -> None:
+        self.number += 1
+        topics: list[Topic | int] = []
+        while not topics:
+            try:
+                topics = await self.leader.topics.create([NewTopic(f"{self.name}-{self.number}", PARTITIONS, {})])
+            except StorageError:
+                await asyncio.sleep(0.02)
+        assert isinstance(topics[0], Topic)
+        self.topic_id = topics[0].id
+        self.marks = [0] * PARTITIONS
+        self.plain = [[] for _ in range(PARTITIONS)]
+        self.streams = {
+            (producer, index): Stream(1000 * self.number + producer)
+            for producer in range(PRODUCERS)
+            for index in range(PARTITIONS)
+        }
+
+    async def send(self, index: int, wire: bytes) -> asyncio.Future[AppendResult]:
+        """Queue a batch; a partition that cannot be loaded now answers so."""
+        try:
+            return self.leader.send(await self.leader.partition(self.leader.topics.by_id[self.topic_id], index), wire)
+        except StorageError as error:
+            answer: asyncio.Future[AppendResult] = self.loop.create_future()
+            answer.set_result(AppendResult(error.code))
+            return answer
+
+    async def result(self, answer: asyncio.Future[AppendResult]) -> AppendResult:
+        return await asyncio.wait_for(answer, 30)
+
+    def texts(self, count: int) -> tuple[bytes, ...]:
+        self.number += count
+        return tuple(b"%d" % n for n in range(self.number - count, self.number))
+
+    def take(self, sent: Sent, result: AppendResult) -> None:
+        """A client looks at an answer."""
+        sent.answer = None
+        if result.error == 0:
+            assert sent.offset in (None, result.base_offset), f"{sent} is acknowledged at {result.base_offset} as well"
+            sent.offset = result.base_offset
+        else:
+            assert result.error in (*RETRIABLE, ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER), result
+
+    async def settle(self) -> None:
+        """Wait for every answer."""
+        for sent in self.all_sent():
+            if sent.answer is not None:
+                self.take(sent, await self.result(sent.answer))
+
+    def forget_answers(self) -> None:
+        """The broker is gone: what has not been answered never will be."""
+        for sent in self.all_sent():
+            if sent.answer is not None:
+                if sent.answer.done():
+                    self.take(sent, sent.answer.result())
+                sent.answer = None
+
+    def all_sent(self) -> list[Sent]:
+        return [*(s for one in self.plain for s in one), *(s for one in self.streams.values() for s in one.batches)]
+
+    async def stored(self) -> dict[int, list[tuple[int, bytes]]]:
+        connection = await asyncpg.connect(self.dsn)
+        try:
+            rows = await connection.fetch(
+                "SELECT partition, base_offset, last_offset, leader_epoch, values FROM kafka.log WHERE topic = $1 "
+                "ORDER BY partition, base_offset",
+                self.topic_id,
+            )
+        finally:
+            await connection.close()
+        found: dict[int, list[tuple[int, bytes]]] = {index: [] for index in range(PARTITIONS)}
+        epochs = [0] * PARTITIONS
+        for row in rows:
+            log = found[row["partition"]]
+            assert row["base_offset"] == len(log), f"offset {row['base_offset']} where {len(log)} comes next"
+            assert row["leader_epoch"] >= epochs[row["partition"]], "a row of an older leader"
+            epochs[row["partition"]] = row["leader_epoch"]
+            log += [(row["base_offset"] + n, value) for n, value in enumerate(row["values"])]
+        return found
+
+    # -- rules -------------------------------------------------------------------------------------------------------
+
+    @rule(index=partitions, count=st.integers(1, 4))
+    def append(self, index: int, count: int) -> None:
+        sent = Sent(self.texts(count))
+        self.plain[index].append(sent)
+        sent.answer = self.run(self.send(index, batch(values(*sent.texts))))
+
+    @rule(producer=producers, index=partitions, counts=st.lists(st.integers(1, 3), min_size=1, max_size=3))
+    def append_in_sequence(self, producer: int, index: int, counts: list[int]) -> None:
+        stream = self.streams[producer, index]
+        for count in counts:
+            stream.batches.append(Sent(self.texts(count), stream.next_sequence))
+        self.deliver(producer, index)
+
+    @rule(producer=producers, index=partitions)
+    def deliver(self, producer: int, index: int) -> None:
+        """Send again, in order, what is not acknowledged: not before all answers to what was sent before are here."""
+        stream = self.streams[producer, index]
+        waiting = [sent for sent in stream.batches if sent.offset is None][:WINDOW_BATCHES]
+        if all(sent.answer is None or sent.answer.done() for sent in waiting):
+            for sent in waiting:
+                if sent.answer is not None:
+                    self.take(sent, sent.answer.result())
+            for sent in [sent for sent in waiting if sent.offset is None]:
+                sent.answer = self.run(self.send(index, stream.wire(sent)))
+
+    @rule(producer=producers, index=partitions, back=st.integers(1, WINDOW_BATCHES))
+    def send_duplicate(self, producer: int, index: int, back: int) -> None:
+        stream = self.streams[producer, index]
+        self.run(self.settle())
+        old = stream.acknowledged[-WINDOW_BATCHES:]
+        if len(old) >= back and len(stream.acknowledged) == len(stream.batches):
+            sent = old[-back]
+            result = self.run(self.result(self.run(self.send(index, stream.wire(sent)))))
+            assert result.error in RETRIABLE or (result.error, result.base_offset) == (0, sent.offset), result
+
+    @rule(producer=producers, index=partitions, shift=st.integers(1, 3))
+    def leave_a_gap(self, producer: int, index: int, shift: int) -> None:
+        stream = self.streams[producer, index]
+        self.run(self.settle())
+        if stream.batches and len(stream.acknowledged) == len(stream.batches):
+            beyond = Sent((b"never",), stream.next_sequence)
+            result = self.run(self.result(self.run(self.send(index, stream.wire(beyond, shift)))))
+            assert result.error in (*RETRIABLE, ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER), result
+
+    @rule()
+    def wait_for_answers(self) -> None:
+        self.run(self.settle())
+
+    @rule(milliseconds=st.integers(0, 20))
+    def let_time_pass(self, milliseconds: int) -> None:
+        self.run(asyncio.sleep(milliseconds / 1000))
+
+    @rule(which=st.sampled_from(["lane", "control", "heartbeat", "reader", ""]), is_sudden=st.booleans())
+    def cut_sessions(self, which: str, is_sudden: bool) -> None:
+        async def terminate() -> None:
+            connection = await asyncpg.connect(self.dsn)
+            await connection.fetch(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE application_name LIKE $1 AND datname = current_database()",
+                f"pg_kafka {which}%",
+            )
+            await connection.close()
+
+        if is_sudden and which == "lane":
+            for lane in self.leader.log._lanes:
+                for session in lane._sessions:
+                    session.drop()
+        else:
+            self.run(terminate())
+
+    @rule()
+    def write_checkpoints(self) -> None:
+        for lane in self.leader.log._lanes:
+            lane._mark_checkpoints()
+            lane._wake.set()
+
+    @rule(index=partitions)
+    def delete_rows_are_gone_and_a_new_topic_comes(self, index: int) -> None:
+        async def replace() -> None:
+            await self.settle()
+            self.check(await self.stored(), is_final=False)
+            topic = self.leader.topics.by_id[self.topic_id]
+            late = await self.send(index, batch(values(b"late")))
+            for _ in range(20):
+                try:
+                    await self.leader.topics.delete([topic])
+                    break
+                except StorageError:
+                    await asyncio.sleep(0.05)
+            await self.result(late)
+            await self.make_topic()
+
+        self.run(replace())
+
+    @rule(is_orderly=st.booleans())
+    def restart(self, is_orderly: bool) -> None:
+        if is_orderly:
+            self.run(self.leader.stop())
+        else:
+            self.leader.crash()
+        self.forget_answers()
+        self.leader = self.run(self.started())
+
+    @precondition(lambda self: self.silent is None)
+    @rule()
+    def take_over_from_the_silent(self) -> None:
+        """The broker lives on without heartbeats and does not know that it has a successor."""
+
+        async def replace() -> None:
+            old = self.leader
+            old.membership._task.cancel()  # type: ignore[union-attr]
+            try:
+                self.silent_partition = await old.partition(old.topics.by_id[self.topic_id], 0)
+            except StorageError:
+                self.silent_partition = None
+            connection = await asyncpg.connect(self.dsn)
+            await connection.execute(
+                "UPDATE kafka.brokers SET seen_at = seen_at - interval '1 h' WHERE status = 'live'"
+            )
+            await connection.close()
+            self.leader = await self.started()
+            self.silent = old
+
+        self.run(replace())
+        self.forget_answers()
+
+    @precondition(lambda self: self.silent is not None)
+    @rule()
+    def write_as_the_silent(self) -> None:
+        silent, self.silent = self.silent, None
+        assert silent is not None
+
+        async def write() -> None:
+            if self.silent_partition is not None:
+                answer = silent.send(self.silent_partition, batch(values(b"zombie")))
+                done, _ = await asyncio.wait([answer], timeout=1)
+                assert not done or answer.result().error != 0
+
+        try:
+            self.run(write())
+        finally:
+            silent.crash()
+
+    # -- what must hold ----------------------------------------------------------------------------------------------
+
+    @invariant()
+    def high_watermarks_never_go_back(self) -> None:
+        for index in range(PARTITIONS):
+            topic = self.leader.topics.by_id.get(self.topic_id)
+            partition = self.leader.log.partition(topic, index) if topic else None
+            if partition is not None:
+                assert partition.high_watermark >= self.marks[index]
+                self.marks[index] = partition.high_watermark
+
+    def check(self, stored: dict[int, list[tuple[int, bytes]]], *, is_final: bool) -> None:
+        for index, log in stored.items():
+            texts = [value for _, value in log]
+            assert len(set(texts)) == len(texts), "a record is there twice"
+            assert not {b"never", b"zombie"} & set(texts)
+            assert len(log) >= self.marks[index]
+            streams = [stream for (_, at), stream in self.streams.items() if at == index]
+            for sent in [*self.plain[index], *(s for stream in streams for s in stream.batches)]:
+                if sent.offset is not None:
+                    end = sent.offset + len(sent.texts)
+                    assert tuple(texts[sent.offset : end]) == sent.texts, f"{sent} is not where it was acknowledged"
+            for stream in streams:
+                order = [text for sent in stream.batches for text in sent.texts]
+                mine = [text for text in texts if text in set(order)]
+                assert mine == (order if is_final else order[: len(mine)])
+
+    def teardown(self) -> None:
+        async def finish() -> None:
+            for _ in range(100):
+                await self.settle()
+                if all(sent.offset is not None for stream in self.streams.values() for sent in stream.batches):
+                    return
+                for (_, index), stream in self.streams.items():
+                    waiting = [sent for sent in stream.batches if sent.offset is None][:WINDOW_BATCHES]
+                    for sent in waiting:
+                        sent.answer = await self.send(index, stream.wire(sent))
+                await asyncio.sleep(0.02)
+            raise AssertionError("batches were never acknowledged")
+
+        try:
+            self.run(finish())
+            self.check(self.run(self.stored()), is_final=True)
+            assert self.leader.log.queued_bytes == 0
+        finally:
+            if self.silent is not None:
+                self.silent.crash()
+            self.run(self.leader.stop())
+            self.run(asyncio.sleep(0.05))
+            self.loop.close()
+
+
+def test_any_order_of_appends_failures_and_take_overs(pg_dsn: str) -> None:
+    class Machine(LaneMachine):
+        dsn = pg_dsn
+
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        Machine,
+        settings=settings(
+            max_examples=EXAMPLES,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            print_blob=True,
+        ),
+    )
