@@ -116,7 +116,8 @@ async def test_lost_sessions_fail_retriably_and_the_lane_comes_back(pg_dsn: str)
         await leader.append(partition, batch(values(b"a")))
         connection = await asyncpg.connect(pg_dsn)
         await connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'pg_kafka lane%'"
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name LIKE 'pg_kafka lane%'"
         )
         await connection.close()
         for _ in range(200):
@@ -137,7 +138,8 @@ async def test_fenced_broker_writes_nothing(pg_dsn: str) -> None:
         connection = await asyncpg.connect(pg_dsn)
         await connection.execute("UPDATE kafka.brokers SET status = 'fenced'")
         await connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'pg_kafka %'"
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name LIKE 'pg_kafka %'"
         )
         result = await leader.append(partition, batch(values(b"a")))
         assert result.error != 0
