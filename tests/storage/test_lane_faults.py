@@ -148,3 +148,16 @@ async def test_first_batch_that_failed_comes_before_later_ones(pg_dsn: str) -> N
         assert (await leader.append(partition, batch(values(b"x"), producer_id=9, epoch=0, sequence=0))).error
         lane.ready.set()
         assert (await leader.append(partition, batch(values(b"y"), producer_id=9, epoch=1, sequence=0))).error == 0
+
+
+async def test_loads_end_with_the_log(pg_dsn: str) -> None:
+    leader = Leader(pg_dsn)
+    await leader.start()
+    topic = await leader.topic("t")
+    (lane,) = leader.log._lanes
+    lane.ready.clear()
+    load = asyncio.create_task(leader.log.load([(topic, 0)]))
+    await asyncio.sleep(0.05)
+    leader.crash()
+    with pytest.raises(StorageError):
+        await asyncio.wait_for(load, 2)

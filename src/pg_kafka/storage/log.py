@@ -154,6 +154,7 @@ class Log:
                 task.cancel()
         for lane in self._lanes:
             await lane.close()
+        self._cancel_loads()
         for partition in list(self._partitions.values()):
             self.forget(partition)
         await self._readers.close()
@@ -163,6 +164,7 @@ class Log:
         for lane in self._lanes:
             lane.abandon()
         self._readers.abandon()
+        self._cancel_loads()
         for task in self._tasks:
             task.cancel()
 
@@ -308,14 +310,14 @@ class Log:
             load = asyncio.create_task(self._load(chunk), name="load partitions")
             for topic, index in chunk:
                 self._loading[topic.id, index] = load
-            load.add_done_callback(lambda _load, chunk=chunk: self._loaded(chunk))  # type: ignore[misc]
+            load.add_done_callback(lambda load, chunk=chunk: self._loaded(load, chunk))  # type: ignore[misc]
         tasks = {t for topic, index in wanted if (t := self._loading.get((topic.id, index))) is not None}
         if tasks:
             done, late = await asyncio.wait(tasks, timeout=LOAD_TIMEOUT_S)
             if late:
                 raise unavailable("partitions could not be loaded in time")
             for task in done:
-                error = task.exception()
+                error = unavailable("this broker stops") if task.cancelled() else task.exception()
                 if error is not None:
                     raise error
         found = [self._partitions.get((topic.id, index)) for topic, index in wanted]
@@ -323,9 +325,15 @@ class Log:
             raise unavailable("a partition went away while it was loaded")
         return [p for p in found if p is not None]
 
-    def _loaded(self, chunk: list[tuple[Topic, int]]) -> None:
+    def _loaded(self, load: asyncio.Task[None], chunk: list[tuple[Topic, int]]) -> None:
         for topic, index in chunk:
             self._loading.pop((topic.id, index), None)
+        if not load.cancelled():
+            load.exception()  # whoever asked may have given up; then nobody else looks at it
+
+    def _cancel_loads(self) -> None:
+        for load in set(self._loading.values()):
+            load.cancel()
 
     async def _load(self, chunk: list[tuple[Topic, int]]) -> None:
         lanes = {self._lane(topic.id, index) for topic, index in chunk}
