@@ -51,6 +51,7 @@ async def clients(broker: RunningBroker, count: int) -> AsyncIterator[list[RawCl
     finally:
         for client in found:
             client.writer.transport.abort()
+            await client.close()
 
 
 async def works(client: RawClient, within_s: float = 5) -> None:
