@@ -1,6 +1,7 @@
 """Sessions keep what durability and the fence rest on, whatever the server's defaults are and become."""
 
 import asyncio
+import socket
 from typing import Any
 
 import asyncpg
@@ -61,3 +62,13 @@ async def test_a_reload_of_the_configuration_weakens_nothing(make_postgres: Any,
         await asyncio.sleep(0.3)
         assert await shown(connection, STRONG) == STRONG | {"synchronous_commit": configured}
     server.destroy()
+
+
+async def test_dead_network_is_noticed_on_our_side_too(postgres_server: PostgresServer, pg_database: Database) -> None:
+    name = pg_database.name
+    dsn = f"postgresql://{name}:{postgres_server.password}@127.0.0.1:{postgres_server.port}/{name}"
+    async with sessions.opened(dsn, "test") as connection:
+        mine: socket.socket = connection._transport.get_extra_info("socket")  # type: ignore[attr-defined]
+        assert mine.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert mine.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 10_000
+        assert await connection.fetchval("SHOW tcp_user_timeout") == "10000"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl as ssl_module
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ TCP_SETTINGS = {
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "10000",
 }
+OWN_TCP_OPTIONS = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 2, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 10_000}
 PINNED = {
     "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "off",
@@ -140,6 +142,18 @@ async def connect(dsn: str, kind: str) -> Session:
         raise
 
 
+def _watch_network(connection: Any) -> None:
+    """Let a connection whose other end is gone without a word break after some ten seconds, as the server's end does."""
+    socket_ = connection._transport.get_extra_info("socket")
+    if socket_ is None or socket_.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    socket_.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in OWN_TCP_OPTIONS.items():
+        option = getattr(socket, name, None)  # not all platforms have all of them
+        if option is not None:
+            socket_.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
 async def dial(dsn: str, kind: str, **options: Any) -> asyncpg.Connection:
     """A connection that begins with the pinned settings where nothing between refuses them. Raises as the driver does."""
     name = {"application_name": f"pg_kafka {kind}"}
@@ -165,6 +179,7 @@ async def opened(dsn: str, kind: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 async def _pin(connection: asyncpg.Connection) -> Session:
+    _watch_network(connection)
     available = {
         row["name"]: (row["setting"], row["is_own"])
         for row in await connection.fetch(
