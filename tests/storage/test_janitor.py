@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 from tests.storage.log_rows import add_row, add_topic, connect_migrated
 
+from pg_kafka.storage import sessions
 from pg_kafka.storage.janitor import Janitor
 
 DEADLINE_S = 30.0
@@ -293,3 +294,17 @@ async def test_stop_ends_the_session(db: asyncpg.Connection, make_janitor: Calla
     await until(db, here, 1)
     await janitor.stop()
     await until(db, here, 0)
+
+
+async def test_a_fenced_broker_s_janitor_makes_no_noise(
+    make_janitor: Callable[..., Awaitable[Janitor]], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refuse(kind: str) -> sessions.Session:
+        raise sessions.Fenced("incarnation 1 is fenced")
+
+    with caplog.at_level("INFO"):
+        janitor = await make_janitor(open_session=refuse)
+        await asyncio.sleep(0.1)
+        await janitor.stop()
+    (line,) = [record for record in caplog.records if record.name.endswith("janitor")]
+    assert line.levelname == "INFO" and line.exc_info is None

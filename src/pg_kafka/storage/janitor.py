@@ -154,7 +154,9 @@ class Janitor:
             self.failures[name] += 1
             pause = min(FIRST_RETRY_S * 2 ** (retries - 1), LAST_RETRY_S) * random.uniform(0.75, 1.25)
             self._not_before[name] = self._now() + pause
-            is_expected = isinstance(error, (asyncpg.LockNotAvailableError, StorageError, *sessions.CONNECTION_ERRORS))
+            # A fenced broker stops its janitor in a moment; until then this one gets no session.
+            outside = (asyncpg.LockNotAvailableError, StorageError, sessions.Fenced, *sessions.CONNECTION_ERRORS)
+            is_expected = isinstance(error, outside)
             log.log(
                 logging.INFO if is_expected and retries < 5 else logging.WARNING,
                 "janitor's job failed and will be tried again",
