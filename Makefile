@@ -2,6 +2,7 @@
 # make install  .venv with the pinned requirements and .venv/bin/pg-kafka
 # make test     all tests; make test TESTS=tests/unit for some
 # make lint     format, lint, layers, types
+# make crash    one round of each fault under load, some four minutes
 # make soak     rounds of faults under load until stopped; make soak ARGS='--rounds 100'
 # make bench    all benchmarks; make bench BENCH=bench/wire_codec.py for one
 # make wheel    dist/*.whl
@@ -11,7 +12,7 @@
 
 VENV  := .venv
 BIN   := $(VENV)/bin
-TESTS ?= tests
+TESTS ?= tests --ignore=tests/crash
 BENCH ?= $(wildcard bench/*.py)
 ARGS  ?=
 
@@ -21,7 +22,7 @@ PYTHON ?= $(shell for python in python3.11 python3; do $$python -c '' 2>/dev/nul
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 NATIVE      := $(wildcard src/pg_kafka/wire/*.pyx src/pg_kafka/wire/*.pxd)
 
-.PHONY: install serve test soak lint bench wheel lock clean
+.PHONY: install serve test crash soak lint bench wheel lock clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.package
@@ -31,6 +32,9 @@ serve: install
 
 test: install $(VENV)/.test
 	$(BIN)/python -m pytest -ra $(TESTS) $(ARGS)
+
+crash: install $(VENV)/.test
+	$(BIN)/python -m pytest -ra tests/crash $(ARGS)
 
 soak: install $(VENV)/.test
 	$(BIN)/python -m tests.crash.rounds --results tests/crash/soak-results.md $(ARGS)
