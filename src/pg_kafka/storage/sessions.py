@@ -96,12 +96,13 @@ class Session:
         self.lock_id: int | None = None
         # Set by warning 01000: the wait for a synchronous standby was cancelled, the commit stands only here.
         self.commit_in_doubt = False
-        connection.add_log_listener(self._on_notice)
+        connection.add_log_listener(lambda _connection, message: self.take_notice(message))
         # A COPY that waits until it may write is not told when the connection is lost: the driver would wait for ever.
         protocol: Any = getattr(connection, "_protocol")  # noqa: B009 - of the driver's own
         connection.add_termination_listener(lambda _connection: protocol.resume_writing())
 
-    def _on_notice(self, _connection: object, message: asyncpg.PostgresLogMessage) -> None:
+    def take_notice(self, message: asyncpg.PostgresLogMessage) -> None:
+        """A notice or warning has come from the server."""
         if message.sqlstate == "01000":
             self.commit_in_doubt = True
 

@@ -1,0 +1,122 @@
+"""One round trip for a simple query and the data of the COPYs in it.
+
+The driver sends COPY, waits until the server asks for data, sends that, and waits again. The server does not need the
+first wait: it reads the messages one after the other, and ignores data that follows a refused COPY. So all of it goes out
+at once, through the driver's own transport, which has our protocol object for the time of the exchange. Statements of one
+query are one transaction (PostgreSQL manual, "Message Flow", 55.2.2.1), so a query of several COPYs is all or nothing.
+
+    Q  query text                          ->
+    d  CopyData ...  c CopyDone            ->   for each COPY in the query
+                                           <-   G CopyInResponse, C CommandComplete ... or E ErrorResponse
+                                           <-   Z ReadyForQuery
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import asyncpg
+
+from pg_kafka.storage.sessions import Session
+
+_READY, _COMPLETE, _ERROR, _NOTICE = b"ZCEN"
+_COPY_DONE = b"c\x00\x00\x00\x04"
+_HEADER_BYTES = 5
+
+
+async def run(session: Session, query: str, copies: Sequence[Iterable[bytes]], timeout_s: float | None) -> list[str]:
+    """Send a query with the data of each COPY ... FROM STDIN in it; the command tags.
+
+    The session must be idle or in a transaction that the query does not end or begin: the driver does not see what the
+    server answers. Raises asyncpg.PostgresError as the driver does, ConnectionError when the connection is lost, and
+    TimeoutError; after the last two, and when cancelled, the connection is closed.
+    """
+    connection: Any = session.connection
+    if connection.is_closed():
+        raise asyncpg.InterfaceError("connection is closed")
+    transport, driver = connection._transport, connection._protocol
+    exchange = _Exchange(session, driver)
+    transport.set_protocol(exchange)
+    try:
+        transport.writelines(_messages(query, copies))
+        async with asyncio.timeout(timeout_s):
+            await exchange.ready
+    except BaseException as error:
+        if not transport.is_closing():
+            transport.set_protocol(driver)
+        connection.terminate()
+        if exchange.error is not None and isinstance(error, ConnectionError):
+            raise _postgres_error(exchange.error, query) from error  # the server said why it goes away
+        raise
+    transport.set_protocol(driver)
+    if exchange.error is not None:
+        raise _postgres_error(exchange.error, query)
+    return [tag.decode() for tag in exchange.tags]
+
+
+def _messages(query: str, copies: Sequence[Iterable[bytes]]) -> list[bytes]:
+    text = query.encode()
+    messages = [b"Q", (len(text) + 5).to_bytes(4, "big"), text, b"\x00"]
+    for pieces in copies:
+        for piece in pieces:
+            messages.append(b"d" + (len(piece) + 4).to_bytes(4, "big"))
+            messages.append(piece)
+        messages.append(_COPY_DONE)
+    return messages
+
+
+class _Exchange(asyncio.Protocol):
+    """Reads what the server answers until it is ready for the next query."""
+
+    def __init__(self, session: Session, driver: Any) -> None:
+        self._session = session
+        self._driver = driver
+        self._rest = b""
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.error: bytes | None = None  # the first one, which the others follow from
+        self.tags: list[bytes] = []
+
+    def data_received(self, data: bytes) -> None:
+        data = self._rest + data if self._rest else data
+        position = 0
+        while len(data) - position >= _HEADER_BYTES:
+            end = position + 1 + int.from_bytes(data[position + 1 : position + _HEADER_BYTES], "big")
+            if end > len(data):
+                break
+            self._take(data[position], data[position + _HEADER_BYTES : end])
+            position = end
+        self._rest = data[position:]
+
+    def _take(self, kind: int, body: bytes) -> None:
+        if kind == _COMPLETE:
+            self.tags.append(body[:-1])
+        elif kind == _ERROR:
+            self.error = self.error or body
+        elif kind == _NOTICE:
+            notice: Any = asyncpg.PostgresLogMessage.new(_fields(body))
+            self._session.take_notice(notice)
+        elif kind == _READY and not self.ready.done():
+            self.ready.set_result(None)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.ready.done():
+            self.ready.set_exception(error or ConnectionResetError("the database closed the connection"))
+        self._driver.connection_lost(error)
+
+    def pause_writing(self) -> None:
+        """All of the data is in memory already; there is nothing to hold back."""
+
+    def resume_writing(self) -> None:
+        """See pause_writing."""
+
+
+def _fields(body: bytes) -> dict[str, str]:
+    """The fields of ErrorResponse and NoticeResponse: one byte of code and a text, each ended by zero."""
+    return {chr(part[0]): part[1:].decode(errors="replace") for part in body.split(b"\x00") if part}
+
+
+def _postgres_error(body: bytes, query: str) -> asyncpg.PostgresError:
+    error: asyncpg.PostgresError = asyncpg.PostgresError.new(_fields(body), query=query)
+    return error
