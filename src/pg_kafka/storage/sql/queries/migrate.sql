@@ -29,7 +29,9 @@ SELECT schema_version FROM kafka.cluster;
 -- name: insert_cluster
 -- pg_control_checkpoint() lags behind a promotion until the next checkpoint; the name of the current WAL file does not.
 INSERT INTO kafka.cluster (cluster_id, schema_version, system_identifier, timeline)
-SELECT $1, $2, (SELECT system_identifier::text FROM pg_control_system()),
+SELECT $1, $2, -- as the query "identity" of sessions has it
+       (SELECT system_identifier FROM pg_control_system())
+           || '/' || (SELECT oid FROM pg_database WHERE datname = current_database()) || '/' || 'kafka.cluster'::regclass::oid,
        substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8);
 
 -- name: set_version

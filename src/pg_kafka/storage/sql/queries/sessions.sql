@@ -9,8 +9,12 @@ SELECT name, setting, source IN ('client', 'session') AS is_own FROM pg_catalog.
 SELECT pg_catalog.set_config($1, $2, false);
 
 -- name: identity
--- Where the session is: a change of any of the first three is a failover, a restore or a restart.
-SELECT (SELECT system_identifier FROM pg_catalog.pg_control_system())::text AS system_identifier,
+-- Where the session is: a change of any of the first three is a failover, a restore or a restart. A dump brings its own
+-- copy of the server's number along, so that of the database and that of a table are part of it: a restore makes both anew.
+SELECT (SELECT system_identifier FROM pg_catalog.pg_control_system())::text
+           || '/' || (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+           || '/' || coalesce((SELECT c.oid FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+                               WHERE n.nspname = 'kafka' AND c.relname = 'cluster'), 0) AS system_identifier,
        CASE WHEN pg_catalog.pg_is_in_recovery() THEN NULL
             ELSE pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) END AS timeline,
        pg_catalog.pg_postmaster_start_time() AS started_at,

@@ -1,0 +1,277 @@
+"""Backup and restore with exactly the commands of docs/operations.md, on a server and an archive of this test's own."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import confluent_kafka
+import pytest
+from tests.broker.command import Serving
+from tests.broker.rawclient import RawClient
+from tests.clients.brokers import COMMAND
+from tests.crash.servers import Server
+from tests.kafka_reference import HOST, free_port
+from tests.postgres import Database
+
+PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
+TOPIC = "orders"
+HISTORY_EPOCHS = 1000
+HISTORY_PRODUCER_IDS = 1_000_000_000
+READER = "backup_reader"
+
+
+def blocks(heading: str) -> list[str]:
+    """The code blocks of a section."""
+    section = PAGE.read_text().split(f"### {heading}\n")[1].split("\n## ")[0].split("\n### ")[0]
+    return re.findall(r"^```\w+\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    try:
+        one = Server()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    try:
+        one.create()
+        yield one
+    finally:
+        one.destroy()
+
+
+class Shell:
+    """Runs the page's commands as the user who runs PostgreSQL, with the page's names for what is this test's."""
+
+    def __init__(self, server: Server, database: Database) -> None:
+        self.server = server
+        self.names = {"pg_kafka": database.name, "/srv/": f"{server.folder}/srv/"}
+        self.environment = {
+            "PATH": f"{server.binaries}:{COMMAND.parent}:{os.environ['PATH']}",
+            "SERVER": server.dsn(),
+            "DATABASE": database.dsn,
+            "RESTORED": server.dsn("kafka_restored", database.name),
+            "LC_ALL": "C",
+        }
+        self.run("mkdir -p /srv/archive")
+
+    def here(self, text: str) -> str:
+        for name, own in self.names.items():
+            text = text.replace(name, own)
+        return text
+
+    def run(self, commands: str) -> None:
+        done = subprocess.run(
+            ["bash", "-euc", self.here(commands)],
+            cwd=self.server.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            **self.server._as_user(),  # type: ignore[call-overload]
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+
+
+class Clients:
+    """A producer that stays open, and a consumer that keeps its place in a table of the same database."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self.bootstrap = bootstrap
+        self.acks: list[tuple[int, bytes]] = []
+        self._numbers = itertools.count()
+        self._producer = confluent_kafka.Producer(
+            {"bootstrap.servers": bootstrap, "enable.idempotence": True, "reconnect.backoff.max.ms": 200}
+        )
+
+    def produce(self, count: int) -> list[bytes]:
+        """Values of so many new records, acknowledged at the offsets that come next."""
+        values = [b"%d" % next(self._numbers) for _ in range(count)]
+
+        def delivered(error: confluent_kafka.KafkaError | None, message: confluent_kafka.Message) -> None:
+            assert error is None, error
+            self.acks.append((message.offset(), message.value()))
+
+        for value in values:
+            self._producer.produce(TOPIC, value, partition=0, on_delivery=delivered)
+        assert self._producer.flush(60) == 0
+        assert [value for _, value in self.acks[-count:]] == values
+        return values
+
+    def consume(self, place: int, count: int) -> list[tuple[int, bytes | None]]:
+        """So many records from a place on."""
+        consumer = confluent_kafka.Consumer(
+            {"bootstrap.servers": self.bootstrap, "group.id": "unused", "auto.offset.reset": "error"}
+        )
+        consumer.assign([confluent_kafka.TopicPartition(TOPIC, 0, place)])
+        try:
+            found: list[confluent_kafka.Message] = []
+            while len(found) < count:
+                more = consumer.consume(count - len(found), 30)
+                assert more and not any(message.error() for message in more), [m.error() for m in more]
+                found += more
+            return [(message.offset(), message.value()) for message in found]
+        finally:
+            consumer.close()
+
+
+async def log_of(dsn: str) -> list[tuple[int, bytes]]:
+    """The topic's log as SQL shows it; its global offsets grow and none is there twice."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        rows = await connection.fetch(
+            "SELECT partition_offset, value, global_offset FROM kafka.messages m JOIN kafka.topics t ON t.id = m.topic_id"
+            " WHERE t.name = $1 ORDER BY partition_offset",
+            TOPIC,
+        )
+    finally:
+        await connection.close()
+    order = [row["global_offset"] for row in rows]
+    assert order == sorted(set(order))
+    return [(row["partition_offset"], row["value"]) for row in rows]
+
+
+async def keep_place(dsn: str, place: int) -> None:
+    """The consumer's own transaction, as an application would have it."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute("CREATE TABLE IF NOT EXISTS public.place (next_offset bigint)")
+        await connection.execute("DELETE FROM public.place")
+        await connection.execute("INSERT INTO public.place VALUES ($1)", place)
+    finally:
+        await connection.close()
+
+
+async def value_of(dsn: str, question: str) -> Any:
+    connection = await asyncpg.connect(dsn)
+    try:
+        return await connection.fetchval(question)
+    finally:
+        await connection.close()
+
+
+async def epochs_of(dsn: str) -> Sequence[int]:
+    found: Sequence[int] = await value_of(dsn, "SELECT array_agg(epoch ORDER BY epoch) FROM kafka.leader_epochs")
+    return found
+
+
+async def give_to_reader(server: Server, dsn: str) -> None:
+    """A role that may read the topic, as the page has it."""
+    section = PAGE.read_text().split("```sql\n")[1].split("```")[0]
+    assert "TO reader" in section
+    server.sql(f"CREATE ROLE {READER} LOGIN")
+    connection = await asyncpg.connect(dsn)
+    try:
+        async with asyncio.timeout(20):
+            while not await connection.fetchval("SELECT to_regclass('topics.orders') IS NOT NULL"):  # noqa: ASYNC110 - the janitor makes it
+                await asyncio.sleep(0.05)
+        await connection.execute(section.replace("TO reader", f"TO {READER}"))
+    finally:
+        await connection.close()
+
+
+def serve(dsn: str, port: int) -> Serving:
+    return Serving("--listen", f"{HOST}:{port}", "--database", dsn)
+
+
+async def test_dump_restored_into_a_new_database_goes_on(server: Server) -> None:
+    database = server.create_database()
+    shell = Shell(server, database)
+    port = free_port()
+    clients = Clients(f"{HOST}:{port}")
+    with serve(database.dsn, port).ready() as broker:
+        values = clients.produce(300)
+        assert len(clients.consume(0, 200)) == 200
+        await keep_place(database.dsn, 200)
+        await give_to_reader(server, database.dsn)
+        async with await RawClient.connect(broker) as client:
+            producer_id = await client.new_producer_id()
+        (dump,) = blocks("Dump")
+        shell.run(dump)
+        epochs = await epochs_of(database.dsn)
+        clients.consume(200, 100)  # its place after this is not in the dump
+        assert broker.stop() == 0
+
+    restored = server.dsn("kafka_restored", database.name)
+    commands, started = blocks("Restore a dump")[0].split("pg-kafka serve")
+    assert started == ' --database "$RESTORED"\n'
+    shell.run(commands)
+    with serve(restored, port).ready() as broker:
+        # The same producer, under way since before the dump.
+        values += clients.produce(50)
+        place = await value_of(restored, "SELECT next_offset FROM public.place")
+        assert clients.consume(place, 150) == list(enumerate(values))[200:]
+        async with await RawClient.connect(broker) as client:
+            assert await client.new_producer_id() >= producer_id + HISTORY_PRODUCER_IDS
+            await client.create_topic()
+        assert "the server's history changed" in broker.err
+    assert await log_of(restored) == list(enumerate(values)) == clients.acks
+    assert (await epochs_of(restored))[-1] >= epochs[-1] + HISTORY_EPOCHS
+    as_reader = server.dsn("kafka_restored", READER)
+    assert await value_of(as_reader, 'SELECT count(*) FROM topics."orders"') == len(values)
+    assert not await value_of(as_reader, "SELECT has_table_privilege('kafka.log', 'SELECT')")
+    open_to_all = (
+        "SELECT array_agg(proname) FROM pg_proc WHERE pronamespace = 'kafka'::regnamespace"
+        f" AND has_function_privilege('{READER}', oid, 'EXECUTE')"
+    )
+    assert await value_of(restored, open_to_all) is None
+
+    # A second start on it is an ordinary one.
+    before = (await epochs_of(restored))[-1]
+    with serve(restored, port).ready():
+        clients.produce(1)
+    assert (await epochs_of(restored))[-1] == before + 1
+
+
+async def test_recovery_to_a_point_in_time_goes_on(server: Server) -> None:
+    database = server.create_database()
+    shell = Shell(server, database)
+    archiving, base_backup, put_in_place, recovery = blocks("Point-in-time recovery")
+    server.stop()
+    with (server.data / "postgresql.conf").open("a") as file:
+        file.write(shell.here(archiving))
+    server.start()
+    port = free_port()
+    clients = Clients(f"{HOST}:{port}")
+    with serve(server.dsn(database.name, database.name), port).ready() as broker:
+        shell.environment["SERVER"] = server.dsn()
+        values = clients.produce(100)
+        shell.run(base_backup)
+        values += clients.produce(100)
+        await keep_place(server.dsn(database.name, database.name), 150)
+        epochs = await epochs_of(server.dsn(database.name))
+        async with await RawClient.connect(broker) as client:
+            producer_id = await client.new_producer_id()
+        moment = server.sql("SELECT pg_sleep(0.01), clock_timestamp()").strip().partition("|")[2]
+        lost = clients.produce(100)
+        assert len(clients.consume(0, 300)) == 300
+        server.sql("SELECT pg_switch_wal()")
+        server.stop()
+
+        shell.run(put_in_place)
+        restored = server.folder / "srv" / "restored"
+        with (restored / "postgresql.auto.conf").open("a") as file:
+            file.write(shell.here(recovery).replace("2026-01-31 12:00:00+00", moment))
+        server.data = restored
+        server.start()  # on its port: the broker has tried all the time
+        dsn = server.dsn(database.name, database.name)
+        # The old producer's last records are gone; a new one goes on, as an application that starts again does.
+        again = Clients(f"{HOST}:{port}")
+        values += again.produce(50)
+        place = await value_of(dsn, "SELECT next_offset FROM public.place")
+        assert again.consume(place, 100) == list(enumerate(values))[150:]
+        async with await RawClient.connect(broker) as client:
+            assert await client.new_producer_id() >= producer_id + HISTORY_PRODUCER_IDS
+        assert "the server's history changed" in broker.err
+        assert broker.process.poll() is None
+    assert lost[0] not in dict(map(reversed, await log_of(dsn)))  # type: ignore[arg-type]
+    assert await log_of(dsn) == list(enumerate(values))
+    assert (await epochs_of(dsn))[-1] >= epochs[-1] + HISTORY_EPOCHS
