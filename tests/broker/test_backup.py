@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import pwd
 import re
+import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from tests.broker.rawclient import RawClient
 from tests.clients.brokers import COMMAND
 from tests.crash.servers import Server
 from tests.kafka_reference import HOST, free_port
-from tests.postgres import Database
+from tests.postgres import FLAVOURS, Database, embedded_dsn, unprivileged_user
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
 TOPIC = "orders"
@@ -50,17 +52,16 @@ def server() -> Iterator[Server]:
 class Shell:
     """Runs the page's commands as the user who runs PostgreSQL, with the page's names for what is this test's."""
 
-    def __init__(self, server: Server, database: Database) -> None:
-        self.server = server
-        self.names = {"pg_kafka": database.name, "/srv/": f"{server.folder}/srv/"}
-        self.environment = {
-            "PATH": f"{server.binaries}:{COMMAND.parent}:{os.environ['PATH']}",
-            "SERVER": server.dsn(),
-            "DATABASE": database.dsn,
-            "RESTORED": server.dsn("kafka_restored", database.name),
-            "LC_ALL": "C",
-        }
-        self.run("mkdir -p /srv/archive")
+    def __init__(self, folder: Path, binaries: Path, names: Mapping[str, str], **environment: str) -> None:
+        self.folder = folder
+        self.names = {**names, "/srv/": f"{folder}/srv/"}
+        self.environment = {"PATH": f"{binaries}:{COMMAND.parent}:{os.environ['PATH']}", "LC_ALL": "C", **environment}
+        user = unprivileged_user()
+        self._user = {} if user is None else {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
+        (folder / "srv" / "archive").mkdir(parents=True)
+        if user is not None:
+            for made in (folder / "srv", folder / "srv" / "archive"):
+                shutil.chown(made, user)
 
     def here(self, text: str) -> str:
         for name, own in self.names.items():
@@ -70,15 +71,26 @@ class Shell:
     def run(self, commands: str) -> None:
         done = subprocess.run(
             ["bash", "-euc", self.here(commands)],
-            cwd=self.server.folder,
+            cwd=self.folder / "srv",
             env=self.environment,
             capture_output=True,
             text=True,
             check=False,
-            **self.server._as_user(),  # type: ignore[call-overload]
+            **self._user,  # type: ignore[call-overload]
         )
         assert done.returncode == 0, done.stderr
         assert done.stderr == ""
+
+
+def shell_of(server: Server, database: Database) -> Shell:
+    return Shell(
+        server.folder,
+        server.binaries,
+        {"pg_kafka": database.name},
+        SERVER=server.dsn(),
+        DATABASE=database.dsn,
+        RESTORED=server.dsn("kafka_restored", database.name),
+    )
 
 
 class Clients:
@@ -184,7 +196,7 @@ def serve(dsn: str, port: int) -> Serving:
 
 async def test_dump_restored_into_a_new_database_goes_on(server: Server) -> None:
     database = server.create_database()
-    shell = Shell(server, database)
+    shell = shell_of(server, database)
     port = free_port()
     clients = Clients(f"{HOST}:{port}")
     with serve(database.dsn, port).ready() as broker:
@@ -233,7 +245,7 @@ async def test_dump_restored_into_a_new_database_goes_on(server: Server) -> None
 
 async def test_recovery_to_a_point_in_time_goes_on(server: Server) -> None:
     database = server.create_database()
-    shell = Shell(server, database)
+    shell = shell_of(server, database)
     archiving, base_backup, put_in_place, recovery = blocks("Point-in-time recovery")
     server.stop()
     with (server.data / "postgresql.conf").open("a") as file:
@@ -275,3 +287,52 @@ async def test_recovery_to_a_point_in_time_goes_on(server: Server) -> None:
     assert lost[0] not in dict(map(reversed, await log_of(dsn)))  # type: ignore[arg-type]
     assert await log_of(dsn) == list(enumerate(values))
     assert (await epochs_of(dsn))[-1] >= epochs[-1] + HISTORY_EPOCHS
+
+
+async def test_embedded_server_recovers_to_a_point_in_time(embedded_folder: Path) -> None:
+    data = embedded_folder / "data"
+    port = free_port()
+
+    def serve_data() -> Serving:
+        return Serving("--listen", f"{HOST}:{port}", "--data", str(data)).ready()
+
+    def dsn() -> str:
+        found = embedded_dsn(data)
+        assert found is not None
+        return found
+
+    binaries = FLAVOURS["embedded"]()
+    assert binaries is not None
+    # The password is the broker's user's; this is another one when root runs the tests.
+    shell = Shell(embedded_folder, binaries, {})
+    archiving, base_backup, put_in_place, recovery = blocks("Point-in-time recovery")
+    clients = Clients(f"{HOST}:{port}")
+    with serve_data() as broker:
+        clients.produce(10)
+        assert broker.stop() == 0
+    with (data / "postgres" / "postgresql.conf").open("a") as file:
+        file.write(shell.here(archiving))
+    with serve_data() as broker:
+        shell.environment["SERVER"] = f"postgresql://postgres@{HOST}:{dsn().rpartition('=')[2]}/pg_kafka"
+        password = shell.folder / "srv" / "pgpass"
+        shutil.copy(data / "pgpass", password)
+        shutil.chown(password, (data / "postgres").owner())
+        shell.environment["PGPASSFILE"] = str(password)
+        shell.run(base_backup)
+        clients.produce(10)
+        moment = str(await value_of(dsn(), "SELECT clock_timestamp()"))
+        clients.produce(10)
+        epochs = await epochs_of(dsn())
+        await value_of(dsn(), "SELECT pg_switch_wal()")
+        assert broker.stop() == 0
+    shell.run(put_in_place)
+    restored = embedded_folder / "srv" / "restored"
+    with (restored / "postgresql.auto.conf").open("a") as file:
+        file.write(shell.here(recovery).replace("2026-01-31 12:00:00+00", moment))
+    (data / "postgres").rename(embedded_folder / "old")
+    restored.rename(data / "postgres")
+    with serve_data():
+        assert [offset for offset, _ in await log_of(dsn())] == list(range(20))
+        Clients(f"{HOST}:{port}").produce(5)
+        assert [offset for offset, _ in await log_of(dsn())] == list(range(25))
+        assert (await epochs_of(dsn()))[-1] >= epochs[-1] + HISTORY_EPOCHS

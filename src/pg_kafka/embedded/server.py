@@ -38,6 +38,8 @@ SQL = queries.load("embedded")
 
 _CONNECT_TIMEOUT_S = 30.0
 _STATEMENT_TIMEOUT_S = 60.0
+# PostgreSQL tells nobody when a recovery ends.
+_RECOVERY_POLL_S = 0.5
 # Backends of a postmaster that was killed notice it within moments; the shared memory is theirs until then.
 _LEFTOVER_BACKENDS_S = 10.0
 # Below the range from which Linux takes the ports of outgoing connections.
@@ -298,6 +300,7 @@ class EmbeddedPostgres:
     async def _prepare_database(self, status: Status) -> None:
         """Create what a new data folder lacks, and read the version."""
         try:
+            await self._wait_recovered(status)
             async with asyncio.timeout(_STATEMENT_TIMEOUT_S):
                 try:
                     connection = await _connect(status, settings.DATABASE)
@@ -319,6 +322,23 @@ class EmbeddedPostgres:
             raise FatalError(
                 f"the embedded PostgreSQL on {self._folder.path} does not take connections: {reason}"
             ) from error
+
+    async def _wait_recovered(self, status: Status) -> None:
+        """A server that recovers to a point in time takes connections long before it takes writes. No deadline."""
+        told = False
+        while True:
+            connection = await _connect(status, "postgres")
+            try:
+                if not await connection.fetchval(SQL["is_in_recovery"], timeout=_STATEMENT_TIMEOUT_S):
+                    return
+            finally:
+                await connection.close(timeout=5.0)
+            if (self._folder.cluster / "standby.signal").exists():
+                raise FatalError(f"PostgreSQL on {self._folder.path} is a standby: promote it, or remove standby.signal")
+            if not told:
+                told = True
+                self._log.info("PostgreSQL is recovering to a point in time", extra={"data": str(self._folder.path)})
+            await asyncio.sleep(_RECOVERY_POLL_S)
 
     async def _make_password(self, connection: asyncpg.Connection) -> None:
         """A password for connections over 127.0.0.1; set first and then stored, so that a crash between repeats it."""

@@ -3,6 +3,9 @@
 -- name: create_database
 CREATE DATABASE {database};
 
+-- name: is_in_recovery
+SELECT pg_catalog.pg_is_in_recovery();
+
 -- name: remember_password
 -- ALTER ROLE takes no parameters: the verifier travels through a parameter of the session.
 SELECT pg_catalog.set_config('pg_kafka.password', $1, false);
