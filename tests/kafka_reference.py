@@ -68,9 +68,12 @@ def class_path() -> str:
 
 
 def java(
-    main: str, *arguments: str, options: Sequence[str] = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+    main: str,
+    *arguments: str,
+    options: Sequence[str] = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),
+    more_classes: Path | None = None,
 ) -> list[str]:
-    """The command that runs a main class, or a single source file, on `class_path()`.
+    """The command that runs a main class, or a single source file, on `class_path()` and a folder of compiled classes.
 
     The default options start fast; a benchmark gives its own.
     """
@@ -79,7 +82,7 @@ def java(
         f"-Dlog4j2.configurationFile={JAVA_DIR / 'log4j2.properties'}",
         *options,
         "-cp",
-        class_path(),
+        class_path() if more_classes is None else f"{class_path()}:{more_classes}",
         main,
         *arguments,
     ]
@@ -93,11 +96,16 @@ def free_port() -> int:
         return port
 
 
-def spawn(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+def spawn(command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
     """Starts a broker that writes to `log` and is told to end when we die, however we die."""
     with log.open("ab") as output:
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=_end_with_parent
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            preexec_fn=_end_with_parent,
         )
 
 

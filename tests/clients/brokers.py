@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
@@ -60,10 +61,14 @@ class Broker(ABC):
 
 
 class PgKafka(Broker):
-    """`pg-kafka serve` with its own PostgreSQL in `folder`, or on a database that is given."""
+    """`pg-kafka serve` with its own PostgreSQL in `folder`, or on a database that is given; settings by Kafka's names."""
 
-    def __init__(self, flavour: str, folder: Path, database: str | None) -> None:
+    def __init__(
+        self, flavour: str, folder: Path, database: str | None, settings: Mapping[str, str] | None = None
+    ) -> None:
         self.flavour = flavour
+        names = {name: f"PG_KAFKA_{name.replace('.', '_').upper()}" for name in settings or {}}
+        self._environment = os.environ | {names[name]: value for name, value in (settings or {}).items()}
         port = free_port()
         self.bootstrap = f"{HOST}:{port}"
         self.log = folder / "pg-kafka.log"
@@ -75,7 +80,7 @@ class PgKafka(Broker):
     def start(self) -> None:
         place = ["--database", self._database] if self._database else ["--data", str(self._data)]
         command = [str(COMMAND), "serve", "--listen", self.bootstrap, *place]
-        self._process = spawn(command, self.log)
+        self._process = spawn(command, self.log, self._environment)
         wait_until_served(self._port, self._process, self.log)
 
     def stop(self) -> None:
@@ -128,9 +133,9 @@ class Reference(Broker):
 
     flavour = "apache-kafka"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
         # KRaft's topic deletion leaves the files for a minute; the tests do not wait for them.
-        self._kafka = ApacheKafka(folder, {"auto.create.topics.enable": "true"}, heap="512m")
+        self._kafka = ApacheKafka(folder, {"auto.create.topics.enable": "true", **(settings or {})}, heap="512m")
         self.bootstrap = self._kafka.bootstrap
 
     def start(self) -> None:

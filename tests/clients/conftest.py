@@ -18,6 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import confluent_kafka
@@ -25,9 +26,12 @@ import pytest
 from tests.clients.agents import FranzGo, JavaClient, Sarama
 from tests.clients.brokers import Broker, PgKafka, Reference
 from tests.clients.client import Client
+from tests.clients.groups import SETTINGS
 from tests.clients.kcat_client import Kcat
 from tests.clients.python_clients import Aiokafka, Confluent, KafkaPython
 from tests.kafka_reference import ToolMissing
+
+from pg_kafka.broker.dispatch import APIS
 
 LIBRARIES: Mapping[str, type[Client]] = {
     library.name: library for library in (Confluent, Aiokafka, KafkaPython, Kcat, JavaClient, FranzGo, Sarama)
@@ -35,6 +39,9 @@ LIBRARIES: Mapping[str, type[Client]] = {
 FLAVOURS = ["embedded", "postgresql-15"]
 if os.environ.get("PG_KAFKA_TEST_AGAINST_KAFKA") == "1":
     FLAVOURS.append("apache-kafka")
+# Of PostgreSQLs one will do where a test takes long.
+GROUP_FLAVOURS = [flavour for flavour in FLAVOURS if flavour != "embedded"]
+JOIN_GROUP = 11
 
 for library in ("kafka", "aiokafka"):  # they log each refused connection of a restart
     logging.getLogger(library).setLevel(logging.CRITICAL)
@@ -120,28 +127,32 @@ def confluent(clients: Callable[[str], Client]) -> Client:
 
 
 @pytest.fixture(scope="session")
-def brokers(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Broker]]:
-    """Factory: the session's broker of a flavour, started when first asked for, and again when a test left it dead."""
+def brokers(request: pytest.FixtureRequest) -> Iterator[Callable[..., Broker]]:
+    """Factory: the session's broker of a flavour, started when first asked for, and again when a test left it dead.
+
+    `brokers(flavour, name, settings)` is another one, by that name, with settings.
+    """
     started: dict[str, Broker] = {}
     # Not pytest's temporary folder, which is closed to the user that PostgreSQL runs as under root.
     root = Path(tempfile.mkdtemp(prefix="pgk-clients-", dir="/tmp"))
     root.chmod(0o711)
 
-    def make(flavour: str) -> Broker:
-        folder = root / flavour
+    def make(flavour: str, name: str, settings: Mapping[str, str]) -> Broker:
+        folder = root / f"{flavour}{name}"
         folder.mkdir()
         if flavour == "apache-kafka":
-            return Reference(folder)
+            return Reference(folder, settings)
         database = None
         if flavour == "postgresql-15":
             database = request.getfixturevalue("postgres15").create_database().dsn
-        return PgKafka(flavour, folder, database)
+        return PgKafka(flavour, folder, database, settings)
 
-    def get(flavour: str) -> Broker:
-        if flavour not in started:
-            started[flavour] = make(flavour)
-        started[flavour].ensure_started()
-        return started[flavour]
+    def get(flavour: str, name: str = "", settings: Mapping[str, str] = MappingProxyType({})) -> Broker:
+        key = f"{flavour}{name}"
+        if key not in started:
+            started[key] = make(flavour, name, settings)
+        started[key].ensure_started()
+        return started[key]
 
     yield get
     try:
@@ -149,6 +160,31 @@ def brokers(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Broker]]
             broker.clean_up()
     finally:
         shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def group_brokers(brokers: Callable[..., Broker]) -> Callable[[str], Broker]:
+    """Factory: a broker of a flavour where sessions of group members may be short."""
+    return lambda flavour: brokers(flavour, "groups", SETTINGS)
+
+
+@pytest.fixture(params=GROUP_FLAVOURS)
+def group_flavour(request: pytest.FixtureRequest) -> str:
+    """The flavours that the slow tests of groups run with."""
+    flavour: str = request.param
+    if flavour != "apache-kafka" and JOIN_GROUP not in APIS:
+        pytest.skip("pg_kafka has no groups")
+    return flavour
+
+
+@pytest.fixture
+def group_broker(group_flavour: str, group_brokers: Callable[[str], Broker]) -> Broker:
+    """A running broker where sessions of group members may be short."""
+    try:
+        return group_brokers(group_flavour)
+    except ToolMissing as missing:
+        unavailable(missing)
+        raise
 
 
 @pytest.fixture(params=FLAVOURS)

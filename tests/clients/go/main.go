@@ -1,5 +1,6 @@
 // The Go clients behind one JSON object a line: a request on stdin, its answer on stdout.
-// tests/clients/agents.py speaks to it and says what each operation takes and returns. The argument chooses the library.
+// tests/clients/agents.py speaks to it and says what each operation takes and returns. The argument chooses the library;
+// a second one, "members", makes it a home of consumer groups' members (members.go).
 package main
 
 import (
@@ -180,6 +181,10 @@ func code(err error) int {
 }
 
 func main() {
+	if len(os.Args) > 2 && os.Args[2] == "members" {
+		runMembers(os.Args[1])
+		return
+	}
 	libraries := map[string]library{"franz-go": franzGo{}, "sarama": saramaLibrary{}}
 	a := &agent{library: libraries[os.Args[1]], producers: map[int]producer{}, consumers: map[int]consumer{}}
 	requests := bufio.NewReaderSize(os.Stdin, 1<<20)
