@@ -103,6 +103,41 @@ def doctor(
 
 
 @commands.command()
+def bench(
+    bootstrap: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="A broker, this or any other, without TLS and SASL.")
+    ] = "127.0.0.1:9092",
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long to produce, and to measure latency.")] = 10.0,
+    record_bytes: Annotated[int, typer.Option(min=1, max=1_000_000, help="Size of a record's value.")] = 100,
+    batch_bytes: Annotated[
+        int, typer.Option(min=100, max=1_000_000, help="Size of a batch, before compression.")
+    ] = 65_536,
+    producers: Annotated[int, typer.Option(min=1, max=100, help="Producers at once.")] = 1,
+    partitions: Annotated[int, typer.Option(min=1, max=1000, help="Partitions of the topic.")] = 1,
+    rate: Annotated[int, typer.Option(min=1, help="Records a second while latency is measured.")] = 1_000,
+    codec: Annotated[str, typer.Option("--compression", help="none, gzip, snappy, lz4 or zstd.")] = "none",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Measure a running broker: records in and out a second, and latency. Makes a topic of its own and deletes it."""
+    from rich.console import Console
+
+    from pg_kafka.bench import command
+
+    if codec not in command.CODECS:
+        raise typer.BadParameter(f"{codec!r} is none of {', '.join(command.CODECS)}", param_hint="--compression")
+    try:
+        place = config.Address.parse(bootstrap)
+    except ValueError as wanted:
+        raise FatalError(f"--bootstrap wants {wanted}, not {bootstrap!r}") from None
+    options = command.Options(place, seconds, record_bytes, batch_bytes, producers, partitions, rate=rate, codec=codec)
+    report = command.run(options, Console(stderr=True))
+    if as_json:
+        print(command.as_json(options, report))
+    else:
+        command.show(options, report, Console(highlight=False, soft_wrap=True))
+
+
+@commands.command()
 def version() -> None:
     """Print the version."""
     print(f"pg-kafka {__version__}")
