@@ -79,14 +79,14 @@ async def test_an_older_schema_is_led_here_by_migrations(
     connection = await connect_migrated(pg_dsn)
     (tmp_path / "migrations").mkdir()
     (tmp_path / "features").symlink_to(str(queries.SQL / "features"))
-    (tmp_path / "migrations" / "0001_done.sql").write_text("CREATE TABLE kafka.done_before ()")
-    (tmp_path / "migrations" / "0002_next.sql").write_text("CREATE TABLE kafka.next ()")
+    (tmp_path / "migrations" / f"{SCHEMA_VERSION}_done.sql").write_text("CREATE TABLE kafka.done_before ()")
+    (tmp_path / "migrations" / f"{SCHEMA_VERSION + 1}_next.sql").write_text("CREATE TABLE kafka.next ()")
     monkeypatch.setattr(migrate_module, "SQL", tmp_path)
-    monkeypatch.setattr(migrate_module, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(migrate_module, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
 
     await migrate(connection)
 
-    assert await connection.fetchval("SELECT schema_version FROM kafka.cluster") == 2
+    assert await connection.fetchval("SELECT schema_version FROM kafka.cluster") == SCHEMA_VERSION + 1
     assert await connection.fetchval("SELECT to_regclass('kafka.next') IS NOT NULL")
     assert await connection.fetchval("SELECT to_regclass('kafka.done_before') IS NULL")
     await connection.close()
@@ -211,11 +211,14 @@ async def test_everything_says_what_it_is_for(pg_dsn: str) -> None:
 async def test_every_statement_can_be_prepared(pg_dsn: str) -> None:
     connection = await connect_migrated(pg_dsn)
     names = {"leaf": "log_0_0", "name": "log_0", "parent": "log", "child": "log_0", "ms": 1}
+    journals = {"offsets": "offset_journal_0", "groups": "group_journal_0", "history": "history_journal_0"}
+    names |= journals | {"journal": "group_journal_0"}
     for entry in (queries.SQL / "queries").iterdir():
         for name, template in queries.load(entry.name.removesuffix(".sql")).items():
             if re.match(r"(SELECT|INSERT|UPDATE|DELETE|WITH)\b", template):
+                copied = journals.get(name.removeprefix("copy_"), "")
                 try:
-                    await connection.prepare(queries.render(template, **names))
+                    await connection.prepare(queries.render(template, **names, old=copied, new=copied))
                 except asyncpg.PostgresError as error:
                     pytest.fail(f"{entry.name}: {name}: {error}")
     await connection.close()

@@ -1,6 +1,7 @@
 """The task that keeps the tables of the log in order while the lanes write.
 
-It makes the views of new topics, frees deleted ones, rolls segments and gives topics that have grown their own series.
+It makes the views of new topics, frees deleted ones, rolls segments, gives topics that have grown their own series, and
+rotates the journals of groups.
 All it has to do is read from tables, and every step leaves them so that a janitor that was killed goes on where it
 stopped. It works in small steps in turn, so that a long job delays no other. A job that fails is logged, counted and
 tried again later, and stops no other job.
@@ -25,6 +26,7 @@ import asyncpg
 
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import sessions
+from pg_kafka.storage.journal import journal_table
 from pg_kafka.storage.queries import load, render
 from pg_kafka.storage.segments import SHARED_SERIES, Segments, first_guess, leaf_table, server_compressions
 from pg_kafka.wire import compression as codecs
@@ -48,6 +50,13 @@ ROWS_PER_STEP = 100
 STEP_S = 0.2
 # Below this share of its size, compressing a sample is worth its time.
 WORTHWHILE_RATIO = 0.8
+# A journal is rotated when it is larger than this and than so many times what in it counted the last time.
+JOURNAL_BYTES = 16 * 1024 * 1024
+JOURNAL_GROWTH = 4
+# A transaction whose snapshot is older than the copy finds nothing once the table that it could see is truncated. So
+# long such snapshots are waited for; then the journal's size comes first. pg_dump takes its locks well within that.
+SNAPSHOT_GRACE_S = 30.0
+SNAPSHOT_POLL_S = 1.0
 
 Step = Callable[[], Awaitable[bool]]
 
@@ -60,6 +69,9 @@ class LaneControl(Protocol):
 
     async def move_topic(self, topic_id: int, series: int, segment: int) -> None:
         """New rows of a topic go to this series, and kafka.topics says so."""
+
+    async def switch_journal(self, journal: str, active: int) -> None:
+        """New entries of a journal go to this one of its tables, and none is under way to the other."""
 
 
 class Janitor:
@@ -74,6 +86,8 @@ class Janitor:
         segment_ms: int,
         compression: str,
         interval_s: float = INTERVAL_S,
+        journal_bytes: int = JOURNAL_BYTES,
+        snapshot_grace_s: float = SNAPSHOT_GRACE_S,
         open_session: Callable[[str], Awaitable[sessions.Session]] | None = None,
     ) -> None:
         """`open_session("janitor")` opens a session that ends with the broker's leadership; without it, a plain one."""
@@ -83,6 +97,8 @@ class Janitor:
         self._segment_ms = segment_ms
         self._compression = compression
         self._interval_s = interval_s
+        self._journal_bytes = journal_bytes
+        self._snapshot_grace_s = snapshot_grace_s
         self._session: sessions.Session | None = None
         self._task: asyncio.Task[None] | None = None
         self._poked = asyncio.Event()
@@ -90,6 +106,8 @@ class Janitor:
         # When the sizes of segments may be looked at next, and whether somebody has poked before that.
         self._sizes_at = float("-inf")
         self._sizes_wanted = False
+        # When a journal that waits for old snapshots is looked at again.
+        self._journals_at = float("inf")
         # Topics whose step failed or has to wait; looked at again after the interval.
         self._put_off: dict[str, set[int]] = {"make views": set(), "drop views": set(), "free topics": set()}
         self._put_off_until = 0.0
@@ -132,6 +150,7 @@ class Janitor:
             "roll segments": self._roll_segments,
             "seal segments": self._seal_segments,
             "freeze segments": self._freeze_segments,
+            "rotate journals": self._rotate_journals,
             "free topics": self._free_topics,
         }
         while True:
@@ -178,6 +197,7 @@ class Janitor:
             for topics in self._put_off.values():
                 topics.clear()
         wake_at = min([now + self._interval_s, *(at for at in self._not_before.values() if at > now)])
+        wake_at = min(wake_at, self._journals_at)
         if self._sizes_wanted:
             wake_at = min(wake_at, self._sizes_at)
         with contextlib.suppress(TimeoutError):
@@ -302,6 +322,48 @@ class Janitor:
         # PostgreSQL's lz4 and ours find about the same in the same bytes.
         compressed = await asyncio.to_thread(codecs.compress, codecs.LZ4, sample)
         return guess if len(compressed) < WORTHWHILE_RATIO * len(sample) else "none"
+
+    # -- journals ----------------------------------------------------------------------------------------------------
+
+    async def _rotate_journals(self) -> bool:
+        """Take each journal that has grown one step on; kafka.journals says which step is next."""
+        self._journals_at = float("inf")
+        await self._connection.execute(SQL["switch_grown_journals"], self._journal_bytes, JOURNAL_GROWTH)
+        has_more = False
+        late: Exception | None = None
+        for row in await self._connection.fetch(SQL["journals_under_way"], self._snapshot_grace_s):
+            journal, active = row["journal"], row["active"]
+            try:
+                if row["state"] == "switched":
+                    async with asyncio.timeout(LANES_TIMEOUT_S):
+                        await self._lanes.switch_journal(journal, active)
+                    await self._copy_journal(journal, active)
+                    has_more = True
+                elif row["is_seen_by_all"]:
+                    await self._truncate_journal(journal, active)
+                    log.info("journal rotated", extra={"journal": journal, "bytes": row["live_bytes"]})
+                else:
+                    self._journals_at = self._now() + SNAPSHOT_POLL_S
+            except asyncpg.LockNotAvailableError as error:
+                # Somebody reads it, perhaps for hours. Its writers and the other journals do not wait for that.
+                late = error
+        if late is not None:
+            raise late
+        return has_more
+
+    async def _copy_journal(self, journal: str, active: int) -> None:
+        """What counts in a journal's old table goes to the new one, whose newer entries go before it by their number."""
+        old, new = journal_table(journal, 1 - active), journal_table(journal, active)
+        async with self._segments.giving_way():
+            # No writer is left there, not even one whose connection broke in its commit.
+            await self._connection.execute(render(SQL["lock_journal"], old=old))
+            await self._connection.execute(render(SQL[f"copy_{journal}"], old=old, new=new))
+            await self._connection.execute(SQL["journal_is_copied"], journal, new)
+
+    async def _truncate_journal(self, journal: str, active: int) -> None:
+        async with self._segments.giving_way():
+            await self._connection.execute(render(SQL["truncate_journal"], old=journal_table(journal, 1 - active)))
+            await self._connection.execute(SQL["journal_is_steady"], journal)
 
     # -- deleted topics ----------------------------------------------------------------------------------------------
 

@@ -7,19 +7,27 @@ two tables, of which one is written; `storage/sql/schema/040_groups.sql` tells h
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pg_kafka.coordinator.group_steps import HistoryEntry, Record
 from pg_kafka.errors import StorageError
+from pg_kafka.wire.error_codes import ErrorCode
 
-OFFSETS, GROUPS, HISTORY = "offsets", "groups", "history"
+log = logging.getLogger("pg_kafka.lane")
+
+_TABLES = {"offsets": "offset_journal", "groups": "group_journal", "history": "history_journal"}
 ENTRY_BLOCK = 1_048_576  # the increment of the sequence kafka.journal_entries
 # PostgreSQL refuses an index entry above 2,704 bytes, and the journals have indexes that begin with the group's id.
 MAX_GROUP_ID_BYTES = 2_000
 # A JSON value of PostgreSQL ends at 256 MiB. A record holds what the members of one group have sent.
 MAX_WRITE_BYTES = 64 * 1024 * 1024
+# Writes that wait in one lane; beyond this they are refused.
+MAX_QUEUED_BYTES = 128 * 1024 * 1024
 MAX_TIMESTAMP_MS = 253_402_300_799_999  # the end of the year 9999
 _ROW_BYTES = 64
 
@@ -90,26 +98,89 @@ class GroupPart:
     writes: list[JournalWrite] = field(default_factory=list)
 
 
-class Entries:
-    """Numbers for journal entries, taken from blocks of the sequence."""
+class JournalQueue:
+    """What a lane has to write to the journals, in order, and how much of what it took has no answer yet."""
 
     def __init__(self) -> None:
-        self._next = self._end = 0
+        self.bytes = 0
+        self._waiting: deque[JournalWrite] = deque()
+        self._next_entry = self._end_of_block = 0
+        self._unfinished = 0
+        self._settled = asyncio.Event()
+        self._settled.set()
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def add(self, write: JournalWrite) -> StorageError | None:
+        """Queue a write; or the error, when it is refused and will have no other answer."""
+        if self.bytes + write.bytes > MAX_QUEUED_BYTES:
+            return not_written("too much waits to be written")
+        self._waiting.append(write)
+        self.bytes += write.bytes
+        self._unfinished += 1
+        self._settled.clear()
+        return None
+
+    async def settle(self) -> None:
+        """Wait until every write has its answer."""
+        await self._settled.wait()
 
     @property
-    def left(self) -> int:
-        return self._end - self._next
+    def needs_block(self) -> bool:
+        """The first write cannot be taken before a block of entry numbers is there."""
+        return bool(self._waiting) and self._end_of_block - self._next_entry < self._waiting[0].entries
 
-    def add_block(self, start: int) -> None:
-        self._next, self._end = start, start + ENTRY_BLOCK
+    def use_block(self, start: int) -> None:
+        self._next_entry, self._end_of_block = start, start + ENTRY_BLOCK
 
-    def take(self, count: int) -> int:
-        """The first of `count` consecutive ones."""
-        self._next += count
-        return self._next - count
+    def take(self, max_bytes: int) -> Iterator[JournalWrite]:
+        """Take writes and number their entries, until that many bytes are taken or a block is needed."""
+        while self._waiting and max_bytes > 0 and not self.needs_block:
+            write = self._pop()
+            write.first_entry = self._next_entry
+            self._next_entry += write.entries
+            max_bytes -= write.bytes
+            yield write
 
-    def clear(self) -> None:
-        self._next = self._end = 0
+    def take_group(self, group_id: str) -> list[JournalWrite]:
+        """Take all of a group that will not be written."""
+        taken = [write for write in self._waiting if write.group_id == group_id]
+        if taken:
+            self._waiting = deque(write for write in self._waiting if write.group_id != group_id)
+            self.bytes -= sum(write.bytes for write in taken)
+        return taken
+
+    def fail_all(self, why: str) -> None:
+        """Answer what waits; what follows gets numbers of a new block."""
+        self._next_entry = self._end_of_block = 0
+        while self._waiting:
+            self.finish(self._pop(), not_written(why))
+
+    def finish(self, write: JournalWrite, error: StorageError | None) -> None:
+        """Answer a write that was taken."""
+        self._unfinished -= 1
+        if not self._unfinished:
+            self._settled.set()
+        try:
+            write.done(error)
+        except Exception:
+            log.exception("what waited for a group's write failed")
+
+    def _pop(self) -> JournalWrite:
+        write = self._waiting.popleft()
+        self.bytes -= write.bytes
+        return write
+
+
+def not_written(message: str) -> StorageError:
+    """For a write that failed for no fault of its own; the code is one on which Kafka's clients try again."""
+    return StorageError(True, ErrorCode.COORDINATOR_NOT_AVAILABLE, message)
+
+
+def journal_table(journal: str, number: int) -> str:
+    """Name of one of a journal's two tables in schema kafka."""
+    return f"{_TABLES[journal]}_{number}"
 
 
 def offset_rows(writes: Iterator[JournalWrite]) -> list[tuple[object, ...]]:

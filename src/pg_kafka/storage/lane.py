@@ -1,8 +1,9 @@
-"""A lane: one queue, one task, two sessions; the only writer of the partitions that belong to it.
+"""A lane: one queue, one task, two sessions; the only writer of the partitions and groups that belong to it.
 
 It takes all that has queued while the last commit was on its way and writes it as one transaction (group commit). While
 that one is flushed, the second session may load the next; it commits only after the first has. Offsets are given out when
-a transaction is built, in queue order, and become real on its commit, together with the producers' sequence state.
+a transaction is built, in queue order, and become real on its commit, together with the producers' sequence state. What
+groups write to their journals goes the same way.
 
 What must never happen here: an answer before its commit, a COMMIT that is cancelled or timed, a retry after 23505.
 """
@@ -22,6 +23,7 @@ from pg_kafka.coordinator import producer_state
 from pg_kafka.coordinator.producer_state import Accepted, Duplicate, SequencedBatch
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import queries
+from pg_kafka.storage.journal import GroupPart, JournalQueue, JournalWrite, not_written
 from pg_kafka.storage.partition import Append, AppendResult, Partition
 from pg_kafka.storage.sessions import (
     CONNECTION_ERRORS,
@@ -37,22 +39,35 @@ from pg_kafka.storage.transaction import (
     GLOBAL_BLOCK,
     Control,
     GlobalOffsets,
+    JournalTables,
     Outcome,
     Part,
     Transaction,
     make_rows,
     named_culprit,
 )
-from pg_kafka.storage.writes import STATEMENT_TIMEOUT_S, StorageLost, check_doubt, copy, was_committed, write_statements
+from pg_kafka.storage.writes import (
+    STATEMENT_TIMEOUT_S,
+    StorageLost,
+    check_doubt,
+    copy,
+    journal_statements,
+    was_committed,
+    write_journals,
+    write_statements,
+)
 from pg_kafka.wire import _records
 from pg_kafka.wire._records import Batch
 from pg_kafka.wire.error_codes import ErrorCode
 
 SQL = queries.load("log")
+GROUPS_SQL = queries.load("groups")
 log = logging.getLogger("pg_kafka.lane")
 
 MAX_TRANSACTION_BYTES = 4 * 1024 * 1024
 MAX_TURN_BYTES = 256 * 1024
+# The journals' share of a transaction, so that partitions have theirs.
+MAX_JOURNAL_BYTES = 2 * 1024 * 1024
 # Up to this a COPY that is its own transaction is cheaper than BEGIN, COPY and COMMIT.
 ALONE_BYTES = 256 * 1024
 # Below this much queued data, loading beside a flush only splits what one later transaction would hold.
@@ -64,15 +79,21 @@ RECONNECT_DELAYS_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 CHECKPOINTS_AT_ONCE = 500
 
 
+# What fails or is written as a whole.
+Share = Part | GroupPart
+
+
 class Owner(Protocol):
     """What a lane needs from the log that it belongs to."""
 
     incarnation: int
+    journal_tables: JournalTables
 
     def active_segment(self, series: int) -> int: ...
     def now_ms(self) -> int: ...
     def answered(self, count_bytes: int) -> None: ...
     def committed(self, partition: Partition, appended_bytes: int) -> None: ...
+    def journal_grown(self, added_bytes: int) -> None: ...
     def forget(self, partition: Partition) -> None: ...
     def fenced(self, reason: str) -> None: ...
     def stored_codec_differs(self, append: Append) -> bool: ...
@@ -101,6 +122,8 @@ class Lane:
         self._producer_expiration_ms = producer_expiration_ms
         self._ring: deque[Partition] = deque()
         self._controls: deque[Control] = deque()
+        self._broken_controls: list[Control] = []  # of failed transactions; done when nothing is in doubt any more
+        self._journal = JournalQueue()
         self._queued_bytes = 0
         self._queued_records = 0
         self._sessions: list[Session] = []
@@ -132,8 +155,23 @@ class Lane:
             self._ring.append(partition)
         self._wake.set()
 
+    def write_journal(self, write: JournalWrite) -> StorageError | None:
+        """Queue what a group writes; or the error, when it is refused and will have no other answer."""
+        if not self.ready.is_set() or self._stopping:
+            return not_written("groups cannot be written now")
+        refusal = self._journal.add(write)
+        self._wake.set()
+        return refusal
+
+    async def settle_journal(self) -> None:
+        """Wait until every write to the journals has its answer."""
+        await self._journal.settle()
+
     async def control(self, apply: Callable[[], None]) -> None:
-        """Run `apply` between two transactions; returns when everything queued before it is committed or failed."""
+        """Run `apply` between two transactions; returns when those before it are committed or failed, none in doubt.
+
+        Raises StorageError when the lane ends.
+        """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._controls.append(Control(apply, done))
         self._wake.set()
@@ -164,6 +202,7 @@ class Lane:
                 return
             except Fenced as error:
                 self._break("the broker was fenced", in_doubt=False)
+                self._end_controls("the broker was fenced")
                 self._owner.fenced(str(error))
                 return
             except (*CONNECTION_ERRORS, asyncpg.PostgresError, StorageError) as error:
@@ -197,7 +236,7 @@ class Lane:
         return {"lane": self.number} | ({"error": describe(error)} if error else {})
 
     def _has_work(self) -> bool:
-        return bool(self._ring or self._controls or self._checkpoints_due)
+        return bool(self._ring or self._journal or self._controls or self._checkpoints_due)
 
     async def _serve(self) -> None:
         while True:
@@ -207,7 +246,7 @@ class Lane:
                 if commit.done():
                     await self._settle_oldest()
                     continue
-                if self._queued_bytes < OVERLAP_BYTES:
+                if self._queued_bytes + self._journal.bytes < OVERLAP_BYTES:
                     # The flush goes on; what arrives meanwhile shares the next transaction.
                     self._wake.clear()
                     if not commit.done():
@@ -222,13 +261,14 @@ class Lane:
                     return
                 continue
             await self._reserve_global_offsets()
+            await self._reserve_entries()
             transaction = self._building = Transaction()
             self._build(transaction)
-            if transaction.parts or transaction.checkpoints:
+            if transaction.parts or transaction.checkpoints or transaction.groups:
                 await self._write(transaction)
             elif transaction.controls:
                 await self._drain()
-                self._finish_controls(transaction)
+                self._finish_controls(transaction.controls)
             self._building = None
 
     async def _wait_for_work(self) -> None:
@@ -245,14 +285,23 @@ class Lane:
         """Load a transaction beside the one that is being flushed, then commit it in order."""
         transaction.session = session = self._free_session()
         session.commit_in_doubt = False
-        alone = not self._in_flight and not transaction.has_statements and self._queued_bytes < OVERLAP_BYTES
+        journals = journal_statements(transaction)
+        alone = (
+            not self._in_flight
+            and not transaction.has_statements
+            and self._queued_bytes + self._journal.bytes < OVERLAP_BYTES
+            and len(journals) + bool(transaction.parts) == 1
+        )
         self._in_flight.append(transaction)
         self._building = None
         try:
             if alone and transaction.bytes < ALONE_BYTES:
                 # One round trip less: the COPY is its own transaction. So its flush is inside and has no deadline.
                 transaction.outcome = Outcome.COMMITTING
-                await copy(session, transaction, timeout_s=None)
+                if transaction.parts:
+                    await copy(session, transaction, timeout_s=None)
+                else:
+                    await write_journals(session, journals, timeout_s=None)
                 check_doubt(session)
                 transaction.outcome = Outcome.COMMITTED
                 self._in_flight.popleft()
@@ -260,6 +309,7 @@ class Lane:
                 return
             await session.connection.execute("BEGIN", timeout=STATEMENT_TIMEOUT_S)
             await write_statements(session, transaction)
+            await write_journals(session, journals, timeout_s=STATEMENT_TIMEOUT_S)
             if transaction.parts:
                 await copy(session, transaction, timeout_s=STATEMENT_TIMEOUT_S)
         except asyncpg.PostgresError as error:
@@ -318,12 +368,27 @@ class Lane:
             start = await session.connection.fetchval(SQL["next_global_block"], timeout=STATEMENT_TIMEOUT_S)
             self._global_offsets.add_block(start)
 
+    async def _reserve_entries(self) -> None:
+        """Have numbers for the first write that is queued for the journals, and most likely for all."""
+        while self._journal.needs_block:
+            if len(self._in_flight) == 2:
+                await self._settle_oldest()
+                continue
+            connection = self._free_session().connection
+            block = await connection.fetchval(GROUPS_SQL["next_entry_block"], timeout=STATEMENT_TIMEOUT_S)
+            self._journal.use_block(block)
+
     def _build(self, transaction: Transaction) -> None:
         """Take queued batches, round robin over partitions, and give them offsets."""
         while self._controls:
             control = self._controls.popleft()
             control.apply()
             transaction.controls.append(control)
+        if self._journal:
+            transaction.journals = self._owner.journal_tables
+            for write in self._journal.take(MAX_JOURNAL_BYTES):
+                transaction.groups.setdefault(write.group_id, GroupPart(write.group_id)).writes.append(write)
+                transaction.bytes += write.bytes
         while self._ring and transaction.bytes < MAX_TRANSACTION_BYTES:
             partition = self._ring.popleft()
             part = transaction.parts.get(partition)
@@ -445,12 +510,25 @@ class Lane:
         for part in transaction.checkpoints:
             part.partition.bytes_since_checkpoint = 0
             part.partition.expire_producers(self._owner.now_ms(), self._producer_expiration_ms)
-        self._finish_controls(transaction)
+        if transaction.groups:
+            for write in transaction.journal_writes():
+                self._journal.finish(write, None)
+                self._owner.journal_grown(write.bytes)
+        self._finish_controls(transaction.controls)
 
-    def _finish_controls(self, transaction: Transaction) -> None:
-        for control in transaction.controls:
+    @staticmethod
+    def _finish_controls(controls: list[Control]) -> None:
+        for control in controls:
             if not control.done.done():
                 control.done.set_result(None)
+
+    def _end_controls(self, why: str) -> None:
+        """The lane ends: nobody can know what became of the transactions before these."""
+        for control in (*self._broken_controls, *self._controls):
+            if not control.done.done():
+                control.done.set_exception(not_written(why))
+        self._broken_controls.clear()
+        self._controls.clear()
 
     def _apply_part(self, part: Part) -> None:
         partition = part.partition
@@ -520,7 +598,7 @@ class Lane:
             raise Fenced(f"another writer has used our offsets: {describe(error)}") from error
 
     async def _fail_culprits(self, transaction: Transaction, error: asyncpg.PostgresError) -> None:
-        """A data error: the partitions that cause it fail alone, the others keep their offsets and are written.
+        """A data error: partitions and groups that cause it fail alone, the others are written, offsets unchanged.
 
         What is not settled yet stays in flight, so that it is answered when the connection fails meanwhile.
         """
@@ -531,35 +609,37 @@ class Lane:
         if session.connection.is_in_transaction():
             await session.connection.execute("ROLLBACK", timeout=STATEMENT_TIMEOUT_S)
         culprit = named_culprit(transaction, error)
-        parts = list(transaction.parts.values())
-        groups: deque[list[Part]] = deque()
-        if len(parts) == 1:
-            del transaction.parts[parts[0].partition]
-            self._fail_part(parts[0], error)
+        shares: list[Share] = [*transaction.parts.values(), *transaction.groups.values()]
+        trials: deque[list[Share]] = deque()
+        if len(shares) == 1:
+            transaction.parts.clear()
+            transaction.groups.clear()
+            self._fail_share(shares[0], error)
         elif culprit is not None:
-            groups.extend([[culprit], [p for p in parts if p is not culprit]])
+            trials.extend([[culprit], [share for share in shares if share is not culprit]])
         else:
-            groups.extend(_halves(parts))
-        while groups:
-            group = groups.popleft()
-            trial = Transaction(parts={p.partition: p for p in group}, session=session)
-            for partition in trial.parts:
-                del transaction.parts[partition]
+            trials.extend(_halves(shares))
+        while trials:
+            tried = trials.popleft()
+            trial = Transaction(session=session, journals=transaction.journals)
+            _move(tried, transaction, trial)
             self._in_flight.append(trial)
             try:
                 await session.connection.execute("BEGIN", timeout=STATEMENT_TIMEOUT_S)
                 await write_statements(session, trial)
-                await copy(session, trial, timeout_s=STATEMENT_TIMEOUT_S)
+                await write_journals(session, journal_statements(trial), timeout_s=STATEMENT_TIMEOUT_S)
+                if trial.parts:
+                    await copy(session, trial, timeout_s=STATEMENT_TIMEOUT_S)
             except asyncpg.PostgresError as again:
                 self._refuse_unique_violation(again)
                 if not is_data_error(again):
                     raise
                 self._in_flight.remove(trial)
-                if len(group) == 1:
-                    self._fail_part(group[0], again)
+                if len(tried) == 1:
+                    self._fail_share(tried[0], again)
                 else:
-                    transaction.parts.update(trial.parts)
-                    groups.extend(_halves(group))
+                    _move(tried, trial, transaction)
+                    trials.extend(_halves(tried))
                 await session.connection.execute("ROLLBACK", timeout=STATEMENT_TIMEOUT_S)
                 continue
             trial.outcome = Outcome.COMMITTING
@@ -569,7 +649,21 @@ class Lane:
             self._apply(trial)
         self._in_flight.remove(transaction)
         self._checkpoints_due.extend(p.partition for p in transaction.checkpoints)
-        self._finish_controls(transaction)
+        self._finish_controls(transaction.controls)
+
+    def _fail_share(self, share: Share, error: asyncpg.PostgresError) -> None:
+        if isinstance(share, Part):
+            self._fail_part(share, error)
+        else:
+            self._fail_group(share, error)
+
+    def _fail_group(self, group: GroupPart, error: asyncpg.PostgresError) -> None:
+        """The database refuses what a group writes. Its later writes build on that, so they fail as well."""
+        log.error("the database refused a group", extra=self._extra(error) | {"sqlstate": error.sqlstate})
+        message = f"the database refused what the group writes: {describe(error)}"
+        later = self._journal.take_group(group.group_id)
+        for write in (*group.writes, *later):
+            self._journal.finish(write, StorageError(False, ErrorCode.UNKNOWN_SERVER_ERROR, message))
 
     def _fail_part(self, part: Part, error: asyncpg.PostgresError) -> None:
         """The database refuses these rows: answer so, and give the offsets to what comes next."""
@@ -606,6 +700,7 @@ class Lane:
                 touched[partition] = None
                 self._fail_pending(partition, result)
             self._building = None
+        self._journal.fail_all(why)
         for partition in self._ring:
             touched[partition] = None
             partition.is_ringed = False
@@ -625,10 +720,10 @@ class Lane:
                 self._answer(append, result)
             for append, _ in part.joined:
                 self._answer(append, result)
-        for control in transaction.controls:
-            # Its effect on memory is there already; partitions are loaded afresh.
-            if not control.done.done():
-                control.done.set_result(None)
+        for write in transaction.journal_writes():
+            self._journal.finish(write, not_written(result.message or "the lane was broken"))
+        # Their effect on memory is there already. They promise that nothing older is under way, so they wait for that.
+        self._broken_controls.extend(transaction.controls)
 
     async def _recover(self) -> None:
         """Fail the queue, learn the outcome of what was being committed, open new sessions."""
@@ -651,8 +746,13 @@ class Lane:
             try:
                 await self._resolve(lost, doubtful)
                 await self.open()
+                self._finish_controls(self._broken_controls)
+                self._broken_controls.clear()
                 log.warning("lane recovered", extra=self._extra())
                 return
+            except Fenced:
+                self._give_up(doubtful)
+                raise
             except (*CONNECTION_ERRORS, asyncpg.PostgresError, StorageError) as error:
                 log.warning("lane cannot reconnect", extra=self._extra(error))
                 for session in self._sessions:
@@ -665,13 +765,14 @@ class Lane:
             attempt += 1
 
     def _give_up(self, doubtful: list[Transaction]) -> None:
-        """Stopped while the database is away: the outcome stays unknown, so say what makes the client ask again."""
+        """The lane ends before the outcome could be known, so say what makes the client ask again."""
         for transaction in doubtful:
             self._fail_transaction(
                 transaction,
                 AppendResult(ErrorCode.REQUEST_TIMED_OUT, message="stopped before the outcome was known"),
             )
         doubtful.clear()
+        self._end_controls("stopped before the outcome of a commit was known")
 
     async def _resolve(self, lost: list[Session], doubtful: list[Transaction]) -> None:
         """Make sure that the lost backends are gone, then read back what they committed.
@@ -709,6 +810,14 @@ def _is_abort(error: asyncpg.PostgresError) -> bool:
     return (error.sqlstate or "")[:2] in ("22", "23", "25", "40", "42", "53", "54", "55")
 
 
-def _halves(parts: list[Part]) -> list[list[Part]]:
-    middle = len(parts) // 2
-    return [half for half in (parts[:middle], parts[middle:]) if half]
+def _halves(shares: list[Share]) -> list[list[Share]]:
+    middle = len(shares) // 2
+    return [half for half in (shares[:middle], shares[middle:]) if half]
+
+
+def _move(shares: list[Share], source: Transaction, target: Transaction) -> None:
+    for share in shares:
+        if isinstance(share, Part):
+            target.parts[share.partition] = source.parts.pop(share.partition)
+        else:
+            target.groups[share.group_id] = source.groups.pop(share.group_id)

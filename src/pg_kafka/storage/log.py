@@ -18,18 +18,22 @@ import asyncpg
 
 from pg_kafka.config import Config
 from pg_kafka.coordinator import producer_state
+from pg_kafka.errors import StorageError
 from pg_kafka.storage import queries
 from pg_kafka.storage.control import ControlSession
+from pg_kafka.storage.journal import JournalWrite, journal_table
 from pg_kafka.storage.lane import Lane
 from pg_kafka.storage.partition import Append, AppendResult, Extent, Partition
 from pg_kafka.storage.segments import leaf_table
 from pg_kafka.storage.sessions import Identity, Readers, Session, unavailable
 from pg_kafka.storage.tail import TailCache
 from pg_kafka.storage.topics import Topic, Topics
+from pg_kafka.storage.transaction import NO_JOURNALS, JournalTables
 from pg_kafka.wire import _records
 from pg_kafka.wire._records import Batch
 
 SQL = queries.load("log")
+GROUPS_SQL = queries.load("groups")
 log = logging.getLogger("pg_kafka.log")
 
 READ_TIMEOUT_S = 30.0
@@ -44,6 +48,8 @@ PRODUCER_BLOCK = 1000
 MAX_AWAITED = 100_000
 # After so many bytes a segment may be full.
 GROWN_BYTES = 16 * 1024 * 1024
+# After so many bytes a journal may have to be rotated.
+JOURNAL_GROWN_BYTES = 2 * 1024 * 1024
 PRODUCER_EXPIRATION_MS = 86_400_000  # producer.id.expiration.ms as Kafka has it
 _READ_FIELDS = (
     "base_offset",
@@ -107,6 +113,8 @@ class Log:
         self._on_outgrown = on_outgrown
         self._on_grown = on_grown
         self._grown_bytes = 0
+        self._journal_bytes = 0
+        self.journal_tables = NO_JOURNALS
         self._readers = Readers(dsn, config.readers, on_identity)
         self._tails = TailCache(config.tail_bytes)
         self._partitions: dict[tuple[int, int], Partition] = {}
@@ -139,6 +147,8 @@ class Log:
         """Open the lanes. Raises StorageError, Fenced."""
         for row in await self._control.fetch(SQL["active_segments"]):
             self._active_segments[row["series"]] = row["active_segment"]
+        active = {row["journal"]: row["active"] for row in await self._control.fetch(GROUPS_SQL["active_journals"])}
+        self.journal_tables = JournalTables(**{name: journal_table(name, active[name]) for name in active})
         for lane in self._lanes:
             await lane.open()
         self._tasks = [asyncio.create_task(lane.run(), name=f"lane {lane.number}") for lane in self._lanes]
@@ -190,6 +200,12 @@ class Log:
             if self._topic_bytes[topic] > self._config.series_bytes and topic not in self._outgrown:
                 self._outgrown.add(topic)
                 self._on_outgrown(topic)
+
+    def journal_grown(self, added_bytes: int) -> None:
+        self._journal_bytes += added_bytes
+        if self._journal_bytes >= JOURNAL_GROWN_BYTES:
+            self._journal_bytes = 0
+            self._on_grown()
 
     def forget(self, partition: Partition) -> None:
         """Stop serving a partition; it is loaded again when next asked for, if its topic still exists."""
@@ -291,6 +307,28 @@ class Log:
                     partition.series = series
 
         await self._on_all_lanes(move)
+
+    # -- journals of groups ------------------------------------------------------------------------------------------
+
+    def write_journal(self, write: JournalWrite) -> StorageError | None:
+        """Queue what a group writes for its lane; or the error, when it is refused and gets no other answer."""
+        return self._lanes[hash(write.group_id) % len(self._lanes)].write_journal(write)
+
+    async def settle_journals(self) -> None:
+        """Wait until all that groups have written is committed or failed. Raises StorageError."""
+        try:
+            async with asyncio.timeout(CONTROL_TIMEOUT_S):
+                await asyncio.gather(*(lane.settle_journal() for lane in self._lanes))
+        except TimeoutError:
+            raise unavailable("the journals did not settle in time") from None
+
+    async def switch_journal(self, journal: str, active: int) -> None:
+        """Entries of a journal go to another table; returns when no lane writes to the old one any more."""
+
+        def switch(_lane: Lane) -> None:
+            self.journal_tables = self.journal_tables._replace(**{journal: journal_table(journal, active)})
+
+        await self._on_all_lanes(switch)
 
     # -- partitions --------------------------------------------------------------------------------------------------
 

@@ -10,12 +10,14 @@ import asyncio
 import enum
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import asyncpg
 
 from pg_kafka.coordinator.producer_state import ProducerWindow, SequencedBatch
+from pg_kafka.storage.journal import GroupPart, JournalWrite
 from pg_kafka.storage.partition import Append, Extent, Partition
 from pg_kafka.storage.sessions import Session
 from pg_kafka.wire import _records
@@ -33,6 +35,17 @@ class Outcome(enum.Enum):
     COMMITTING = "COMMIT was sent, the answer is not here"
     COMMITTED = "committed"
     FAILED = "rolled back"
+
+
+class JournalTables(NamedTuple):
+    """The table of each journal that is written now."""
+
+    offsets: str
+    groups: str
+    history: str
+
+
+NO_JOURNALS = JournalTables("", "", "")
 
 
 @dataclass(slots=True)
@@ -73,13 +86,19 @@ class Transaction:
     parts: dict[Partition, Part] = field(default_factory=dict)
     controls: list[Control] = field(default_factory=list)
     checkpoints: list[Part] = field(default_factory=list)
+    groups: dict[str, GroupPart] = field(default_factory=dict)
+    journals: JournalTables = NO_JOURNALS
     bytes: int = 0
     outcome: Outcome = Outcome.OPEN
     session: Session | None = None
     commit: asyncio.Task[None] | None = None
 
+    def journal_writes(self) -> Iterator[JournalWrite]:
+        return (write for group in self.groups.values() for write in group.writes)
+
     @property
     def has_statements(self) -> bool:
+        """Are there rows for other tables than the log and the journals?"""
         return any(p.extent or p.begins_epoch or p.checkpoint for p in self.parts.values()) or bool(self.checkpoints)
 
 

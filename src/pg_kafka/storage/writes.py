@@ -1,12 +1,13 @@
 """The statements of a lane's transaction, and the question whether it committed. No decisions here.
 
-Locks: none but those of the inserted rows, in the order extents, epochs, checkpoints (these sorted by partition), log.
+Locks: none but those of the inserted rows, in the order extents, epochs, checkpoints (these sorted by partition),
+journals, log.
 """
 
 from __future__ import annotations
 
 from pg_kafka.errors import StorageError
-from pg_kafka.storage import queries
+from pg_kafka.storage import journal, queries
 from pg_kafka.storage.segments import leaf_table
 from pg_kafka.storage.sessions import Session
 from pg_kafka.storage.transaction import Transaction, copy_stream
@@ -14,6 +15,7 @@ from pg_kafka.wire.error_codes import ErrorCode
 
 SQL = queries.load("log")
 CLUSTER_SQL = queries.load("cluster")
+GROUPS_SQL = queries.load("groups")
 
 STATEMENT_TIMEOUT_S = 30.0
 
@@ -75,6 +77,35 @@ async def write_statements(session: Session, transaction: Transaction) -> None:
         )
 
 
+def journal_statements(transaction: Transaction) -> list[tuple[str, list[list[object]]]]:
+    """Statements that write the journals, with their arguments: none, one, or two when there is more than commits."""
+    if not transaction.groups:
+        return []
+    names = transaction.journals._asdict()
+    offsets = journal.offset_rows(transaction.journal_writes())
+    records = journal.record_rows(transaction.journal_writes())
+    history = journal.history_rows(transaction.journal_writes())
+    statements = []
+    if offsets:
+        statements.append((queries.render(GROUPS_SQL["insert_offsets"], **names), _columns(offsets, 8)))
+    if records or history:
+        arguments = _columns(records, 5) + _columns(history, 8)
+        statements.append((queries.render(GROUPS_SQL["insert_state"], **names), arguments))
+    return statements
+
+
+def _columns(rows: list[tuple[object, ...]], width: int) -> list[list[object]]:
+    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]
+
+
+async def write_journals(
+    session: Session, statements: list[tuple[str, list[list[object]]]], timeout_s: float | None
+) -> None:
+    """Append to the journals. A statement without BEGIN is its own transaction: then give no deadline."""
+    for statement, arguments in statements:
+        await session.connection.execute(statement, *arguments, timeout=timeout_s)
+
+
 async def was_committed(session: Session, incarnation: int, transaction: Transaction) -> bool:
     """Did a transaction whose backend is gone commit? Its rows are there all or not at all."""
     # A write of our own that returns clean is the barrier: under synchronous replication everything before it has
@@ -88,6 +119,15 @@ async def was_committed(session: Session, incarnation: int, transaction: Transac
             SQL["row_exists"], leaf=leaf_table(part.first_extent.series, part.first_extent.segment)
         )
         return bool(await session.connection.fetchval(statement, partition.topic.id, partition.index, *part.first))
+    tables = transaction.journals
+    for rows, table in (
+        (journal.offset_rows, tables.offsets),
+        (journal.record_rows, tables.groups),
+        (journal.history_rows, tables.history),
+    ):
+        for row in rows(transaction.journal_writes()):
+            statement = queries.render(GROUPS_SQL["entry_exists"], journal=table)
+            return bool(await session.connection.fetchval(statement, row[0]))
     return False
 
 

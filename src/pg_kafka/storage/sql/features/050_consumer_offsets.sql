@@ -1,10 +1,9 @@
--- kafka.consumer_offsets: what consumer groups have committed. Its columns are a contract with SQL users.
+-- kafka.consumer_offsets: what consumer groups have committed. Its first five columns are a contract with SQL users.
 
 CREATE OR REPLACE VIEW kafka.consumer_offsets AS
-SELECT j.group_id, j.topic_id, j.partition_id, j.committed_offset, j.metadata
-FROM (SELECT DISTINCT ON (o.group_id, o.topic_id, o.partition_id)
-             o.group_id, o.topic_id, o.partition_id, o.committed_offset, o.metadata
-      FROM kafka.offset_journal o
+SELECT j.group_id, j.topic_id, j.partition_id, j.committed_offset, j.metadata, j.leader_epoch, j.committed_at
+FROM (SELECT DISTINCT ON (o.group_id, o.topic_id, o.partition_id) o.*
+      FROM (SELECT * FROM kafka.offset_journal_0 UNION ALL SELECT * FROM kafka.offset_journal_1) AS o
       ORDER BY o.group_id, o.topic_id, o.partition_id, o.entry DESC) AS j
 JOIN kafka.topics t ON t.id = j.topic_id
 WHERE j.committed_offset IS NOT NULL;
@@ -12,3 +11,5 @@ WHERE j.committed_offset IS NOT NULL;
 COMMENT ON VIEW kafka.consumer_offsets IS 'The latest committed offset of each consumer group and partition.';
 COMMENT ON COLUMN kafka.consumer_offsets.committed_offset IS 'Next offset that the group will consume.';
 COMMENT ON COLUMN kafka.consumer_offsets.metadata IS 'Text that the consumer stored with the offset.';
+COMMENT ON COLUMN kafka.consumer_offsets.leader_epoch IS 'Leader epoch of the last record consumed; NULL when the consumer gave none.';
+COMMENT ON COLUMN kafka.consumer_offsets.committed_at IS 'When it was committed.';

@@ -83,3 +83,62 @@ FROM kafka.topics t WHERE t.id = $1;
 
 -- name: active_segment
 SELECT active_segment FROM kafka.series WHERE id = $1;
+
+-- name: switch_grown_journals
+-- The other table is empty. New sessions write there from now on; those that run are told by the janitor.
+UPDATE kafka.journals AS j SET active = 1 - j.active, state = 'switched'
+FROM kafka.journals AS g
+CROSS JOIN LATERAL (SELECT pg_table_size(to_regclass(format('kafka.%s_journal_%s', rtrim(g.journal, 's'), g.active))) AS bytes) AS s
+WHERE j.journal = g.journal AND j.state = 'steady' AND s.bytes > $1 AND s.bytes > $2 * j.live_bytes;
+
+-- name: journals_under_way
+-- is_seen_by_all: nobody here has a snapshot from before the copy, or that was $1 seconds ago. A number of a transaction that
+-- came with a backup of another server means nothing; then the seconds decide.
+SELECT journal, active, state, live_bytes,
+       coalesce(clock_timestamp() - copied_at > $1::float8 * interval '1 second', false) OR NOT EXISTS (
+           SELECT FROM pg_catalog.pg_stat_activity a
+           WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.backend_xmin IS NOT NULL
+             AND age(a.backend_xmin) >= age(copied_by::xid)) AS is_seen_by_all
+FROM kafka.journals WHERE state <> 'steady' ORDER BY state DESC, journal;
+
+-- name: lock_journal
+-- Waits for transactions that have written to the table, and keeps others off; readers go on.
+LOCK TABLE kafka.{old} IN SHARE MODE;
+
+-- name: copy_offsets
+-- The latest commit of each partition, unless that was deleted or its topic is.
+INSERT INTO kafka.{new} (entry, group_id, topic_id, partition_id, committed_offset, leader_epoch, metadata, committed_at)
+SELECT j.entry, j.group_id, j.topic_id, j.partition_id, j.committed_offset, j.leader_epoch, j.metadata, j.committed_at
+FROM (SELECT DISTINCT ON (o.group_id, o.topic_id, o.partition_id) o.* FROM kafka.{old} o
+      ORDER BY o.group_id, o.topic_id, o.partition_id, o.entry DESC) AS j
+JOIN kafka.topics t ON t.id = j.topic_id
+WHERE j.committed_offset IS NOT NULL;
+
+-- name: copy_groups
+-- The latest record of each kind and key, unless that was deleted.
+INSERT INTO kafka.{new} (entry, group_id, kind, key, value, written_at)
+SELECT j.entry, j.group_id, j.kind, j.key, j.value, j.written_at
+FROM (SELECT DISTINCT ON (g.group_id, g.kind, g.key) g.* FROM kafka.{old} g
+      ORDER BY g.group_id, g.kind, g.key, g.entry DESC) AS j
+WHERE j.value IS NOT NULL;
+
+-- name: copy_history
+-- The last lines of each group, and of all.
+INSERT INTO kafka.{new} (entry, group_id, event, generation, member_id, client_id, client_host, detail, happened_at)
+SELECT entry, group_id, event, generation, member_id, client_id, client_host, detail, happened_at
+FROM (SELECT h.*, row_number() OVER (PARTITION BY h.group_id ORDER BY h.entry DESC) AS nth_of_group,
+             row_number() OVER (ORDER BY h.happened_at DESC, h.entry DESC) AS nth
+      FROM kafka.{old} h) AS j
+WHERE nth_of_group <= 100 AND nth <= 20000;
+
+-- name: journal_is_copied
+UPDATE kafka.journals SET state = 'copied', copied_at = clock_timestamp(), copied_by = pg_current_xact_id(),
+       live_bytes = pg_table_size(to_regclass(format('kafka.%I', $2::text)))
+WHERE journal = $1;
+
+-- name: truncate_journal
+-- ACCESS EXCLUSIVE on a table that nobody writes, until the end of the transaction.
+TRUNCATE kafka.{old};
+
+-- name: journal_is_steady
+UPDATE kafka.journals SET state = 'steady', copied_at = NULL, copied_by = NULL WHERE journal = $1;
