@@ -575,7 +575,8 @@ class ClassicGroup(ClassicState):
             is_waiting = member_id in self._joining or member_id in self._syncing
             if is_waiting and member_id not in self._new:
                 return  # who waits for an answer cannot heartbeat; the answer starts the session anew
-            self.note(out, "session timed out", member, detail=f"after {member.session_timeout_ms} ms")
+            timeout_ms = NEW_MEMBER_JOIN_TIMEOUT_MS if member_id in self._new else member.session_timeout_ms
+            self.note(out, "session timed out", member, detail=f"after {timeout_ms} ms")
         elif member_id not in self._pending:
             return
         self._remove(member_id, out)
