@@ -37,6 +37,8 @@ async def run(session: Session, query: str, copies: Sequence[Iterable[bytes]], t
     if connection.is_closed():
         raise asyncpg.InterfaceError("connection is closed")
     transport, driver = connection._transport, connection._protocol
+    if transport.is_closing():  # the driver has not been told yet
+        raise ConnectionResetError("the database closed the connection")
     exchange = _Exchange(session, driver)
     transport.set_protocol(exchange)
     try:

@@ -207,8 +207,12 @@ class Lane:
                 return
             except (*CONNECTION_ERRORS, asyncpg.PostgresError, StorageError) as error:
                 log.warning("lane broken", extra=self._extra(error))
-            except Exception:
-                log.exception("lane crashed", extra=self._extra())
+            except Exception as error:
+                if isinstance(error, RuntimeError) and any(session.is_closed for session in self._sessions):
+                    # The event loop's word for a write to a connection that was lost a moment before.
+                    log.warning("lane broken", extra=self._extra(error))
+                else:
+                    log.exception("lane crashed", extra=self._extra())
             try:
                 await self._recover()
             except Fenced as error:

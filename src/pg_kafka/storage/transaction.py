@@ -10,7 +10,7 @@ import asyncio
 import enum
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -200,7 +200,7 @@ def _make_group_rows(part: Part, group: list[Append], segment: int, global_offse
         base_offset += count
 
 
-async def copy_stream(parts: Iterable[Part]) -> AsyncIterator[bytes]:
+def copy_stream(parts: Iterable[Part]) -> Iterator[bytes]:
     """The COPY data of a transaction in pieces of a useful size: few calls, no copy of what is large already."""
     pieces = [_records.COPY_HEADER]
     size = 0

@@ -7,7 +7,7 @@ journals, log.
 from __future__ import annotations
 
 from pg_kafka.errors import StorageError
-from pg_kafka.storage import journal, queries
+from pg_kafka.storage import exchange, journal, queries
 from pg_kafka.storage.segments import leaf_table
 from pg_kafka.storage.sessions import Session
 from pg_kafka.storage.transaction import Transaction, copy_stream
@@ -29,13 +29,7 @@ class StorageLost(StorageError):
 
 async def copy(session: Session, transaction: Transaction, timeout_s: float | None) -> None:
     """Stream the transaction's rows into the log. Without BEGIN it is its own transaction: then give no deadline."""
-    await session.connection.copy_to_table(
-        "log",
-        schema_name="kafka",
-        source=copy_stream(transaction.parts.values()),
-        format="binary",
-        timeout=timeout_s,
-    )
+    await exchange.run(session, SQL["copy_log"], [copy_stream(transaction.parts.values())], timeout_s)
 
 
 async def write_statements(session: Session, transaction: Transaction) -> None:

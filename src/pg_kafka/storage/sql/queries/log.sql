@@ -7,6 +7,10 @@ SELECT nextval('kafka.global_offsets');
 -- name: next_producer_block
 SELECT nextval('kafka.producer_ids');
 
+-- name: copy_log
+-- Through the root, which routes to all segments.
+COPY kafka.log FROM STDIN (FORMAT binary);
+
 -- name: insert_extents
 INSERT INTO kafka.extents (topic, partition, first_offset, series, segment)
 SELECT * FROM unnest($1::bigint[], $2::integer[], $3::bigint[], $4::bigint[], $5::integer[]);
