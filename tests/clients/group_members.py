@@ -117,14 +117,13 @@ class ConfluentMember(Member):
         while not self.leaving:
             self.wait_while_paused()
             ends: dict[int, int] = {}
-            message = consumer.poll(POLL_S)
-            for _ in range(MOST_RECORDS):
+            for number in range(MOST_RECORDS):
+                message = consumer.poll(0 if number else POLL_S)
                 if message is None:
                     break
                 if message.error() is None:
                     self.read(message.partition(), message.offset(), message.offset())
                     ends[message.partition()] = message.offset() + 1
-                message = consumer.poll(0)
             ends = {partition: offset for partition, offset in ends.items() if partition in self.owned}
             if not ends:
                 continue

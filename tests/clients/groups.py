@@ -7,6 +7,7 @@ one or more of them, a topic with traffic, and every event; `check()` holds the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
 import struct
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -29,6 +30,7 @@ from tests.kafka_reference import BUILD_DIR, HOST, JAVA_DIR, ROOT, class_path, j
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.consumer_group_describe_request import ConsumerGroupDescribeRequest
 from pg_kafka.wire.messages.describe_groups_request import DescribeGroupsRequest
+from pg_kafka.wire.messages.list_offsets_request import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
 from pg_kafka.wire.messages.offset_fetch_request import OffsetFetchRequest, OffsetFetchRequestGroup
 
 PARTITIONS = 6
@@ -52,7 +54,7 @@ _PASSING = (
     ErrorCode.COORDINATOR_LOAD_IN_PROGRESS,
     ErrorCode.NOT_COORDINATOR,
 )
-OFFSET_FETCH, DESCRIBE_GROUPS, CONSUMER_GROUP_DESCRIBE = 9, 15, 69
+LIST_OFFSETS, OFFSET_FETCH, DESCRIBE_GROUPS, CONSUMER_GROUP_DESCRIBE = 2, 9, 15, 69
 
 
 class Place(NamedTuple):
@@ -60,6 +62,10 @@ class Place(NamedTuple):
 
     host: str
     port: int
+
+
+def place_of(bootstrap: str) -> Place:
+    return Place(HOST, int(bootstrap.rpartition(":")[2]))
 
 
 @dataclass(frozen=True)
@@ -161,8 +167,12 @@ class Process:
         """kill -9; returns when that was, in ms of the wall clock, after everything told before has been heard."""
         at = int(time.time() * 1000)
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
         self._reader.join()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
         return at
 
     def _read(self) -> None:
@@ -176,13 +186,15 @@ class Process:
 
 
 class Traffic(threading.Thread):
-    """A producer that sends to each partition of a topic, steadily, until stopped."""
+    """One producer that sends to each partition of some topics, steadily."""
 
-    def __init__(self, bootstrap: str, topic: str, pause_s: float = 0.1) -> None:
+    def __init__(self, bootstrap: str, pause_s: float = 0.1) -> None:
         super().__init__(daemon=True)
-        self.ends = [0] * PARTITIONS
-        self.failures: list[str] = []
-        self._topic = topic
+        self._place = place_of(bootstrap)
+        self._open: set[str] = set()
+        self._failures: list[str] = []
+        self._under_way: Counter[str] = Counter()
+        self._changed = threading.Condition()
         self._pause_s = pause_s
         self._stopping = threading.Event()
         self._producer = confluent_kafka.Producer(
@@ -196,26 +208,48 @@ class Traffic(threading.Thread):
             }
         )
 
+    def begin(self, topic: str) -> None:
+        with self._changed:
+            self._open.add(topic)
+
+    def end(self, topic: str) -> list[int]:
+        """Sends no more to a topic; the ends of its partitions when everything sent has been acknowledged."""
+        with self._changed:
+            self._open.discard(topic)
+            assert self._changed.wait_for(lambda: not self._under_way[topic], WAIT_S)
+            assert not self._failures, self._failures[:5]
+        return asyncio.run(self._ends(topic))
+
+    async def _ends(self, topic: str) -> list[int]:
+        asked = [ListOffsetsPartition(partition_index=partition, timestamp=-1) for partition in range(PARTITIONS)]
+        request = ListOffsetsRequest(replica_id=-1, topics=[ListOffsetsTopic(name=topic, partitions=asked)])
+        async with await RawClient.connect(self._place) as client:
+            answer = only((await client.call(request, LIST_OFFSETS, 7)).topics)
+        return [one.offset for one in sorted(answer.partitions, key=lambda one: one.partition_index)]
+
     def run(self) -> None:
         number = 0
-        while not self._stopping.wait(self._pause_s):
-            for partition in range(PARTITIONS):
-                self._producer.produce(self._topic, b"%d" % number, partition=partition, on_delivery=self._delivered)
+        while not self._stopping.is_set():
+            with self._changed:
+                for topic in self._open:
+                    self._under_way[topic] += PARTITIONS
+                    for partition in range(PARTITIONS):
+                        self._producer.produce(topic, b"%d" % number, partition=partition, on_delivery=self._delivered)
             number += 1
-            self._producer.poll(0)
+            self._producer.poll(self._pause_s)
+            self._stopping.wait(self._pause_s / 2)
 
     def stop(self) -> None:
-        """Everything sent has been acknowledged; `ends` are the ends of the partitions."""
         self._stopping.set()
         self.join()
-        assert self._producer.flush(WAIT_S) == 0
-        assert not self.failures, self.failures[:5]
+        self._producer.flush(WAIT_S)
 
     def _delivered(self, error: confluent_kafka.KafkaError | None, message: confluent_kafka.Message) -> None:
-        if error is None:
-            self.ends[message.partition()] = max(self.ends[message.partition()], message.offset() + 1)
-        else:
-            self.failures.append(error.str())
+        with self._changed:
+            self._under_way[message.topic()] -= 1
+            if error is not None:
+                self._failures.append(error.str())
+            self._changed.notify_all()
 
 
 class Watcher(threading.Thread):
@@ -224,7 +258,7 @@ class Watcher(threading.Thread):
     def __init__(self, bootstrap: str) -> None:
         super().__init__(daemon=True)
         self.faults: list[str] = []
-        self._place = Place(HOST, int(bootstrap.rpartition(":")[2]))
+        self._place = place_of(bootstrap)
         self._groups: dict[str, str] = {}
         self._newest: dict[tuple[str, int], int] = {}
         self._stopping = threading.Event()
@@ -314,7 +348,8 @@ class Member:
     name: str
     process: Process
     settings: dict[str, Any]
-    owned: tuple[int, ...] = ()
+    told: tuple[int, ...] = ()
+    owned: tuple[int, ...] = ()  # what it told, without what it had before a pause and may have lost since
     generation: int | None = None
     is_there: bool = True
     is_paused: bool = False
@@ -432,7 +467,9 @@ class Group:
             member = self.members[event.member]
             match event.what:
                 case "owned":
-                    member.owned, member.generation = event.partitions, event.generation
+                    gained = set(event.partitions) - set(member.told)
+                    member.owned = tuple(sorted(gained | (set(event.partitions) & set(member.owned))))
+                    member.told, member.generation = event.partitions, event.generation
                 case "left" | "failed":
                     member.is_there, member.owned = False, ()
                 case "paused":
@@ -457,11 +494,13 @@ class Group:
         """Of ownership as members tell it; who is paused or dead owns nothing that others must respect."""
         owners: dict[int, str] = {}
         owned: dict[str, set[int]] = defaultdict(set)
+        told: dict[str, set[int]] = defaultdict(set)
         faults = []
         for event in sorted(self.events, key=lambda event: event.at):
             match event.what:
                 case "owned":
-                    now = set(event.partitions)
+                    now = set(event.partitions) & (owned[event.member] | (set(event.partitions) - told[event.member]))
+                    told[event.member] = set(event.partitions)
                 case "killed" | "left" | "paused":
                     now = set()
                 case _:
