@@ -9,7 +9,7 @@ subscriber.
 | uniform    | loads differ by one at most, as little moves as possible (Kafka's default)                      |
 | range      | of each topic a run of neighbouring partitions; the same numbers of all topics, nothing is kept |
 | roundrobin | partitions are dealt out like cards, by topic and number; nothing is kept                       |
-| sticky     | as uniform, and what is dealt out anew is spread by topic, not in runs                          |
+| sticky     | as uniform, but what is dealt out anew goes to members in turns, not in runs                    |
 
 With members of different subscriptions `uniform` and `sticky` are one method: partitions go to the subscriber that has
 least, then move from who has more to who has two less until no move is left.
@@ -20,7 +20,7 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from heapq import heapify, heapreplace
+from heapq import heapify, heappop, heapreplace
 from typing import Final
 from uuid import UUID
 
@@ -102,15 +102,19 @@ def assign_uniform(members: Mapping[str, Subscriber], topics: Mapping[UUID, int]
     """Balanced first, then as near to the previous assignment as that allows."""
     if not members:
         return {}
-    return _assign_alike(members, topics) if _are_alike(members) else _assign_unlike(members, topics)
+    return _assign_alike(members, topics, in_turns=False) if _are_alike(members) else _assign_unlike(members, topics)
 
 
 def assign_sticky(members: Mapping[str, Subscriber], topics: Mapping[UUID, int]) -> dict[str, Assignment]:
-    """As `assign_uniform`, one partition at a time."""
-    return _assign_unlike(members, topics) if members else {}
+    """As `assign_uniform`, but members get partitions in turns."""
+    if not members:
+        return {}
+    return _assign_alike(members, topics, in_turns=True) if _are_alike(members) else _assign_unlike(members, topics)
 
 
-def _assign_alike(members: Mapping[str, Subscriber], topics: Mapping[UUID, int]) -> dict[str, Assignment]:
+def _assign_alike(
+    members: Mapping[str, Subscriber], topics: Mapping[UUID, int], *, in_turns: bool
+) -> dict[str, Assignment]:
     """All subscribe to the same. Parts that stay as they are stay the same object."""
     subscribed = next(iter(members.values())).topics
     counts = {topic: partitions for topic, partitions in topics.items() if topic in subscribed}
@@ -131,13 +135,18 @@ def _assign_alike(members: Mapping[str, Subscriber], topics: Mapping[UUID, int])
             wanting.append((member_id, quota - held[member_id]))
         for topic, partitions in kept[member_id].items():
             free[topic].difference_update(partitions)
-    rest = iter([(topic, partition) for topic in counts for partition in sorted(free[topic])])
-    for member_id, count in wanting:
-        taken = {topic: list(partitions) for topic, partitions in kept[member_id].items()}
-        for _ in range(count):
-            topic, partition = next(rest)
-            taken.setdefault(topic, []).append(partition)
-        kept[member_id] = _pack(taken)
+    taken = {member_id: {topic: list(ids) for topic, ids in kept[member_id].items()} for member_id, _ in wanting}
+    if in_turns:
+        turns = [
+            member_id for at in range(max((n for _, n in wanting), default=0)) for member_id, n in wanting if at < n
+        ]
+    else:
+        turns = [member_id for member_id, count in wanting for _ in range(count)]
+    rest = [(topic, partition) for topic in counts for partition in sorted(free[topic])]
+    for member_id, (topic, partition) in zip(turns, rest, strict=True):
+        taken[member_id].setdefault(topic, []).append(partition)
+    for member_id, part in taken.items():
+        kept[member_id] = _pack(part)
     return kept
 
 
@@ -219,22 +228,26 @@ class _Deal:
 
     def _level_topic(self, topic: UUID, subscribers: list[str]) -> bool:
         moved = False
-        rising = [(self.load[member_id], self.place[member_id], member_id) for member_id in subscribers]
-        holders = [entry for entry in rising if self.taken[entry[2]].get(topic)]
-        heapify(rising)
-        holders.sort(reverse=True)
-        for _, _, giver in holders:
-            while self.taken[giver].get(topic):
-                load, place, taker = rising[0]
-                if load != self.load[taker]:  # it gave meanwhile
-                    heapreplace(rising, (self.load[taker], place, taker))
-                    continue
-                if self.load[giver] - load < 2:
-                    break
-                partition = self.taken[giver][topic].pop()
+        takers = [(self.load[member_id], self.place[member_id], member_id) for member_id in subscribers]
+        givers = [(-load, place, member_id) for load, place, member_id in takers if self.taken[member_id].get(topic)]
+        heapify(takers)
+        heapify(givers)
+        while givers:
+            _, giver_place, giver = givers[0]
+            _, taker_place, taker = takers[0]
+            partitions = self.taken[giver].get(topic)
+            if not partitions:
+                heappop(givers)
+            elif givers[0][0] != -self.load[giver]:  # it took meanwhile
+                heapreplace(givers, (-self.load[giver], giver_place, giver))
+            elif takers[0][0] != self.load[taker]:  # it gave meanwhile
+                heapreplace(takers, (self.load[taker], taker_place, taker))
+            elif self.load[giver] - self.load[taker] < 2:
+                break
+            else:
+                partition = partitions.pop()
                 self.load[giver] -= 1
                 self.give(taker, topic, partition)
-                heapreplace(rising, (load + 1, place, taker))
                 moved = True
         return moved
 
