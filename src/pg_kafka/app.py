@@ -26,6 +26,7 @@ from pg_kafka import __version__, banner, checks
 from pg_kafka.broker import dispatch
 from pg_kafka.broker.context import Broker
 from pg_kafka.broker.fetch_sessions import FetchSessions
+from pg_kafka.broker.groups import GroupCoordinator
 from pg_kafka.broker.server import Server
 from pg_kafka.cluster.membership import History, Incarnation, Membership
 from pg_kafka.config import SETTINGS, Address, Config, with_database_settings
@@ -35,6 +36,8 @@ from pg_kafka.embedded.server import EmbeddedPostgres
 from pg_kafka.errors import FatalError, StorageError
 from pg_kafka.storage import queries, sessions
 from pg_kafka.storage.control import ControlSession
+from pg_kafka.storage.group_configs import GroupConfigs
+from pg_kafka.storage.groups import GroupStore
 from pg_kafka.storage.janitor import Janitor
 from pg_kafka.storage.log import Log
 from pg_kafka.storage.migrate import migrate as migrate_schema
@@ -83,6 +86,10 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.get_loop().set_exception_handler(_on_loop_error)
         return runner.run(work)
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -226,6 +233,7 @@ class Term:
         self._membership: Membership | None = None
         self._control: ControlSession | None = None
         self._log: Log | None = None
+        self._groups: GroupCoordinator | None = None
         self._janitor: Janitor | None = None
         self._server: Server | None = None
         self._pool = ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="codec")
@@ -301,6 +309,14 @@ class Term:
         )
         topics.on_views_wanted = janitor.poke
         await janitor.start()
+        self._groups = GroupCoordinator(
+            config=config,
+            topics=topics,
+            store=GroupStore(self._log, control),
+            configs=GroupConfigs(control),
+            wall_ms=_wall_ms,
+        )
+        await self._groups.start()
         self._server = Server(
             Broker(
                 config=config,
@@ -309,8 +325,9 @@ class Term:
                 fetch_sessions=FetchSessions(
                     config.max_incremental_fetch_session_cache_slots, lambda: random.getrandbits(31)
                 ),
+                groups=self._groups,
                 apis=dispatch.APIS,
-                now_ms=lambda: time.time_ns() // 1_000_000,
+                now_ms=_wall_ms,
                 decode_pool=self._pool,
             )
         )
@@ -319,12 +336,16 @@ class Term:
         log.info("serving", extra={"node": incarnation.node_id, "epoch": incarnation.epoch, "listen": config.listen})
 
     async def stop(self) -> None:
-        """Stop in order: no new requests, finish those under way, checkpoints, sessions."""
+        """Stop in order: members that wait, no new requests, finish those under way, checkpoints, sessions."""
+        if self._groups is not None:
+            self._groups.release()
         if self._server is not None:
             if self.ended.is_set():
                 await self._server.stop(0.0)
             else:
                 await self._server.stop(STOP_DEADLINE_S)
+        if self._groups is not None:
+            await self._groups.stop()
         if self._janitor is not None:
             await self._janitor.stop()
         if self._log is not None:

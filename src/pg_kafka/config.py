@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import logging
 import os
 import sys
@@ -71,7 +72,7 @@ class Setting:
 
     name: str  # as Kafka and DescribeConfigs write it
     attribute: str  # the field of Config
-    type: str  # boolean, int, long, string, address or path
+    type: str  # boolean, int, long, string, list, address or path
     default: Any
     doc: str
     minimum: int | None = None
@@ -107,6 +108,8 @@ class Setting:
         """The value as Kafka writes it in DescribeConfigs."""
         if value is None:
             return None
+        if self.type == "list":
+            return ",".join(value)
         return str(value).lower() if self.type == "boolean" else str(value)
 
     def parse(self, given: object, where: str) -> Any:
@@ -130,6 +133,11 @@ class Setting:
                 return Address.parse(text)
             except ValueError as error:
                 wanted = str(error)
+        elif self.type == "list":
+            items = tuple(item.strip() for item in text.split(","))
+            if isinstance(given, str) and set(items) <= set(self.choices) and len(set(items)) == len(items):
+                return items
+            wanted = "some, each once, with commas between them, of " + self.range_text
         elif not isinstance(given, str) or not text:
             wanted = "a text"
         elif self.type == "path":
@@ -303,6 +311,107 @@ class Config:
         "max.connections.per.ip", "int", INT_MAX, "Most connections at a time from one address."
     )
 
+    group_initial_rebalance_delay_ms: int = _setting(
+        "group.initial.rebalance.delay.ms",
+        "int",
+        3_000,
+        "How long a classic group that was empty waits for more members before its first generation.",
+    )
+    group_max_size: int = _setting("group.max.size", "int", INT_MAX, "Most members of a classic group.", low=1)
+    group_min_session_timeout_ms: int = _setting(
+        "group.min.session.timeout.ms", "int", 6_000, "Shortest session timeout that a classic member may ask for."
+    )
+    group_max_session_timeout_ms: int = _setting(
+        "group.max.session.timeout.ms", "int", 1_800_000, "Longest session timeout that a classic member may ask for."
+    )
+    group_consumer_session_timeout_ms: int = _setting(
+        "group.consumer.session.timeout.ms",
+        "int",
+        45_000,
+        "After what silence a member of the consumer protocol is removed; groups override it.",
+        low=1,
+    )
+    group_consumer_min_session_timeout_ms: int = _setting(
+        "group.consumer.min.session.timeout.ms",
+        "int",
+        45_000,
+        "Shortest session timeout that a group may set for its members.",
+        low=1,
+    )
+    group_consumer_max_session_timeout_ms: int = _setting(
+        "group.consumer.max.session.timeout.ms",
+        "int",
+        60_000,
+        "Longest session timeout that a group may set for its members.",
+        low=1,
+    )
+    group_consumer_heartbeat_interval_ms: int = _setting(
+        "group.consumer.heartbeat.interval.ms",
+        "int",
+        5_000,
+        "How often members of the consumer protocol are told to send heartbeats; groups override it.",
+        low=1,
+    )
+    group_consumer_min_heartbeat_interval_ms: int = _setting(
+        "group.consumer.min.heartbeat.interval.ms",
+        "int",
+        5_000,
+        "Shortest heartbeat interval that a group may set.",
+        low=1,
+    )
+    group_consumer_max_heartbeat_interval_ms: int = _setting(
+        "group.consumer.max.heartbeat.interval.ms",
+        "int",
+        15_000,
+        "Longest heartbeat interval that a group may set.",
+        low=1,
+    )
+    group_consumer_assignment_interval_ms: int = _setting(
+        "group.consumer.assignment.interval.ms",
+        "int",
+        1_000,
+        "Least time between two target assignments of a group of the consumer protocol; groups override it.",
+    )
+    group_consumer_min_assignment_interval_ms: int = _setting(
+        "group.consumer.min.assignment.interval.ms", "int", 0, "Shortest assignment interval that a group may set."
+    )
+    group_consumer_max_assignment_interval_ms: int = _setting(
+        "group.consumer.max.assignment.interval.ms",
+        "int",
+        15_000,
+        "Longest assignment interval that a group may set.",
+    )
+    group_consumer_max_size: int = _setting(
+        "group.consumer.max.size", "int", INT_MAX, "Most members of a group of the consumer protocol.", low=1
+    )
+    group_consumer_assignors: tuple[str, ...] = _setting(
+        "group.consumer.assignors",
+        "list",
+        ("uniform", "range"),
+        "The broker's assignors for the consumer protocol; the first one serves members that name none.",
+        choices=("uniform", "range", "roundrobin", "sticky"),
+    )
+    group_consumer_migration_policy: str = _setting(
+        "group.consumer.migration.policy",
+        "string",
+        "bidirectional",
+        "Which groups with members may change their protocol: from classic (upgrade), to classic (downgrade), both.",
+        choices=("disabled", "upgrade", "downgrade", "bidirectional"),
+    )
+    offset_metadata_max_bytes: int = _setting(
+        "offset.metadata.max.bytes", "int", 4_096, "Longest text that may be committed with an offset."
+    )
+    offsets_retention_minutes: int = _setting(
+        "offsets.retention.minutes",
+        "int",
+        10_080,
+        "How long offsets are kept after their group has lost its last member, or has unsubscribed from the topic.",
+        low=1,
+    )
+    offsets_retention_check_interval_ms: int = _setting(
+        "offsets.retention.check.interval.ms", "long", 600_000, "How often expired offsets are looked for.", low=1
+    )
+
     lanes: int = _setting(
         "pg_kafka.lanes",
         "int",
@@ -422,7 +531,23 @@ def _checked(config: Config) -> Config:
             f"pg_kafka.eviction_ms ({config.eviction_ms}) must be at least three times"
             f" pg_kafka.heartbeat_ms ({config.heartbeat_ms})"
         )
+    _check_order(config, "group.min.session.timeout.ms", "group.max.session.timeout.ms")
+    for what in ("session.timeout.ms", "heartbeat.interval.ms", "assignment.interval.ms"):
+        _check_order(config, f"group.consumer.min.{what}", f"group.consumer.{what}", f"group.consumer.max.{what}")
+    if config.group_consumer_heartbeat_interval_ms >= config.group_consumer_session_timeout_ms:
+        raise ConfigError(
+            f"group.consumer.heartbeat.interval.ms ({config.group_consumer_heartbeat_interval_ms}) must be less than"
+            f" group.consumer.session.timeout.ms ({config.group_consumer_session_timeout_ms})"
+        )
     return config
+
+
+def _check_order(config: Config, *names: str) -> None:
+    """Raise ConfigError unless each setting is at most the next one."""
+    for smaller, larger in itertools.pairwise(names):
+        low, high = getattr(config, _attribute(smaller)), getattr(config, _attribute(larger))
+        if low > high:
+            raise ConfigError(f"{smaller} ({low}) must not be larger than {larger} ({high})")
 
 
 def _read_file(file: Path) -> Iterable[tuple[str, object]]:

@@ -64,3 +64,15 @@ def broker(postgres15: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def start_broker(pg_dsn: str, tmp_path: Path) -> Iterator[Callable[..., RunningBroker]]:
     with contextlib.ExitStack() as stack:
         yield lambda **settings: stack.enter_context(serving(pg_dsn, tmp_path, settings))
+
+
+@pytest.fixture(scope="session")
+def group_broker(postgres15: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
+    """A broker whose groups begin without waiting for more members."""
+    database = postgres15.create_database()
+    settings = {"GROUP_INITIAL_REBALANCE_DELAY_MS": "0", "GROUP_MIN_SESSION_TIMEOUT_MS": "100"}
+    try:
+        with serving(database.dsn, tmp_path_factory.mktemp("groups"), settings) as running:
+            yield running
+    finally:
+        postgres15.drop_database(database)

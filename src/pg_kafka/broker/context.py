@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from pg_kafka.broker.fetch_sessions import FetchSessions
+    from pg_kafka.broker.groups import GroupCoordinator
     from pg_kafka.config import Config
     from pg_kafka.storage.log import Log
     from pg_kafka.storage.topics import Topics
@@ -57,6 +58,7 @@ class Broker:
     topics: Topics
     log: Log
     fetch_sessions: FetchSessions
+    groups: GroupCoordinator
     apis: Mapping[int, Api]
     now_ms: Callable[[], int]
     decode_pool: Executor  # for batches that are too large to decode on the event loop

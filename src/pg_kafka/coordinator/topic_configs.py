@@ -48,6 +48,7 @@ class ConfigSource(IntEnum):
     DYNAMIC_DEFAULT_BROKER = 3
     STATIC_BROKER = 4
     DEFAULT = 5
+    GROUP = 8
 
 
 _NUMBER = re.compile(r"[+-]?[0-9]+")

@@ -56,10 +56,12 @@ class Topics:
         self.by_name: dict[str, Topic] = {}
         self.by_uuid: dict[UUID, Topic] = {}
         self.by_id: dict[int, Topic] = {}
-        # Set by the log and the janitor, which come after the catalogue.
+        # Set by the log, the janitor and the coordinator of groups, which come after the catalogue.
         self.close_partitions: Callable[[Sequence[Topic]], Awaitable[None]] = _nothing
         self.on_change: Callable[[Topic], None] = _ignore
         self.on_views_wanted: Callable[[], None] = _no_one
+        self.on_listed: Callable[[Topic], None] = _ignore
+        self.on_unlisted: Callable[[Topic], None] = _ignore
         self._changing = asyncio.Lock()
 
     async def load(self) -> None:
@@ -87,11 +89,13 @@ class Topics:
         self.by_name[topic.name] = topic
         self.by_uuid[topic.uuid] = topic
         self.by_id[topic.id] = topic
+        self.on_listed(topic)
 
     def _drop(self, topic: Topic) -> None:
         self.by_name.pop(topic.name, None)
         self.by_uuid.pop(topic.uuid, None)
         self.by_id.pop(topic.id, None)
+        self.on_unlisted(topic)
 
     async def create(self, specs: Sequence[NewTopic]) -> list[Topic | int]:
         """Create topics in one transaction: for each a Topic, or the error code TOPIC_ALREADY_EXISTS.

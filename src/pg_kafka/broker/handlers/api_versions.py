@@ -7,12 +7,20 @@ import re
 from pg_kafka.broker.context import Context
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.api_versions_request import ApiVersionsRequest
-from pg_kafka.wire.messages.api_versions_response import ApiVersion, ApiVersionsResponse
+from pg_kafka.wire.messages.api_versions_response import (
+    ApiVersion,
+    ApiVersionsResponse,
+    FinalizedFeatureKey,
+    SupportedFeatureKey,
+)
 
 API_VERSIONS_KEY = 18
 
 _SOFTWARE = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?")
 _SINCE_SOFTWARE_NAMES = 3
+_SINCE_LEVEL_0 = 4
+_GROUP_VERSION = SupportedFeatureKey(name="group.version", min_version=0, max_version=1)
+_GROUP_VERSION_IS_ON = FinalizedFeatureKey(name="group.version", min_version_level=1, max_version_level=1)
 
 
 async def api_versions(ctx: Context, request: ApiVersionsRequest) -> ApiVersionsResponse:
@@ -21,8 +29,9 @@ async def api_versions(ctx: Context, request: ApiVersionsRequest) -> ApiVersions
     Versions  0-4. From 3 on the client names its software (KIP-511).
     Rules     - a software name or version that is not letters, digits, dots and inner dashes is INVALID_REQUEST
               - a version of this API that is not served is answered in the form of version 0 (`unsupported_version`)
-              - no features: those of Kafka (group.version, transaction.version ...) are not there to be finalized
-    Not done  - feature levels: `kafka-features.sh` shows none
+              - one feature, group.version (the consumer protocol, KIP-848), always at level 1; that it could be at 0
+                is told from version 4 on, as earlier clients take no 0
+    Not done  - Kafka's other features: `kafka-features.sh` shows group.version alone, and changes nothing
     """
     if ctx.version >= _SINCE_SOFTWARE_NAMES:
         name, version = request.client_software_name, request.client_software_version
@@ -30,7 +39,12 @@ async def api_versions(ctx: Context, request: ApiVersionsRequest) -> ApiVersions
             return failure(request, ErrorCode.INVALID_REQUEST)
         ctx.connection.client_software_name = name
         ctx.connection.client_software_version = version
-    return ApiVersionsResponse(api_keys=_served(ctx), finalized_features_epoch=0)
+    return ApiVersionsResponse(
+        api_keys=_served(ctx),
+        supported_features=[_GROUP_VERSION] if ctx.version >= _SINCE_LEVEL_0 else (),
+        finalized_features_epoch=0,
+        finalized_features=[_GROUP_VERSION_IS_ON],
+    )
 
 
 def unsupported_version(ctx: Context) -> ApiVersionsResponse:

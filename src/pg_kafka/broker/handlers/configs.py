@@ -1,14 +1,19 @@
-"""DescribeConfigs: the settings of topics and of this broker, with where they come from."""
+"""DescribeConfigs: the settings of topics, groups and this broker, with where they come from. IncrementalAlterConfigs:
+those of groups are changed.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from enum import IntEnum
 
 from pg_kafka.broker.context import Context
 from pg_kafka.config import SETTINGS, Config
-from pg_kafka.coordinator import topic_configs, topic_names
+from pg_kafka.coordinator import group_configs, topic_configs, topic_names
+from pg_kafka.coordinator.group_configs import InvalidGroupConfig
 from pg_kafka.coordinator.topic_configs import ConfigEntry, ConfigSource, ConfigType
+from pg_kafka.errors import StorageError
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.describe_configs_request import DescribeConfigsRequest, DescribeConfigsResource
 from pg_kafka.wire.messages.describe_configs_response import (
@@ -17,16 +22,25 @@ from pg_kafka.wire.messages.describe_configs_response import (
     DescribeConfigsResult,
     DescribeConfigsSynonym,
 )
+from pg_kafka.wire.messages.incremental_alter_configs_request import (
+    AlterConfigsResource,
+    IncrementalAlterConfigsRequest,
+)
+from pg_kafka.wire.messages.incremental_alter_configs_response import (
+    AlterConfigsResourceResponse,
+    IncrementalAlterConfigsResponse,
+)
 
 
 class _Resource(IntEnum):
     TOPIC = 2
     BROKER = 4
+    BROKER_LOGGER = 8
     CLIENT_METRICS = 16
     GROUP = 32
 
 
-_TYPES = {"boolean": ConfigType.BOOLEAN, "int": ConfigType.INT, "long": ConfigType.LONG}
+_TYPES = {"boolean": ConfigType.BOOLEAN, "int": ConfigType.INT, "long": ConfigType.LONG, "list": ConfigType.LIST}
 
 
 class _Refused(Exception):
@@ -46,10 +60,10 @@ async def describe_configs(ctx: Context, request: DescribeConfigsRequest) -> Des
               - an unknown topic is UNKNOWN_TOPIC_OR_PARTITION, an invalid name INVALID_TOPIC_EXCEPTION
               - a broker is named by its node id; the empty name means the settings of all brokers that are set in the
                 database; another id is INVALID_REQUEST
-              - groups and client metrics have no settings of their own: an empty list
+              - a group has settings before it exists; client metrics have none: an empty list
               - an unknown type of resource is INVALID_REQUEST
     Not done  - BROKER_LOGGER: INVALID_REQUEST
-              - settings of Kafka's broker that have no effect here are not listed
+              - settings of Kafka's broker and groups that have no effect here are not listed
     """
     results = []
     for resource in request.resources:
@@ -103,7 +117,7 @@ def _entries(ctx: Context, resource: DescribeConfigsResource) -> Sequence[Config
         case _Resource.GROUP:
             if not name:
                 raise _Refused(ErrorCode.INVALID_REQUEST, "Group name must not be empty")
-            return ()
+            return group_configs.describe(ctx.broker.groups.configs_of(name), ctx.broker.config, keys)
     raise _Refused(ErrorCode.INVALID_REQUEST, f"Resources of type {resource.resource_type} are not described here")
 
 
@@ -159,3 +173,73 @@ def _shaped(entry: ConfigEntry, request: DescribeConfigsRequest) -> DescribeConf
         config_type=entry.type,
         documentation=entry.doc if request.include_documentation else None,
     )
+
+
+async def incremental_alter_configs(
+    ctx: Context, request: IncrementalAlterConfigsRequest
+) -> IncrementalAlterConfigsResponse:
+    """Change the settings of groups, each group for itself.
+
+    Versions  0-1. 1 is the first flexible one.
+    Rules     - a group may have settings before it exists; all changes of one group are made, or none
+              - an unknown key or a value out of the broker's bounds is INVALID_CONFIG; a key twice or a null value
+                INVALID_REQUEST
+              - a resource that is named twice is INVALID_REQUEST and stays as it is
+              - validate_only checks everything and changes nothing
+    Not done  - topics, brokers, loggers and client metrics: INVALID_REQUEST (settings of the broker: `kafka.set_config`)
+              - keys for share and streams groups: INVALID_CONFIG, as unknown ones
+    """
+    asked = Counter((resource.resource_type, resource.resource_name) for resource in request.resources)
+    responses = []
+    for resource in request.resources:
+        code, message = int(ErrorCode.NONE), None
+        try:
+            if asked[resource.resource_type, resource.resource_name] > 1:
+                raise _Refused(ErrorCode.INVALID_REQUEST, "Each resource must appear at most once.")
+            await _alter(ctx, resource, request.validate_only)
+        except _Refused as refused:
+            code, message = int(refused.code), refused.message
+        except InvalidGroupConfig as invalid:
+            code, message = invalid.code, invalid.message
+        except StorageError as error:
+            code, message = int(error.code), error.message
+        responses.append(
+            AlterConfigsResourceResponse(
+                error_code=code,
+                error_message=message,
+                resource_type=resource.resource_type,
+                resource_name=resource.resource_name,
+            )
+        )
+    return IncrementalAlterConfigsResponse(responses=responses)
+
+
+def alter_failure(request: IncrementalAlterConfigsRequest, code: int) -> IncrementalAlterConfigsResponse:
+    return IncrementalAlterConfigsResponse(
+        responses=[
+            AlterConfigsResourceResponse(
+                error_code=code, resource_type=resource.resource_type, resource_name=resource.resource_name
+            )
+            for resource in request.resources
+        ]
+    )
+
+
+async def _alter(ctx: Context, resource: AlterConfigsResource, validate_only: bool) -> None:
+    if resource.resource_type != _Resource.GROUP:
+        try:
+            kind = _Resource(resource.resource_type).name.lower().replace("_", " ")
+        except ValueError:
+            raise _Refused(ErrorCode.INVALID_REQUEST, f"Unknown resource type {resource.resource_type}") from None
+        raise _Refused(
+            ErrorCode.INVALID_REQUEST, f"Configs of a {kind} cannot be changed this way yet, only those of groups."
+        )
+    if not resource.resource_name:
+        raise _Refused(ErrorCode.INVALID_REQUEST, "Default group resources are not allowed.")
+    groups = ctx.broker.groups
+    if groups.refusal:
+        raise _Refused(groups.refusal, "Groups are being loaded.")
+    if not groups.can_be_id(resource.resource_name):
+        raise _Refused(ErrorCode.INVALID_REQUEST, "The group's name has a NUL or is too long.")
+    operations = [(config.config_operation, config.name, config.value) for config in resource.configs]
+    await groups.alter_configs(resource.resource_name, operations, validate_only=validate_only)

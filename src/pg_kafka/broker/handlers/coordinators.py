@@ -7,7 +7,7 @@ from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.find_coordinator_request import FindCoordinatorRequest
 from pg_kafka.wire.messages.find_coordinator_response import Coordinator, FindCoordinatorResponse
 
-_GROUP, _TRANSACTION = 0, 1
+_GROUP, _TRANSACTION, _SHARE = 0, 1, 2
 _SINCE_BATCHES = 4
 # Kafka's message of an answer that is no error: null neither in the old form nor in the new one.
 _NO_ERROR, _NO_ERROR_IN_BATCH = "NONE", ""
@@ -20,7 +20,7 @@ async def find_coordinator(ctx: Context, request: FindCoordinatorRequest) -> Fin
     Versions  0-6. From 4 on several keys at a time.
     Rules     - groups (0) and transactional ids (1) are this broker's
               - another type of key is INVALID_REQUEST, key by key
-    Not done  - share groups (2)
+    Not done  - share groups (2): INVALID_REQUEST
     """
     if request.key_type not in (_GROUP, _TRANSACTION):
         return failure(request, ErrorCode.INVALID_REQUEST)
@@ -38,7 +38,9 @@ async def find_coordinator(ctx: Context, request: FindCoordinatorRequest) -> Fin
 
 def failure(request: FindCoordinatorRequest, code: int) -> FindCoordinatorResponse:
     """The error in both forms; the version decides which one is sent."""
-    message = _UNKNOWN_TYPE if code == ErrorCode.INVALID_REQUEST else None
+    message = None
+    if code == ErrorCode.INVALID_REQUEST:
+        message = _NO_ERROR_IN_BATCH if request.key_type == _SHARE else _UNKNOWN_TYPE
     return FindCoordinatorResponse(
         error_code=code,
         error_message=message,

@@ -1,0 +1,553 @@
+"""The coordinator of groups: it owns their machines and offsets, gives them requests and time, and does what they say.
+
+A step of a machine changes memory at once; its records are queued for the database, and whoever waits for an answer of
+this group gets it after the commit of everything that the group had queued by then. A step without records (a heartbeat)
+is answered at once. When a write fails, or a machine does, all machines are thrown away and loaded from what is stored;
+until then requests get COORDINATOR_LOAD_IN_PROGRESS. Handlers check and shape; no group is changed anywhere else.
+
+    groups = GroupCoordinator(...)
+    await groups.start()       loads; raises StorageError
+    groups.release()           parked requests are answered, new ones refused
+    await groups.stop()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Protocol, cast
+
+from pg_kafka.broker.catalogue import TopicCatalogue
+from pg_kafka.broker.context import Reply
+from pg_kafka.broker.group_timers import GroupTimers
+from pg_kafka.config import Config
+from pg_kafka.coordinator import group_configs
+from pg_kafka.coordinator.classic_group import ClassicGroup
+from pg_kafka.coordinator.consumer_group import ConsumerGroup
+from pg_kafka.coordinator.group_offsets import Committed, GroupOffsets, OffsetKey
+from pg_kafka.coordinator.group_steps import GroupSettings, HistoryEntry, Record, Result, Sender, TimerName
+from pg_kafka.coordinator.group_upgrade import upgrade
+from pg_kafka.errors import StorageError
+from pg_kafka.storage.group_configs import GroupConfigs
+from pg_kafka.storage.groups import MAX_GROUP_ID_BYTES, GroupStore, OffsetWrite, StoredGroup
+from pg_kafka.storage.topics import Topics
+from pg_kafka.wire.error_codes import ErrorCode
+from pg_kafka.wire.messages.consumer_group_heartbeat_request import ConsumerGroupHeartbeatRequest
+
+log = logging.getLogger("pg_kafka.groups")
+
+# Delays between attempts to load, and the least time between one load and the next.
+RELOAD_DELAYS_S = (0.0, 0.1, 0.5, 1.0, 2.0)
+# Groups or offsets looked at before the event loop gets its turn.
+GROUPS_PER_TURN = 200
+OFFSETS_PER_TURN = 10_000
+
+# The kinds of records that a classic group writes.
+_CLASSIC_KINDS = frozenset({"classic"})
+_JOINING = 0  # the epoch of a member of the consumer protocol that joins
+
+Machine = ClassicGroup | ConsumerGroup
+
+
+class Answerable(Protocol):
+    """Somebody who waits for a group's writes."""
+
+    def answer(self, message: Any) -> None: ...
+
+    def refuse(self, code: int) -> None: ...
+
+
+class Asked:
+    """A request on its way, and how to answer it with an error; machines know it as the request's token."""
+
+    __slots__ = ("_failure", "_reply", "_request", "is_answered", "is_decided")
+
+    def __init__(self, reply: Reply, request: Any, failure: Callable[[Any, int], Any]) -> None:
+        self._reply = reply
+        self._request = request
+        self._failure = failure
+        self.is_decided = False  # the machine has said what the answer will be
+        self.is_answered = False
+
+    def answer(self, message: Any) -> None:
+        self.is_decided = self.is_answered = True
+        self._reply.send(message)
+
+    def refuse(self, code: int) -> None:
+        self.answer(self._failure(self._request, code))
+
+    def park(self) -> None:
+        """The machine keeps it, for long perhaps: closing the connection need not wait for it."""
+        if not self.is_decided:
+            self._reply.on_abandon = _nothing
+
+    def decide(self) -> None:
+        """The machine has let it go: what is left to wait for is a commit."""
+        self.is_decided = True
+        self._reply.on_abandon = None
+
+
+class Settling:
+    """Wait for writes in a coroutine: `code` is NONE when they are committed."""
+
+    def __init__(self) -> None:
+        self._code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    def answer(self, message: Any) -> None:
+        if not self._code.done():
+            self._code.set_result(int(ErrorCode.NONE))
+
+    def refuse(self, code: int) -> None:
+        if not self._code.done():
+            self._code.set_result(int(code))
+
+    def __await__(self) -> Any:
+        return self._code.__await__()
+
+
+class Group:
+    """A group in memory. Writes are numbered; `waiting` holds who is answered after which."""
+
+    __slots__ = ("id", "is_broken", "is_stored", "issued", "machine", "offsets", "settled", "term", "waiting")
+
+    def __init__(self, group_id: str, machine: Machine, term: int, offsets: GroupOffsets | None = None) -> None:
+        self.id = group_id
+        self.machine = machine
+        self.offsets = GroupOffsets() if offsets is None else offsets
+        self.term = term  # of the load that it came with
+        self.is_stored = False  # the database has something of it, or soon will
+        self.issued = 0
+        self.settled = 0
+        self.is_broken = False
+        self.waiting: deque[tuple[int, Answerable, Any]] = deque()
+
+
+class GroupCoordinator:
+    """See the module. Everything runs on one event loop."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        topics: Topics,
+        store: GroupStore,
+        configs: GroupConfigs,
+        wall_ms: Callable[[], int],
+    ) -> None:
+        self.config = config
+        self.refusal = ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
+        """What requests get instead of an answer; NONE while groups are served."""
+        self._settings = group_configs.group_settings(config)
+        self._store = store
+        self._stored_configs = configs
+        self._configs: dict[str, dict[str, str]] = {}
+        self._configs_lock = asyncio.Lock()
+        self._wall_ms = wall_ms
+        # Steady, and near enough to the time of day that what a machine stores of it means something after a restart.
+        self._epoch_ms = wall_ms() - time.monotonic_ns() // 1_000_000
+        self._groups: dict[str, Group] = {}
+        self._term = 0
+        self._timers = GroupTimers(self.now_ms, self._on_timer)
+        self._reload = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._catalogue = TopicCatalogue(topics, self._on_catalogue)
+        self._catalogue_handle: asyncio.Handle | None = None
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Load all groups and serve. Raises StorageError."""
+        await self._load()
+        self._tasks = [
+            asyncio.create_task(self._keep_loaded(), name="load groups"),
+            asyncio.create_task(self._expire_regularly(), name="expire offsets"),
+        ]
+
+    def release(self) -> None:
+        """Answer what is parked in a way that makes members ask again, and take nothing new."""
+        self.refusal = ErrorCode.NOT_COORDINATOR
+        self._drop_machines(ErrorCode.NOT_COORDINATOR)
+
+    async def stop(self) -> None:
+        """End timers and tasks. What is queued is written by the log's own stop."""
+        self.release()
+        if self._catalogue_handle is not None:
+            self._catalogue_handle.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def now_ms(self) -> int:
+        return self._epoch_ms + time.monotonic_ns() // 1_000_000
+
+    async def _load(self) -> None:
+        groups, offsets = await self._store.load()
+        configs = await self._stored_configs.load()
+        self._configs = configs
+        found: dict[str, Group] = {}
+        for stored in groups:
+            found[stored.group_id] = Group(stored.group_id, self._rebuilt(stored), self._term)
+            if len(found) % GROUPS_PER_TURN == 0:
+                await asyncio.sleep(0)
+        committed: dict[str, dict[OffsetKey, Committed]] = {}
+        for number, o in enumerate(offsets):
+            if number % OFFSETS_PER_TURN == 0:
+                await asyncio.sleep(0)
+            of_group = committed.setdefault(o.group_id, {})
+            of_group[o.topic_id, o.partition] = Committed(o.offset, o.leader_epoch, o.metadata, o.committed_at_ms)
+        for group_id, of_group in committed.items():
+            group = found.get(group_id)
+            if group is None:
+                group = found[group_id] = Group(group_id, self._new_classic(group_id), self._term)
+            group.offsets = GroupOffsets(of_group)
+        for group in found.values():
+            group.is_stored = True
+        if self.refusal is ErrorCode.NOT_COORDINATOR:
+            return
+        self._groups = found
+        self.refusal = ErrorCode.NONE
+        now_ms = self.now_ms()
+        for group in list(found.values()):
+            if self.refusal is ErrorCode.NONE:
+                self._run(group, None, group.machine.restart, now_ms)
+
+    def _rebuilt(self, stored: StoredGroup) -> Machine:
+        kinds = {record.kind for record in stored.records}
+        is_classic = kinds <= _CLASSIC_KINDS
+        machine = self._new_classic(stored.group_id) if is_classic else self._new_consumer(stored.group_id)
+        for record in stored.records:
+            machine.apply(record)
+        return machine
+
+    async def _keep_loaded(self) -> None:
+        """Load again whenever that is asked for, however often it takes."""
+        attempt = 0
+        while True:
+            await self._reload.wait()
+            await asyncio.sleep(RELOAD_DELAYS_S[min(attempt, len(RELOAD_DELAYS_S) - 1)])
+            self._reload.clear()
+            try:
+                await self._load()
+            except StorageError as error:
+                log.warning("groups cannot be loaded", extra={"error": str(error)})
+            except Exception:
+                log.exception("groups cannot be loaded")
+            else:
+                log.warning("groups are loaded again", extra={"groups": len(self._groups)})
+                attempt = 1
+                continue
+            attempt += 1
+            self._reload.set()
+
+    def _fail(self, reason: str, error: BaseException | None = None) -> None:
+        """Memory and database may differ: throw all machines away and load again."""
+        if self.refusal is not ErrorCode.NONE:
+            return
+        log.warning("groups have to be loaded again", extra={"reason": reason}, exc_info=error)
+        self.refusal = ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
+        self._drop_machines(ErrorCode.COORDINATOR_LOAD_IN_PROGRESS)
+        self._reload.set()
+
+    def _drop_machines(self, code: ErrorCode) -> None:
+        self._term += 1
+        self._timers.stop()
+        groups, self._groups = self._groups, {}
+        for group in groups.values():
+            self._drop_parked(group, code)
+
+    @staticmethod
+    def _drop_parked(group: Group, code: ErrorCode) -> None:
+        for token in group.machine.drop():
+            asked = cast(Asked, token)
+            asked.decide()
+            asked.refuse(code)
+
+    # -- what handlers ask -------------------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[Group]:
+        return iter(list(self._groups.values()))
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    def get(self, group_id: str) -> Group | None:
+        return self._groups.get(group_id)
+
+    def join_classic(self, group_id: str, *, is_new_member: bool) -> Group | None:
+        """The group that a member may join by the classic protocol; None when the member can know no such group."""
+        group = self._groups.get(group_id)
+        if group is None:
+            return self._add(group_id, self._new_classic(group_id)) if is_new_member else None
+        return group
+
+    def consumer_heartbeat(
+        self, request: ConsumerGroupHeartbeatRequest, asked: Asked, sender: Sender, new_member_id: str
+    ) -> bool:
+        """Let a member of the consumer protocol speak; False when its group is not there and it does not join."""
+        group = self._groups.get(request.group_id)
+        if group is None:
+            if request.member_epoch != _JOINING:
+                return False
+            group = self._add(request.group_id, self._new_consumer(request.group_id))
+        machine, now_ms = group.machine, self.now_ms()
+        if isinstance(machine, ConsumerGroup):
+            self.step(group, asked, machine.consumer_heartbeat, request, asked, sender, new_member_id, now_ms)
+        else:
+            self.step(group, asked, upgrade, machine, request, asked, sender, new_member_id, now_ms, self._catalogue)
+        return True
+
+    def step(self, group: Group, asked: Asked, act: Callable[..., Result], *arguments: Any) -> None:
+        """Let the group's machine take a step for a request, which is answered now or later."""
+        self._run(group, asked, act, *arguments)
+        asked.park()
+
+    def commit(
+        self, group_id: str, member_id: str, commits: Mapping[OffsetKey, Committed], asked: Asked, message: Any
+    ) -> None:
+        """Write offsets that have been checked, and answer with `message` when they are committed."""
+        group = self._groups.get(group_id)
+        if group is None:
+            group = self._add(group_id, self._new_classic(group_id))
+        self._write_offsets(group, commits)
+        self.after_writes(group, asked, message)
+        if member_id:
+            self._run(group, None, group.machine.committed, member_id, self.now_ms())
+
+    async def delete_offsets(self, group: Group, keys: Collection[OffsetKey]) -> int:
+        """Forget offsets; the error code says whether that is committed."""
+        self._write_offsets(group, dict.fromkeys(keys))
+        return await self.written(group)
+
+    async def delete(self, group: Group) -> int:
+        """Delete a group and its offsets; the error code says whether that is committed, or why it must not be."""
+        code = group.machine.check_delete()
+        if code:
+            return int(code)
+        self._delete(group, HistoryEntry("group deleted", _generation(group.machine)))
+        return await self.written(group)
+
+    def written(self, group: Group) -> Awaitable[int]:
+        """Waits until all that the group has queued by now is committed; an error code."""
+        settling = Settling()
+        self.after_writes(group, settling, None)
+        return settling
+
+    def after_writes(self, group: Group, asked: Answerable, message: Any) -> None:
+        """Answer when all that the group has queued by now is committed."""
+        if group.is_broken:
+            asked.refuse(ErrorCode.COORDINATOR_NOT_AVAILABLE)
+        elif group.settled == group.issued:
+            asked.answer(message)
+        else:
+            group.waiting.append((group.issued, asked, message))
+
+    def name_of(self, topic_id: int) -> str | None:
+        """The name of the topic with this number; None when it is gone."""
+        return self._catalogue.name_of(topic_id)
+
+    def configs_of(self, group_id: str) -> Mapping[str, str]:
+        """What has been set for the group."""
+        return self._configs.get(group_id, {})
+
+    async def alter_configs(
+        self, group_id: str, operations: Sequence[tuple[int, str, str | None]], *, validate_only: bool
+    ) -> None:
+        """Change a group's configs. Raises InvalidGroupConfig, StorageError."""
+        async with self._configs_lock:
+            changed = group_configs.altered(self.configs_of(group_id), operations, self.config)
+            if validate_only or changed == self.configs_of(group_id):
+                return
+            await self._stored_configs.set(group_id, changed)
+            if changed:
+                self._configs[group_id] = changed
+            else:
+                self._configs.pop(group_id, None)
+        group = self._groups.get(group_id)
+        if group is not None and isinstance(group.machine, ConsumerGroup):
+            group.machine.set_settings(self._settings_of(group_id))
+
+    def sender(self, client_id: str | None, host: str, version: int) -> Sender:
+        """Who sent a request. NUL is no text in PostgreSQL, where members are kept."""
+        return Sender((client_id or "").replace("\0", ""), "/" + host, version)
+
+    @staticmethod
+    def can_be_id(group_id: str) -> bool:
+        """Can this be the id of a group at all? Kafka takes any text; PostgreSQL takes no NUL and indexes 2,000 bytes."""
+        return "\0" not in group_id and (len(group_id) * 4 <= MAX_GROUP_ID_BYTES or _fits(group_id))
+
+    # -- steps -------------------------------------------------------------------------------------------------------
+
+    def _add(self, group_id: str, machine: Machine) -> Group:
+        group = self._groups[group_id] = Group(group_id, machine, self._term)
+        return group
+
+    def _new_classic(self, group_id: str) -> ClassicGroup:
+        return ClassicGroup(group_id, self._settings_of(group_id))
+
+    def _new_consumer(self, group_id: str) -> ConsumerGroup:
+        return ConsumerGroup(group_id, self._settings_of(group_id), self._catalogue)
+
+    def _settings_of(self, group_id: str) -> GroupSettings:
+        configs = self._configs.get(group_id)
+        return group_configs.effective(configs, self.config) if configs else self._settings
+
+    def _run(self, group: Group, asked: Asked | None, act: Callable[..., Result], *arguments: Any) -> None:
+        try:
+            result = act(*arguments)
+            self._perform(group, result)
+        except Exception as error:
+            self._fail("a group's machine failed", error)
+            if asked is not None and not asked.is_answered:
+                asked.refuse(ErrorCode.UNKNOWN_SERVER_ERROR)
+
+    def _perform(self, group: Group, result: Result) -> None:
+        if result.becomes is not None:
+            self._timers.clear(group)
+            group.machine = result.becomes
+            if isinstance(group.machine, ConsumerGroup):
+                group.machine.set_settings(self._settings_of(group.id))
+        if result.timers:
+            self._timers.update(group, result.timers)
+        if result.records or result.history:
+            self._write(group, result.records, (), result.history)
+        for token, message in result.replies:
+            asked = cast(Asked, token)
+            asked.decide()
+            self.after_writes(group, asked, message)
+        if result.is_dead or not (group.is_stored or group in self._timers):
+            self._remove(group)
+
+    def _on_timer(self, group: object, name: TimerName) -> None:
+        assert isinstance(group, Group)
+        self._run(group, None, group.machine.on_timer, name, self.now_ms())
+
+    def _on_catalogue(self) -> None:
+        """Topics have changed: tell the groups soon, once for all that changes in this turn of the loop."""
+        if self._catalogue_handle is None:
+            self._catalogue_handle = asyncio.get_running_loop().call_soon(self._tell_catalogue)
+
+    def _tell_catalogue(self) -> None:
+        self._catalogue_handle = None
+        now_ms = self.now_ms()
+        for group in self:
+            if isinstance(group.machine, ConsumerGroup) and group.term == self._term:
+                self._run(group, None, group.machine.on_catalogue, now_ms)
+
+    def _remove(self, group: Group) -> None:
+        """Forget a group that has come to nothing; with offsets it lives on as one without members."""
+        self._timers.clear(group)
+        if self._groups.get(group.id) is not group:
+            return
+        if group.offsets.is_empty:
+            del self._groups[group.id]
+        else:
+            group.machine = self._new_classic(group.id)
+
+    def _delete(self, group: Group, *history: HistoryEntry) -> None:
+        """Delete an empty group and its offsets, in memory now and in the database soon."""
+        self._drop_parked(group, ErrorCode.COORDINATOR_NOT_AVAILABLE)
+        keys = group.offsets.keys()
+        self._timers.clear(group)
+        del self._groups[group.id]
+        records = group.machine.tombstones()
+        if keys or records:
+            self._write(group, records, dict.fromkeys(keys), history)
+
+    # -- writes ------------------------------------------------------------------------------------------------------
+
+    def _write_offsets(self, group: Group, changes: Mapping[OffsetKey, Committed | None]) -> None:
+        self._write(group, (), changes, ())
+
+    def _write(
+        self,
+        group: Group,
+        records: Sequence[Record],
+        offsets: Mapping[OffsetKey, Committed | None] | tuple[()],
+        history: Sequence[HistoryEntry],
+    ) -> None:
+        writes = [_offset_write(key, committed) for key, committed in offsets.items()] if offsets else []
+        changes = offsets or {}
+        if changes:
+            group.offsets.stage(changes)
+        group.is_stored = True
+        group.issued += 1
+        self._store.write(group.id, records, writes, history, partial(self._on_written, group, changes))
+
+    def _on_written(
+        self, group: Group, changes: Mapping[OffsetKey, Committed | None], error: StorageError | None
+    ) -> None:
+        """A write of a group is committed, or has failed; they end in the order in which they began."""
+        group.settled += 1
+        if error is not None:
+            group.is_broken = True
+            if group.term == self._term:
+                self._fail(str(error))
+        elif changes and not group.is_broken:
+            group.offsets.confirm(changes)
+        waiting = group.waiting
+        while waiting and (waiting[0][0] <= group.settled or group.is_broken):
+            _, asked, message = waiting.popleft()
+            if group.is_broken:
+                asked.refuse(ErrorCode.COORDINATOR_NOT_AVAILABLE)
+            else:
+                asked.answer(message)
+
+    # -- expiry ------------------------------------------------------------------------------------------------------
+
+    async def _expire_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.offsets_retention_check_interval_ms / 1000)
+            try:
+                await self._expire()
+            except Exception:
+                log.exception("offsets cannot be expired")
+
+    async def _expire(self) -> None:
+        """Delete offsets whose time is over, and groups that have neither members nor offsets left."""
+        retention_ms = self.config.offsets_retention_minutes * 60_000
+        for number, group in enumerate(self):
+            if number % GROUPS_PER_TURN == 0:
+                await asyncio.sleep(0)
+            if self.refusal is ErrorCode.NONE and self._groups.get(group.id) is group:
+                self._expire_group(group, retention_ms)
+
+    def _expire_group(self, group: Group, retention_ms: int) -> None:
+        offsets, machine = group.offsets, group.machine
+        for topic_id in {key[0] for key, _ in offsets.items()}:
+            if self._catalogue.name_of(topic_id) is None:
+                offsets.forget_topic(topic_id)
+        expired = offsets.expired(machine, self._catalogue.name_of, self._wall_ms(), retention_ms)
+        if len(expired) == len(offsets.keys()) and not machine.check_delete():
+            lines = [HistoryEntry("offsets expired", _generation(machine), detail=f"{len(expired)} partitions")]
+            self._delete(group, *lines if expired else ())
+        elif expired:
+            self._write_offsets(group, dict.fromkeys(expired))
+
+
+def _nothing() -> None:
+    return None
+
+
+def _generation(machine: Machine) -> int:
+    return machine.generation if isinstance(machine, ClassicGroup) else machine.epoch
+
+
+def _fits(group_id: str) -> bool:
+    return len(group_id.encode()) <= MAX_GROUP_ID_BYTES
+
+
+def _offset_write(key: OffsetKey, committed: Committed | None) -> OffsetWrite:
+    if committed is None:
+        return OffsetWrite(key[0], key[1], None)
+    return OffsetWrite(
+        key[0],
+        key[1],
+        committed.offset,
+        committed.leader_epoch,
+        committed.metadata,
+        committed.committed_at_ms,
+    )
