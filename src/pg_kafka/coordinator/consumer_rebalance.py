@@ -159,7 +159,7 @@ class ConsumerRebalance(ConsumerState):
         topics.sort(key=lambda topic: topic.name)
         assign = ASSIGNORS[self.preferred_assignor()]
         for member_id, target in assign(subscribers, {topic.uuid: topic.partitions for topic in topics}).items():
-            if target != self.targets.get(member_id):
+            if target != self.targets.get(member_id, NOTHING):
                 self._write(out, "target", member_id, target_value(target))
         self._target_made_at_ms = now_ms
         return epoch
