@@ -75,6 +75,9 @@ class Library:
     program: str
     protocol: str = "classic"
     has_static_members: bool = True
+    """Among them those that join again as they were; franz-go subscribes in the consumer protocol with a second request."""
+    knows_what_it_lost: bool = True
+    """A cooperative member that the group went on without stops committing what was its own; franz-go does not."""
 
 
 LIBRARIES = {
@@ -84,8 +87,8 @@ LIBRARIES = {
     "kafka-python": Library("kafka-python"),
     "java": Library("java"),
     "java-consumer": Library("java", "consumer"),
-    "franz-go": Library("franz-go"),
-    "franz-go-consumer": Library("franz-go", "consumer"),
+    "franz-go": Library("franz-go", knows_what_it_lost=False),
+    "franz-go-consumer": Library("franz-go", "consumer", has_static_members=False),
     "sarama": Library("sarama"),
     "kafkajs": Library("kafkajs", has_static_members=False),
 }

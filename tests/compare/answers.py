@@ -32,6 +32,7 @@ _IDENTITIES = (
     "api_key",
     "batch_index",
     "topic_id",
+    "group_id",
 )
 
 
@@ -57,6 +58,9 @@ _OF_THE_PLACE: Mapping[str, Callable[[Any], Any]] = {
     "batch_index_error_message": _is_there("text"),
     "documentation": _is_there("text"),
     "finalized_features_epoch": _at_least_zero("epoch"),
+    "member_id": _is_there("member"),
+    "leader": _is_there("member"),
+    "client_host": _is_there("host"),
 }
 
 

@@ -45,12 +45,18 @@ async function join(member, given) {
     eachBatchAutoResolve: false,
     eachBatch: async ({ batch, resolveOffset, heartbeat, isRunning, isStale }) => {
       await pauseOver(member);
+      await heartbeat(); // throws, and joins again, when the group has gone on without it
       if (!isRunning() || isStale() || batch.messages.length === 0) return;
       const [first, last] = [batch.messages[0], batch.messages[batch.messages.length - 1]];
       const partition = batch.partition;
       tell(member, "records", { partition, first: Number(first.offset), last: Number(last.offset), generation: null });
       const offset = BigInt(last.offset) + 1n;
-      await member.consumer.commitOffsets([{ topic: given.topic, partition, offset: String(offset) }]);
+      try {
+        await member.consumer.commitOffsets([{ topic: given.topic, partition, offset: String(offset) }]);
+      } catch (failure) {
+        tell(member, "refused", { error: String(failure) }); // thrown on, it would end the consumer
+        return;
+      }
       tell(member, "committed", { partition, offset: Number(offset) });
       resolveOffset(last.offset);
       await heartbeat();
