@@ -56,6 +56,8 @@ async def test_columns_are_a_contract(db: asyncpg.Connection) -> None:
         "kafka.consumer_offsets.partition_id",
         "kafka.consumer_offsets.committed_offset",
         "kafka.consumer_offsets.metadata",
+        "kafka.consumer_offsets.leader_epoch",
+        "kafka.consumer_offsets.committed_at",
     ]
     await db.fetch("SELECT id, name, partitions FROM kafka.topics")
 
@@ -253,17 +255,25 @@ async def test_somebody_elses_table_keeps_its_name(db: asyncpg.Connection) -> No
 
 async def test_the_latest_commit_of_a_group_counts(db: asyncpg.Connection) -> None:
     topic = await add_topic(db, "t")
-    for group, offset, metadata in [("g", 5, ""), ("g", 9, "note"), ("gone", 1, ""), ("gone", None, "")]:
+    for entry, table, group, offset, metadata in [
+        (3, 0, "g", 5, ""),
+        (7, 1, "g", 9, "note"),
+        (8, 0, "g", 8, ""),
+        (9, 0, "g", 9, "note"),
+        (4, 1, "gone", 1, ""),
+        (5, 0, "gone", None, ""),
+    ]:
         await db.execute(
-            "INSERT INTO kafka.offset_journal (group_id, topic_id, partition_id, committed_offset, metadata) "
-            "VALUES ($1, $2, 0, $3, $4)",
+            f"INSERT INTO kafka.offset_journal_{table} "
+            "(entry, group_id, topic_id, partition_id, committed_offset, metadata) VALUES ($1, $2, $3, 0, $4, $5)",
+            entry,
             group,
             topic,
             offset,
             metadata,
         )
     rows = await db.fetch("SELECT * FROM kafka.consumer_offsets")
-    assert [tuple(row) for row in rows] == [("g", topic, 0, 9, "note")]
+    assert [tuple(row)[:-1] for row in rows] == [("g", topic, 0, 9, "note", None)]
 
 
 async def test_only_known_settings_can_be_set(db: asyncpg.Connection) -> None:

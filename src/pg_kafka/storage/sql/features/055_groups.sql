@@ -121,7 +121,7 @@ COMMENT ON FUNCTION kafka.end_offset(bigint, integer) IS
 
 CREATE OR REPLACE VIEW kafka.consumer_lag AS
 SELECT l.group_id, l.topic, l.partition, l.committed_offset, e.end_offset,
-       greatest(e.end_offset - l.committed_offset, 0) AS lag,
+       CASE WHEN l.committed_offset IS NOT NULL THEN greatest(e.end_offset - l.committed_offset, 0) END AS lag,
        l.member_id, m.client_id, m.client_host
 FROM (SELECT group_id, t.name AS topic, partition_id AS partition, o.committed_offset, a.member_id, topic_id
       FROM kafka.consumer_offsets o

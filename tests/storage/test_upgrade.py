@@ -1,0 +1,112 @@
+"""A database that an older program made is, after its upgrade, what this program makes; its data are where they were."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from tests.storage.leader import leading
+from tests.storage.log_rows import add_row, add_topic, connect_migrated
+
+from pg_kafka.storage import queries, segments
+from pg_kafka.storage.groups import GroupStore, OffsetWrite, StoredOffset
+from pg_kafka.storage.migrate import SCHEMA_VERSION, migrate
+
+OLD = Path(__file__).parent / "old_schemas"
+MIGRATE = queries.load("migrate")
+
+# Everything that pg_dump would write, in one row for each object. Columns in their order: COPY and SELECT * depend on it.
+SCHEMA = """
+    SELECT 'relation' AS what, c.oid::regclass::text AS name,
+           concat_ws(' | ', c.relkind, c.reloptions::text, t.reloptions::text, c.relacl::text, obj_description(c.oid, 'pg_class'),
+                     pg_get_partkeydef(c.oid), pg_get_expr(c.relpartbound, c.oid),
+                     CASE WHEN c.relkind = 'v' THEN pg_get_viewdef(c.oid) END,
+                     CASE WHEN c.relkind = 'i' THEN pg_get_indexdef(c.oid) END) AS definition
+    FROM pg_class c LEFT JOIN pg_class t ON t.oid = c.reltoastrelid
+    WHERE c.relnamespace IN ('kafka'::regnamespace, 'topics'::regnamespace)
+    UNION ALL
+    SELECT 'column', a.attrelid::regclass || '.' || a.attname,
+           concat_ws(' | ', row_number() OVER (PARTITION BY a.attrelid ORDER BY a.attnum), format_type(a.atttypid, a.atttypmod),
+                     a.attnotnull, a.attidentity, a.attstorage, a.attcompression, a.attstattarget,
+                     pg_get_expr(d.adbin, d.adrelid), col_description(a.attrelid, a.attnum))
+    FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+    LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    WHERE c.relnamespace = 'kafka'::regnamespace AND a.attnum > 0 AND NOT a.attisdropped
+    UNION ALL
+    SELECT 'constraint', conrelid::regclass || '.' || conname, pg_get_constraintdef(oid)
+    FROM pg_constraint WHERE connamespace = 'kafka'::regnamespace AND contype <> 'n'  -- PostgreSQL 18 names NOT NULL
+    UNION ALL
+    SELECT 'sequence', seqrelid::regclass::text, concat_ws(' | ', seqtypid::regtype, seqstart, seqincrement, seqmin, seqcycle)
+    FROM pg_sequence JOIN pg_class c ON c.oid = seqrelid WHERE c.relnamespace = 'kafka'::regnamespace
+    UNION ALL
+    SELECT 'function', oid::regprocedure::text,
+           concat_ws(' | ', pg_get_functiondef(oid), proacl::text, obj_description(oid, 'pg_proc'))
+    FROM pg_proc WHERE pronamespace = 'kafka'::regnamespace
+    UNION ALL
+    SELECT 'row', journal, concat_ws(' | ', active, state, live_bytes) FROM kafka.journals
+"""
+
+
+async def make_old(dsn: str, version: int) -> asyncpg.Connection:
+    """A database as that version's program made it."""
+    connection = await asyncpg.connect(dsn)
+    async with connection.transaction():
+        await connection.execute(MIGRATE["search_path"])
+        await connection.execute((OLD / f"{version}.sql").read_text())
+        await connection.execute(MIGRATE["insert_cluster"], "x" * 22, version)
+        await segments.create_shared_series(connection, "none")
+        await connection.execute(MIGRATE["revoke_all"])
+    return connection
+
+
+async def described(connection: asyncpg.Connection) -> dict[tuple[str, str], str]:
+    role = await connection.fetchval("SELECT current_user")
+    rows = await connection.fetch(SCHEMA)
+    return {(row["what"], row["name"]): (row["definition"] or "").replace(role, "OWNER") for row in rows}
+
+
+@pytest.mark.parametrize("postgres_server", ["postgresql-15", "embedded"], indirect=True)
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
+async def test_an_upgraded_schema_is_a_new_one(pg_dsn: str, postgres_server: Any, version: int) -> None:
+    old = await make_old(pg_dsn, version)
+    await migrate(old)
+    other = postgres_server.create_database()
+    fresh = await connect_migrated(other.dsn, compression="none")
+    upgraded, wanted = await described(old), await described(fresh)
+    assert {key: upgraded.get(key) for key in upgraded.keys() | wanted.keys()} == {
+        key: wanted.get(key) for key in upgraded.keys() | wanted.keys()
+    }
+    assert await old.fetchval("SELECT schema_version FROM kafka.cluster") == SCHEMA_VERSION
+    await old.close()
+    await fresh.close()
+    postgres_server.drop_database(other)
+
+
+async def test_what_was_there_is_served_after_the_upgrade(pg_dsn: str) -> None:
+    old = await make_old(pg_dsn, 1)
+    topic = await add_topic(old, "orders", 2)
+    await add_row(old, topic, 0, [b"a", b"b"])
+    await old.execute("SELECT kafka.create_topic_view($1)", topic)
+    await old.execute("CREATE VIEW public.mine AS SELECT * FROM kafka.consumer_offsets")
+    for offset in (1, 2):
+        await old.execute(
+            "INSERT INTO kafka.offset_journal (group_id, topic_id, partition_id, committed_offset, metadata, committed_at) "
+            "VALUES ('g', $1, 0, $2, 'note', timestamptz 'epoch' + interval '5 s')",
+            topic,
+            offset,
+        )
+    await migrate(old)
+    assert await old.fetchval("SELECT count(*) FROM topics.orders") == 2
+    async with leading(pg_dsn) as leader:
+        store = GroupStore(leader.log, leader.control)
+        assert await store.load() == ([], [StoredOffset("g", topic, 0, 2, -1, "note", 5000)])
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        store.write("g", (), [OffsetWrite(topic, 0, 3)], (), done.set_result)
+        assert await done is None
+        _, (stored,) = await store.load()
+        assert stored.offset == 3
+    assert await old.fetchval("SELECT committed_offset FROM public.mine") == 3
+    await old.close()
