@@ -411,6 +411,42 @@ class Config:
     offsets_retention_check_interval_ms: int = _setting(
         "offsets.retention.check.interval.ms", "long", 600_000, "How often expired offsets are looked for.", low=1
     )
+    connection_request_bytes: int = _setting(
+        "pg_kafka.connection_request_bytes",
+        "int",
+        16 * 1024 * 1024,
+        "Bytes of requests of one connection in progress before it is not read; the one that has begun is read to its end.",
+        low=1,
+    )
+    connection_queued_requests: int = _setting(
+        "pg_kafka.connection_queued_requests",
+        "int",
+        256,
+        "Requests of one connection that wait for their turn before it is not read.",
+        low=1,
+    )
+    connection_unanswered_requests: int = _setting(
+        "pg_kafka.connection_unanswered_requests",
+        "int",
+        128,
+        "Requests of one connection that are started and not yet answered.",
+        low=1,
+    )
+    connection_unread_bytes: int = _setting(
+        "pg_kafka.connection_unread_bytes",
+        "int",
+        1024 * 1024,
+        "Bytes of answers that a client has not read before nothing more is started for it.",
+        low=4096,
+    )
+    decompressed_batch_bytes: int = _setting(
+        "pg_kafka.decompressed_batch_bytes",
+        "int",
+        128 * 1024 * 1024,
+        "Largest record batch when decompressed.",
+        low=1024 * 1024,
+        high=512 * 1024 * 1024,
+    )
 
     lanes: int = _setting(
         "pg_kafka.lanes",

@@ -12,7 +12,6 @@ from uuid import UUID
 
 import pytest
 
-from pg_kafka.broker import connection as connection_module
 from pg_kafka.broker import server as server_module
 from pg_kafka.broker.budget import RESERVE_BYTES
 from pg_kafka.broker.context import Api, Broker, Context, Reply
@@ -96,6 +95,7 @@ async def serving(handlers: Handlers, **settings: Any) -> AsyncIterator[tuple[Se
         topics=cast(Any, None),
         log=cast(Any, log),
         fetch_sessions=cast(Any, None),
+        groups=cast(Any, None),
         apis={row.key: row for row in rows},
         now_ms=lambda: 0,
         decode_pool=cast(Any, None),
@@ -496,7 +496,7 @@ async def test_peer_that_does_not_read_gets_nothing_more_started(monkeypatch: py
 
 async def test_flood_of_pipelined_requests_is_bounded() -> None:
     handlers = Handlers()
-    limit = connection_module.MAX_PIPELINED_REQUESTS
+    limit = Config().connection_unanswered_requests
     async with serving(handlers) as (server, _), connected(server) as peer:
         for number in range(3 * limit):
             peer.send(batch(), PRODUCE, 9, number)
@@ -552,6 +552,21 @@ async def test_stop_cuts_at_its_deadline() -> None:
         await handlers.until(lambda: len(handlers.produced) == 1)
         await server.stop(0.05)
         assert await peer.is_closed()
+
+
+async def test_stop_at_once_tells_of_requests_and_of_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    handlers = Handlers()
+    async with serving(handlers) as (server, _), connected(server):
+        await handlers.until(lambda: server.connection_count == 1)
+        await server.stop(0)
+    assert not caplog.records
+    async with serving(handlers) as (server, _), connected(server) as peer:
+        peer.send(batch(), PRODUCE, 9)
+        await handlers.until(lambda: len(handlers.produced) == 1)
+        await server.stop(0)
+    assert [(record.getMessage(), vars(record)["connections"]) for record in caplog.records] == [
+        ("requests in progress cut off", 1)
+    ]
 
 
 async def test_port_that_is_taken_is_one_sentence() -> None:

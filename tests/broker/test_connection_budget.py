@@ -75,7 +75,7 @@ async def use_everything(
                 except AssertionError:  # the sessions were just lost
                     await asyncio.sleep(0.1)
             for partition in range(8):
-                while (await client.produce(topic, batch(), partition)).error_code != 0:
+                while (await client.produce(topic, batch(), partition)).error_code != 0:  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
     waiting = [await RawClient.connect(broker) for _ in range(expected["reader"] + 2)]
     try:
@@ -86,7 +86,7 @@ async def use_everything(
             await admin.execute(f"LOCK TABLE {leaf} IN ACCESS EXCLUSIVE MODE")
             asked = [client.send(fetching(topic, {0: 0}), FETCH, 12) for client in waiting]
             async with asyncio.timeout(30):
-                while (found := await sessions(admin, role))["reader"] < expected["reader"]:
+                while (found := await sessions(admin, role))["reader"] < expected["reader"]:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
         for client, correlation_id in zip(waiting, asked, strict=True):
             answer = await client.receive(FETCH, 12, correlation_id, timeout_s=30)

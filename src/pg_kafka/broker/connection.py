@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pg_kafka.broker.budget import RequestBudget
 from pg_kafka.broker.context import Api, Broker, ConnectionInfo, Context, Handler, HotHandler, Reply
 from pg_kafka.broker.handlers.api_versions import API_VERSIONS_KEY, unsupported_version
+from pg_kafka.config import SETTINGS
 from pg_kafka.errors import StorageError
 from pg_kafka.wire import codec
 from pg_kafka.wire.codec import MalformedRequest
@@ -28,18 +29,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Bytes of whole requests that one connection may have in memory before it is not read any more. One request more may
-# be on its way: a frame that has begun is always read to its end.
-MAX_REQUEST_BYTES = 16 * 1024 * 1024
-# Requests received and not yet started, likewise; and started and not yet answered.
-MAX_QUEUED_REQUESTS = 256
-MAX_PIPELINED_REQUESTS = 128
+NAMES = {setting.attribute: setting.name for setting in SETTINGS}
 # Requests and bytes that one connection may start before the others get their turn.
 MAX_STARTS_PER_TURN = 16
 MAX_BYTES_PER_TURN = 512 * 1024
-# Above the first the peer counts as one that does not read; below the second it is one that does again.
-WRITE_BUFFER_HIGH_BYTES = 1024 * 1024
-WRITE_BUFFER_LOW_BYTES = 256 * 1024
+# A peer that did not read does again when it has left less than this share of what it may leave.
+UNREAD_LOW_SHARE = 4
 
 
 class Connection(asyncio.Protocol):
@@ -50,7 +45,11 @@ class Connection(asyncio.Protocol):
         self._broker = broker
         self._budget = budget
         self._loop = asyncio.get_running_loop()
-        self._splitter = FrameSplitter(broker.config.socket_request_max_bytes)
+        config = broker.config
+        self._max_request_bytes = config.connection_request_bytes
+        self._max_queued_requests = config.connection_queued_requests
+        self._max_unanswered_requests = config.connection_unanswered_requests
+        self._splitter = FrameSplitter(config.socket_request_max_bytes)
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
         self._queue: deque[memoryview | bytes] = deque()  # frames not yet started
         self._replies: deque[Reply] = deque()  # of started requests, in order
@@ -74,7 +73,8 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self.info.peer = _address(transport.get_extra_info("peername"))
         self.info.local = _address(transport.get_extra_info("sockname"))
-        self._transport.set_write_buffer_limits(high=WRITE_BUFFER_HIGH_BYTES, low=WRITE_BUFFER_LOW_BYTES)
+        unread_bytes = self._broker.config.connection_unread_bytes
+        self._transport.set_write_buffer_limits(high=unread_bytes, low=unread_bytes // UNREAD_LOW_SHARE)
         if (refusal := self._server.admit(self)) is not None:
             self.close(refusal, level=logging.WARNING)
 
@@ -96,7 +96,7 @@ class Connection(asyncio.Protocol):
         try:
             frames = self._splitter.feed(data)
         except MalformedRequest as error:
-            self.close(str(error))
+            self.close(f"{error} (socket.request.max.bytes)")
             return
         if frames:
             self._queue.extend(frames)
@@ -110,7 +110,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._is_writing_paused = True
-        self._note_pause("its answers are not read", f"{WRITE_BUFFER_HIGH_BYTES} bytes of answers")
+        self._note_pause("its answers are not read", "connection_unread_bytes")
 
     def resume_writing(self) -> None:
         self._is_writing_paused = False
@@ -138,8 +138,8 @@ class Connection(asyncio.Protocol):
         self._charge(held_bytes, partial_bytes)
         should_read = (
             not self._is_draining
-            and self._request_bytes <= MAX_REQUEST_BYTES
-            and len(self._queue) <= MAX_QUEUED_REQUESTS
+            and self._request_bytes <= self._max_request_bytes
+            and len(self._queue) <= self._max_queued_requests
             and self._budget.may_read(self, held_bytes, partial_bytes)
         )
         if should_read != self._is_reading and not self._transport.is_closing():
@@ -148,15 +148,22 @@ class Connection(asyncio.Protocol):
                 self._transport.resume_reading()
             else:
                 self._transport.pause_reading()
-                self._note_pause(
-                    "its requests are many",
-                    f"{MAX_REQUEST_BYTES} bytes in progress, {MAX_QUEUED_REQUESTS} requests in line, or the budget",
-                )
+                if self._request_bytes > self._max_request_bytes:
+                    self._note_pause("its requests are large", "connection_request_bytes")
+                elif len(self._queue) > self._max_queued_requests:
+                    self._note_pause("its requests are many", "connection_queued_requests")
+                elif not self._is_draining:
+                    self._note_pause("requests of all connections are large", "queued_max_request_bytes")
 
     def _note_pause(self, reason: str, limit: str) -> None:
-        """Ordinary under load, so that only who looks for it sees it."""
+        """Ordinary under load, so that only who looks for it sees it. `limit` is the attribute of a setting."""
         self._server.note(
-            "connection waits", reason, level=logging.DEBUG, peer=self.info.peer[0], reason=reason, limit=limit
+            "connection waits",
+            reason,
+            level=logging.DEBUG,
+            peer=self.info.peer[0],
+            reason=reason,
+            limit=f"{NAMES[limit]} = {getattr(self._broker.config, limit)}",
         )
 
     def _charge(self, held_bytes: int, partial_bytes: int) -> None:
@@ -186,8 +193,10 @@ class Connection(asyncio.Protocol):
             and not self._is_writing_paused
             and not self._is_draining
             and not self.is_closed
-            and len(self._replies) < MAX_PIPELINED_REQUESTS
         ):
+            if len(self._replies) >= self._max_unanswered_requests:
+                self._note_pause("many of its requests are unanswered", "connection_unanswered_requests")
+                return
             if self._budget.is_backlogged:
                 self._budget.wait(self)
                 return
@@ -325,10 +334,15 @@ class Connection(asyncio.Protocol):
     def fail(self, reason: str) -> None:
         self.close(reason)
 
-    def note(self, message: str, reason: str) -> None:
-        self._server.note(message, "", level=logging.INFO, peer=self.info.peer[0], reason=reason)
+    def note(self, message: str, reason: str, kind: str) -> None:
+        self._server.note(message, kind, level=logging.INFO, peer=self.info.peer[0], reason=reason)
 
     # The server's side
+
+    @property
+    def has_requests(self) -> bool:
+        """Something is in progress that somebody waits for."""
+        return bool(self._replies) and not self._transport.is_closing()
 
     @property
     def is_idle(self) -> bool:

@@ -90,7 +90,7 @@ class ReplySink(Protocol):
 
     def fail(self, reason: str) -> None: ...
 
-    def note(self, message: str, reason: str) -> None: ...
+    def note(self, message: str, reason: str, kind: str) -> None: ...
 
 
 class Reply:
@@ -130,9 +130,9 @@ class Reply:
             if not self.is_abandoned:
                 self._sink.fail(reason)
 
-    def note(self, message: str, reason: str) -> None:
-        """A log line about what the peer asked for; of each message only some are written."""
-        self._sink.note(message, reason)
+    def note(self, message: str, reason: str, *, kind: str = "") -> None:
+        """A log line about what the peer asked for; of each message and kind only some are written."""
+        self._sink.note(message, reason, kind)
 
     def abandon(self) -> None:
         """The connection is gone: tell the handler's callback. For the connection only."""

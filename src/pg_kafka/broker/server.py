@@ -99,9 +99,9 @@ class Server:
                 if self._tasks:
                     await asyncio.wait(self._tasks)
         except TimeoutError:
-            logger.warning(
-                "requests in progress cut off", extra={"connections": len(self._connections), "tasks": len(self._tasks)}
-            )
+            cut = sum(connection.has_requests for connection in self._connections)
+            if cut or self._tasks:
+                logger.warning("requests in progress cut off", extra={"connections": cut, "tasks": len(self._tasks)})
         for connection in list(self._connections):
             connection.abort()
         tasks = list(self._tasks)
@@ -231,7 +231,7 @@ class Server:
                     "stalled",
                     level=logging.WARNING,
                     peer=connection.info.peer[0],
-                    reason="a request stalled half-sent while memory was short",
+                    reason="a request stalled half-sent while memory was short (queued.max.request.bytes)",
                 )
                 connection.abort()
         self._budget.wake()

@@ -334,7 +334,9 @@ class EmbeddedPostgres:
             finally:
                 await connection.close(timeout=5.0)
             if (self._folder.cluster / "standby.signal").exists():
-                raise FatalError(f"PostgreSQL on {self._folder.path} is a standby: promote it, or remove standby.signal")
+                raise FatalError(
+                    f"PostgreSQL on {self._folder.path} is a standby: promote it, or remove standby.signal"
+                )
             if not told:
                 told = True
                 self._log.info("PostgreSQL is recovering to a point in time", extra={"data": str(self._folder.path)})

@@ -302,7 +302,7 @@ class _Fetch:
             self._fail()
 
     def _fail(self) -> None:
-        log.exception("event=fetch_failed connection=%d", self._ctx.connection.id)
+        log.exception("fetch failed", extra={"connection": self._ctx.connection.id})
         self._leave()
         if not self._reply.is_sent:
             self._reply.send(FetchResponse(error_code=ErrorCode.UNKNOWN_SERVER_ERROR))
@@ -338,6 +338,9 @@ class _Fetch:
                 broker = self._ctx.broker
                 if broker.fetch_sessions.admit(session, broker.now_ms()):
                     self._settle()
+                elif session.partitions:
+                    slots = broker.config.max_incremental_fetch_session_cache_slots
+                    self._reply.note("no fetch session", f"max.incremental.fetch.session.cache.slots = {slots}")
             response = self._response(list(self._answers.items()))
         self._leave()
         self._reply.send(response)

@@ -134,11 +134,13 @@ class _Append:
             if head.producer_id >= 0:
                 log.awaits_again(self.topic.id, self.index, head.producer_id, head.producer_epoch, head.base_sequence)
 
-    def decode(self) -> None:
+    def decode(self, max_raw_bytes: int) -> None:
         """Fill `batch` or `error`. May run in a thread."""
         try:
-            self.batch = _records.decode_batch(self.records)
+            self.batch = _records.decode_batch(self.records, max_raw_bytes=max_raw_bytes)
         except RecordsError as error:
+            if error.code == ErrorCode.MESSAGE_TOO_LARGE:
+                error = RecordsError(error.code, f"{error.message} (pg_kafka.decompressed_batch_bytes)")
             self._keep(error)
 
     def decode_small(self) -> None:
@@ -182,7 +184,8 @@ class _Answer:
         response.log_start_offset = result.log_start_offset
         if result.error:
             if result.error == ErrorCode.MESSAGE_TOO_LARGE:
-                self._reply.note("batch too large", result.message or "")
+                message = result.message or ""
+                self._reply.note("batch too large", message, kind=message.rpartition("(")[2])  # the setting's name
             response.error_message = result.message
             response.record_errors = [
                 BatchIndexAndErrorMessage(batch_index=index, batch_index_error_message=message)
@@ -245,7 +248,8 @@ async def _append_later(ctx: Context, answer: _Answer, appends: list[_Append]) -
     heavy = [append for append in appends if append.is_heavy]
     if heavy:
         loop = asyncio.get_running_loop()
-        await asyncio.gather(*(loop.run_in_executor(ctx.broker.decode_pool, append.decode) for append in heavy))
+        limit = ctx.broker.config.decompressed_batch_bytes
+        await asyncio.gather(*(loop.run_in_executor(ctx.broker.decode_pool, append.decode, limit) for append in heavy))
     _append(ctx, answer, appends)
 
 
