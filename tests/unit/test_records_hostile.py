@@ -461,6 +461,28 @@ def test_row_whose_numbers_do_not_fit_is_refused(change: dict[str, int]) -> None
         _records.encode_row(**(encode_arguments(ROW) | {"codec": 0} | change))
 
 
+@pytest.mark.parametrize("offset", [-(2**63), -1, len(batch_bytes(RECORDS)) - 60, 2**63 - 1])
+def test_no_header_is_looked_at_outside(offset: int) -> None:
+    with pytest.raises(RecordsError) as raised:
+        _records.peek(batch_bytes(RECORDS), offset)
+    assert raised.value.code == ErrorCode.CORRUPT_MESSAGE
+
+
+@pytest.mark.parametrize("batch_base_offset", [-(2**63), -1, 2**63 - 1])
+def test_sequence_of_any_claimed_offset_is_a_sequence(batch_base_offset: int) -> None:
+    claimed = {
+        "producer_id": 1,
+        "producer_epoch": 0,
+        "base_sequence": 2**31 - 1,
+        "batch_base_offset": batch_base_offset,
+    }
+    batch = _records.decode_batch(
+        _records.encode_row(**(encode_arguments(ROW) | {"codec": 0} | claimed)),  # type: ignore[arg-type]
+        from_producer=False,
+    )
+    assert batch.base_sequence == (2**31 - 1 - batch_base_offset) % 2**31
+
+
 def test_empty_arrays_are_read() -> None:
     """PostgreSQL sends an array without elements with no dimensions."""
     empty = {17: struct.pack(">iii", 0, 0, 17), 23: struct.pack(">iii", 0, 0, 23), 20: struct.pack(">iii", 0, 0, 20)}

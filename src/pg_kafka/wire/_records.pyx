@@ -775,8 +775,8 @@ def peek(data, Py_ssize_t offset=0):
     cdef int32_t length
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
     try:
-        if offset < 0 or view.len - offset < HEADER_BYTES:
-            raise RecordsError(CORRUPT_MESSAGE, f"a batch header takes {HEADER_BYTES} bytes, {max(0, view.len - offset)} found")
+        if not 0 <= offset <= view.len - HEADER_BYTES:
+            raise RecordsError(CORRUPT_MESSAGE, f"no batch header of {HEADER_BYTES} bytes at {offset} of {view.len}")
         at = <const uint8_t *>view.buf + offset
         length = <int32_t>get32(at + 8)
         if length < HEADER_BYTES - SIZE_BYTES:
@@ -1450,7 +1450,7 @@ def encode_row(
         memcpy(body(batch) + HEADER_BYTES, body(records), PyBytes_GET_SIZE(records))
 
     if producer_id is not None and base_sequence >= 0:  # markers have a producer and no sequence
-        sequence = <int32_t>((<int64_t>base_sequence + start.first_offset - <int64_t>batch_base_offset) & INT32_MAX)
+        sequence = sequence_at(base_sequence, batch_base_offset, start.first_offset)
     write_header(
         batch, start.first_offset, leader_epoch,
         codec | (LOG_APPEND_TIME if timestamp_type == 1 else 0) | (TRANSACTIONAL if is_transactional else 0)
@@ -1461,6 +1461,11 @@ def encode_row(
         start.included,
     )
     return batch
+
+
+cdef int32_t sequence_at(int32_t first, int64_t first_offset, int64_t offset) noexcept:
+    """The sequence of a record of a producer's batch; after the largest comes 0. A row may claim any numbers."""
+    return <int32_t>((<uint64_t>first + <uint64_t>offset - <uint64_t>first_offset) & INT32_MAX)
 
 
 cdef check_count(int32_t wanted, const Elements *elements, str name):
