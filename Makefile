@@ -4,6 +4,7 @@
 # make lint     format, lint, layers, types
 # make crash    one round of each fault under load, some four minutes
 # make soak     rounds of faults under load until stopped; make soak ARGS='--rounds 100'
+# make fuzz     a minute of each fuzzer; make fuzz ARGS='--seconds 1200 --targets records'
 # make bench    all benchmarks; make bench BENCH=bench/wire_codec.py for one
 # make wheel    dist/*.whl
 # make lock     pin the requirements anew; make clean removes what was built
@@ -22,7 +23,7 @@ PYTHON ?= $(shell for python in python3.11 python3; do $$python -c '' 2>/dev/nul
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 NATIVE      := $(wildcard src/pg_kafka/wire/*.pyx src/pg_kafka/wire/*.pxd)
 
-.PHONY: install serve test crash soak lint bench wheel lock clean
+.PHONY: install serve test crash soak fuzz lint bench wheel lock clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.package
@@ -38,6 +39,9 @@ crash: install $(VENV)/.test
 
 soak: install $(VENV)/.test
 	$(BIN)/python -m tests.crash.rounds --results tests/crash/soak-results.md $(ARGS)
+
+fuzz: install $(VENV)/.test
+	$(BIN)/python -m tests.fuzz.run --results tests/fuzz/results.md $(ARGS)
 
 lint: install $(VENV)/.test $(VENV)/.lint
 	$(BIN)/ruff format --check .
