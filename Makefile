@@ -5,7 +5,7 @@
 # make crash    one round of each fault under load, some four minutes
 # make soak     rounds of faults under load until stopped; make soak ARGS='--rounds 100'
 # make fuzz     a minute of each fuzzer; make fuzz ARGS='--seconds 1200 --targets records'
-# make bench    all benchmarks; make bench BENCH=bench/wire_codec.py for one
+# make bench    the yardstick, five minutes; make bench ARGS='--profile full', ARGS='--list'; make bench BENCH=codec for a part
 # make wheel    dist/*.whl
 # make lock     pin the requirements anew; make clean removes what was built
 #
@@ -14,7 +14,7 @@
 VENV  := .venv
 BIN   := $(VENV)/bin
 TESTS ?= tests --ignore=tests/crash
-BENCH ?= $(wildcard bench/*.py)
+BENCH ?=
 ARGS  ?=
 
 # The first that runs: a version manager may have a python3.11 on the path that only prints an error.
@@ -50,7 +50,7 @@ lint: install $(VENV)/.test $(VENV)/.lint
 	$(BIN)/mypy
 
 bench: install $(VENV)/.test
-	@set -e; for bench in $(BENCH); do echo "== $$bench"; $(BIN)/python $$bench $(ARGS); done
+	@$(BIN)/python -m bench$(if $(BENCH),.$(BENCH)) $(ARGS)
 
 wheel: $(VENV)/.build
 	$(BIN)/python -m build --no-isolation --wheel

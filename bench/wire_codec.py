@@ -1,6 +1,6 @@
 """Time to decode and encode the messages of the hot path, best of many runs, in microseconds.
 
-PYTHONPATH=src python bench/wire_codec.py
+python -m bench.wire_codec
 """
 
 from __future__ import annotations
