@@ -605,6 +605,19 @@ def test_static_member_that_restarts_before_the_assignment_makes_all_rejoin(driv
     assert driver.group.state == PREPARING
 
 
+def test_static_member_that_restarts_before_it_has_synced_still_has_to(driver: Driver) -> None:
+    tokens = [driver.send_join(instance_id=f"i{number}") for number in range(2)]
+    driver.advance(6_000)
+    first = driver.replies[tokens[0]].member_id
+    driver.sync(first, instance_id="i0")
+    restarted = driver.join(instance_id="i1").member_id
+    for _ in range(REBALANCE_MS // 5_000):
+        driver.heartbeat(first)
+        driver.heartbeat(restarted)
+        driver.advance(5_000)
+    assert list(driver.group.members) == [first]
+
+
 def test_static_member_keeps_its_place_until_its_session_ends(driver: Driver) -> None:
     first, second = driver.static_group(2, session_ms=100_000)
     token = driver.send_join(first, instance_id="i0", session_ms=100_000)
