@@ -214,6 +214,35 @@ def test_topics_that_a_member_leaves_are_revoked_though_no_target_is_made() -> N
     assert driver.group.state == "Stable"
 
 
+def test_subscription_changes_while_partitions_are_given_up(driver: Driver) -> None:
+    driver.join("m1", "a", "b")
+    driver.join("m2", "a", "b")
+    driver.beat("m1", 1)
+    pending = driver.group.members["m1"].pending
+    assert pending
+    answer = driver.beat("m1", 1, {"a": [0, 1, 2, 3], "b": [0, 1]}, topics=["c"])
+    assert (answer.member_epoch, driver.parts(answer)) == (1, {})
+    assert sum(map(len, driver.group.members["m1"].pending.values())) == 6
+    assert driver.beat("m1", 1, {}).member_epoch == 3
+    driver.beat("m2", 2)
+    assert driver.has("m2") == {"a": [0, 1, 2, 3], "b": [0, 1]}
+
+
+def test_topics_that_the_client_has_left_already_are_not_waited_for(driver: Driver) -> None:
+    driver = Driver(Topics(a=4, b=2), GroupSettings())
+    driver.join("m1", "a", "b")
+    answer = driver.beat("m1", 1, {"b": [0, 1]}, topics=["b"])
+    assert (answer.member_epoch, driver.parts(answer)) == (1, {"b": [0, 1]})
+    assert driver.group.members["m1"].state.value == "stable"
+
+
+def test_subscriptions_that_nobody_has_any_more_are_forgotten(driver: Driver) -> None:
+    driver.join("m1", "a")
+    for number in range(50):
+        driver.beat("m1", driver.group.members["m1"].epoch, topics=["a", f"none-{number}"])
+    assert len(driver.group._topic_ids) < 25
+
+
 def test_member_may_subscribe_to_nothing(driver: Driver) -> None:
     driver.join("m1", "a")
     answer = driver.join("m2")
@@ -468,6 +497,21 @@ def test_partitions_of_a_static_member_that_is_away_are_given_to_nobody(driver: 
     driver.beat("m1", -2, instance_id="i")
     assert driver.parts(driver.join("m2", "a")) == {}
     assert driver.group.state == "Reconciling"
+
+
+def test_member_that_rejoins_under_an_instance_id_is_the_same_member(driver: Driver) -> None:
+    driver.join("m1", "a")
+    back = driver.join("m1", "a", instance_id="i")
+    assert (back.member_epoch, driver.parts(back)) == (1, {"a": [0, 1, 2, 3]})
+    assert driver.join("m1", "a", instance_id="j").error_code == 0
+    assert driver.group.static == {"j": "m1"}
+
+
+def test_static_member_that_returns_by_its_old_member_id_has_its_partitions(driver: Driver) -> None:
+    driver.join("m1", "a", instance_id="i")
+    driver.beat("m1", -2, instance_id="i")
+    back = driver.join("m1", "a", instance_id="i")
+    assert (back.member_epoch, driver.parts(back)) == (1, {"a": [0, 1, 2, 3]})
 
 
 # -- offsets and administration ----------------------------------------------------------------------------------------

@@ -175,6 +175,24 @@ def test_join_is_refused(driver: Driver, fields: dict[str, object], error: str) 
     assert driver.group.records_of_state() == before
 
 
+def test_full_group_takes_no_classic_member(driver: Driver) -> None:
+    driver.join("m1", "a")
+    driver.group.set_settings(replace(EAGER, group_consumer_max_size=1))
+    assert driver.join_classic("c1", "a").error_code == ErrorCode.GROUP_MAX_SIZE_REACHED
+
+
+def test_member_of_another_protocol_type_is_refused(driver: Driver) -> None:
+    driver.join("m1", "a")
+    assert not driver.group.supports_classic("connect", ["range"])
+
+
+def test_member_named_twice_leaves_once(driver: Driver) -> None:
+    driver.join("m1", "a")
+    driver.join("m2", "a")
+    assert [each.error_code for each in driver.leave_classic("m1", "m1").members] == [0, 0]
+    assert [entry.event for entry in driver.history].count("member left") == 1
+
+
 def test_old_client_joins_without_a_member_id(driver: Driver) -> None:
     driver.join("m1", "a")
     assert driver.join_classic("", "a", version=3).member_id == "made-2"
@@ -319,6 +337,13 @@ def test_upgrade_is_refused_by_settings(driver: Driver, change: dict[str, object
     assert driver.written == []
 
 
+def test_groups_of_other_protocol_types_are_not_upgraded(driver: Driver) -> None:
+    group = classic_of(driver, {"c1": {"a": [0, 1]}})
+    group.protocol_type = "connect"
+    assert driver.join("m1", "a").error_code == ErrorCode.GROUP_ID_NOT_FOUND
+    assert driver.group is group
+
+
 def test_refused_join_upgrades_nothing(driver: Driver) -> None:
     group = classic_of(driver, {"c1": {"a": [0, 1]}})
     assert driver.join("m1", subscribed_topic_regex="(").error_code == ErrorCode.INVALID_REGULAR_EXPRESSION
@@ -436,6 +461,13 @@ def test_empty_consumer_group_becomes_classic_when_a_classic_member_joins(driver
     assert driver.join_classic("", "a").error_code == ErrorCode.MEMBER_ID_REQUIRED
     assert isinstance(driver.group, ClassicGroup)
     assert driver.stored == {}
+
+
+def test_join_that_a_classic_group_refuses_leaves_the_empty_group(driver: Driver) -> None:
+    driver.join("m1", "a")
+    driver.beat("m1", -1)
+    assert driver.join_classic("c1", "a", session_timeout_ms=1).error_code == ErrorCode.INVALID_SESSION_TIMEOUT
+    assert isinstance(driver.group, ConsumerGroup)
 
 
 def test_there_and_back_again(driver: Driver) -> None:

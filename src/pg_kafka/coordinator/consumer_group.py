@@ -180,7 +180,7 @@ class ConsumerGroup(ConsumerClassic):
                     f"Static member {member_id} with instance id {instance_id} cannot join the group because the"
                     f" instance id is owned by {former.member_id} member.",
                 )
-            return former
+            return former or self.members.get(member_id)
         former = self._known(member_id, instance_id)
         _check_epoch(former, epoch, owned)
         return former

@@ -188,8 +188,14 @@ class ConsumerState:
                 self._disown(old)
             self._own(member.member_id, member.assigned)
             self._own(member.member_id, member.pending)
+        if old is not None and old.instance_id != member.instance_id:
+            self._release_instance(old)
         if member.instance_id is not None:
             self.static[member.instance_id] = member.member_id
+
+    def _release_instance(self, member: ConsumerMember) -> None:
+        if member.instance_id is not None and self.static.get(member.instance_id) == member.member_id:
+            del self.static[member.instance_id]
 
     def _remove(self, member_id: str) -> None:
         old = self.members.pop(member_id, None)
@@ -199,8 +205,7 @@ class ConsumerState:
         self._count_assignor(old, -1)
         self._count_protocols(old, -1)
         self._disown(old)
-        if old.instance_id is not None and self.static.get(old.instance_id) == member_id:
-            del self.static[old.instance_id]
+        self._release_instance(old)
 
     def _own(self, member_id: str, owned: OwnedPartitions) -> None:
         for topic, partitions in owned.items():
