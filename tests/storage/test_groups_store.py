@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import asyncpg
@@ -31,6 +31,16 @@ def store_of(leader: Leader) -> GroupStore:
     return GroupStore(leader.log, leader.control)
 
 
+answered_twice: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def every_answer_comes_once() -> Iterator[None]:
+    yield
+    twice, answered_twice[:] = list(answered_twice), []
+    assert not twice
+
+
 def write(
     store: GroupStore,
     group: str,
@@ -38,9 +48,15 @@ def write(
     offsets: Sequence[OffsetWrite] = (),
     history: Sequence[HistoryEntry] = (),
 ) -> Written:
-    """The future fails when `done` is called twice."""
     answer: Written = asyncio.get_running_loop().create_future()
-    store.write(group, records, offsets, history, answer.set_result)
+
+    def done(error: StorageError | None) -> None:
+        if answer.done():
+            answered_twice.append(group)
+        else:
+            answer.set_result(error)
+
+    store.write(group, records, offsets, history, done)
     assert not answer.done()
     return answer
 

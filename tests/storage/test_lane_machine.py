@@ -1,9 +1,10 @@
-"""Any order of appends, commits, failures and take-overs, played by Hypothesis on a real PostgreSQL.
+"""Any order of appends, writes of groups, commits, failures and take-overs, played by Hypothesis on a real PostgreSQL.
 
 The model is what clients know: an idempotent producer sends each batch again, unchanged, until it is acknowledged; a plain
 one sends it once. Rules queue batches, wait for answers, cut sessions, restart, and let a second broker take over from one
 that is dead or only silent. At any time an acknowledged batch is at its offset and high watermarks do not go back; in the
-end every idempotent batch is in the log once, in its producer's order, and the log has neither gaps nor repeats.
+end every idempotent batch is in the log once, in its producer's order, and the log has neither gaps nor repeats. Groups
+write numbers that grow, and what is loaded is what was acknowledged last; journals are rotated meanwhile.
 
 PG_KAFKA_MACHINE_EXAMPLES=200 plays more.
 """
@@ -23,20 +24,26 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.storage.leader import Leader
 from tests.wire_batches import batch, values
 
+from pg_kafka.coordinator.group_steps import Record
 from pg_kafka.coordinator.producer_state import WINDOW_BATCHES
 from pg_kafka.errors import StorageError
+from pg_kafka.storage.groups import GroupStore
+from pg_kafka.storage.janitor import Janitor
 from pg_kafka.storage.partition import AppendResult
+from pg_kafka.storage.sessions import CONNECTION_ERRORS, Fenced
 from pg_kafka.storage.topics import NewTopic, Topic
 from pg_kafka.wire.error_codes import ErrorCode
 
 T = TypeVar("T")
 PARTITIONS = 2
 PRODUCERS = 2
+GROUPS = 3
 EXAMPLES = int(os.environ.get("PG_KAFKA_MACHINE_EXAMPLES", "8"))
 RETRIABLE = (ErrorCode.KAFKA_STORAGE_ERROR, ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.REQUEST_TIMED_OUT)
 
 partitions = st.integers(0, PARTITIONS - 1)
 producers = st.integers(0, PRODUCERS - 1)
+groups = st.integers(0, GROUPS - 1)
 
 
 @dataclass(eq=False)
@@ -68,6 +75,15 @@ class Stream:
         return batch(values(*sent.texts), producer_id=self.producer_id, epoch=0, sequence=sent.sequence + shift)
 
 
+@dataclass
+class GroupModel:
+    """What one group has written: numbers that grow, each in a record that replaces the one before."""
+
+    stored: int = 0  # the last that was acknowledged or loaded
+    possible: set[int] = field(default_factory=set)  # larger ones of which nobody has said what became of them
+    waiting: dict[int, asyncio.Future[StorageError | None]] = field(default_factory=dict)
+
+
 class LaneMachine(RuleBasedStateMachine):
     dsn = ""
 
@@ -79,6 +95,8 @@ class LaneMachine(RuleBasedStateMachine):
         self.marks = [0] * PARTITIONS
         self.plain: list[list[Sent]] = [[] for _ in range(PARTITIONS)]
         self.streams: dict[tuple[int, int], Stream] = {}
+        self.groups = [GroupModel() for _ in range(GROUPS)]
+        self.answered_twice = False
         self.silent: Leader | None = None
         self.silent_partition: Any = None
         self.leader = self.run(self.started())
@@ -143,8 +161,66 @@ class LaneMachine(RuleBasedStateMachine):
             if sent.answer is not None:
                 self.take(sent, await self.result(sent.answer))
 
+    def write_number(self, group: int) -> None:
+        self.number += 1
+        number = self.number
+        answer: asyncio.Future[StorageError | None] = self.loop.create_future()
+
+        def done(error: StorageError | None) -> None:
+            self.answered_twice |= answer.done()
+            if not answer.done():
+                answer.set_result(error)
+
+        store = GroupStore(self.leader.log, self.leader.control)
+        store.write(f"{self.name}-{group}", [Record("classic", "", {"number": number})], (), (), done)
+        self.groups[group].waiting[number] = answer
+
+    async def settle_groups(self) -> None:
+        """Take the answers in order; after a failure the later ones of the group failed as well."""
+        for group in self.groups:
+            has_failed = False
+            for number, answer in group.waiting.items():
+                error = await asyncio.wait_for(answer, 30)
+                assert error is None or error.retriable
+                assert error is not None or not has_failed, "a write overtook one that failed"
+                has_failed = error is not None
+                if error is None:
+                    group.stored = number
+                    group.possible.clear()
+                elif self.leader.over.is_set():
+                    group.possible.add(number)
+            group.waiting.clear()
+
+    async def check_groups(self) -> None:
+        store = GroupStore(self.leader.log, self.leader.control)
+        for _ in range(100):
+            try:
+                loaded, _ = await store.load()
+                break
+            except StorageError:
+                if self.leader.over.is_set():
+                    return
+                await asyncio.sleep(0.02)
+        else:
+            raise AssertionError("never loaded")
+        found = {group.group_id: group.records[0].value for group in loaded if len(group.records) == 1}
+        for index, group in enumerate(self.groups):
+            value = found.get(f"{self.name}-{index}")
+            number = value["number"] if value else 0
+            assert number == group.stored or number in group.possible, (number, group)
+            group.stored = number
+            group.possible.clear()
+
     def forget_answers(self) -> None:
         """The broker is gone: what has not been answered never will be."""
+        for group in self.groups:
+            for number, answer in group.waiting.items():
+                if answer.done() and answer.result() is None:
+                    group.stored = number
+                    group.possible = {other for other in group.possible if other > number}
+                else:
+                    group.possible.add(number)
+            group.waiting.clear()
         for sent in self.all_sent():
             if sent.answer is not None:
                 if sent.answer.done():
@@ -219,6 +295,43 @@ class LaneMachine(RuleBasedStateMachine):
             beyond = Sent((b"never",), stream.next_sequence)
             result = self.run(self.result(self.run(self.send(index, stream.wire(beyond, shift)))))
             assert result.error in (*RETRIABLE, ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER), result
+
+    @rule(group=groups, count=st.integers(1, 3))
+    def write_as_a_group(self, group: int, count: int) -> None:
+        for _ in range(count):
+            self.write_number(group)
+
+    @rule()
+    def load_groups(self) -> None:
+        self.run(self.settle_groups())
+        self.run(self.check_groups())
+
+    @rule(steps=st.integers(1, 4))
+    def rotate_journals(self, steps: int) -> None:
+        """With a janitor of its own, which is gone afterwards, perhaps in the middle."""
+
+        async def rotate() -> None:
+            leader = self.leader
+            janitor = Janitor(
+                self.dsn,
+                leader.log,
+                segment_bytes=1 << 40,
+                segment_ms=1 << 40,
+                compression="none",
+                journal_bytes=0,
+                snapshot_grace_s=0.0,
+                open_session=leader.membership.open_writer,
+            )
+            try:
+                await janitor._connect()
+                for _ in range(steps):
+                    await janitor._rotate_journals()
+            except (StorageError, Fenced, asyncpg.PostgresError, *CONNECTION_ERRORS):
+                pass
+            finally:
+                await janitor.stop()
+
+        self.run(rotate())
 
     @rule()
     def wait_for_answers(self) -> None:
@@ -307,8 +420,11 @@ class LaneMachine(RuleBasedStateMachine):
     def write_as_the_silent(self) -> None:
         silent, self.silent = self.silent, None
         assert silent is not None
+        refused: list[StorageError | None] = []
 
         async def write() -> None:
+            store, zombie = GroupStore(silent.log, silent.control), Record("classic", "", {"number": -1})
+            store.write(f"{self.name}-0", [zombie], (), (), refused.append)
             if self.silent_partition is not None:
                 answer = silent.send(self.silent_partition, batch(values(b"zombie")))
                 done, _ = await asyncio.wait([answer], timeout=1)
@@ -316,6 +432,7 @@ class LaneMachine(RuleBasedStateMachine):
 
         try:
             self.run(write())
+            assert None not in refused
         finally:
             silent.crash()
 
@@ -359,8 +476,24 @@ class LaneMachine(RuleBasedStateMachine):
                 await asyncio.sleep(0.02)
             raise AssertionError("batches were never acknowledged")
 
+        async def finish_groups() -> None:
+            await self.settle_groups()
+            for index, group in enumerate(self.groups):
+                before = group.stored
+                for _ in range(100):
+                    self.write_number(index)
+                    await self.settle_groups()
+                    if group.stored > before:
+                        break
+                    await asyncio.sleep(0.02)
+                else:
+                    raise AssertionError("a group was never written")
+            await self.check_groups()
+            assert not self.answered_twice
+
         try:
             self.run(finish())
+            self.run(finish_groups())
             self.check(self.run(self.stored()), is_final=True)
             assert self.leader.log.queued_bytes == 0
         finally:
