@@ -107,12 +107,13 @@ def command(program: str) -> list[str]:
 
 
 def java_classes() -> Path:
-    """The folder with the compiled members; compiled once, for several processes."""
-    source, target = JAVA_DIR / "GroupMembers.java", BUILD_DIR / "classes"
-    compiled = target / "GroupMembers.class"
-    if not compiled.exists() or compiled.stat().st_mtime < source.stat().st_mtime:
+    """The folder with the compiled programs; compiled once, for several processes."""
+    sources, target = [JAVA_DIR / "GroupMembers.java", JAVA_DIR / "ToolRunner.java"], BUILD_DIR / "classes"
+    compiled = [target / f"{source.stem}.class" for source in sources]
+    oldest = min((file.stat().st_mtime if file.exists() else 0.0 for file in compiled), default=0.0)
+    if oldest < max(source.stat().st_mtime for source in sources):
         compiler = need("javac", "apt-get install openjdk-17-jdk-headless")
-        subprocess.run([compiler, "-cp", class_path(), "-d", str(target), str(source)], check=True, timeout=120)
+        subprocess.run([compiler, "-cp", class_path(), "-d", str(target), *sources], check=True, timeout=120)
     return target
 
 
@@ -422,6 +423,15 @@ class Group:
                 left = deadline - time.monotonic()
                 assert left > 0, f"{self.id}: after {timeout_s:.0f} s still waiting to {what}:\n{self.story()}"
                 self._heard.wait(left)
+
+    def wait_until_quiet(self, what: str, is_so: Callable[[], bool], quiet_ms: int) -> None:
+        """Returns when something is so and no member has told anything for a while: nothing else says that it stays so."""
+        while True:
+            self.wait(what, is_so)
+            with self._heard:
+                count = len(self.events)
+                if not self._heard.wait_for(lambda: len(self.events) > count, quiet_ms / 1000):  # noqa: B023 - at once
+                    return
 
     def wait_until_owned(self, *owners: Member) -> None:
         """All partitions have one owner each, each of these members has some, and all have read since."""

@@ -35,8 +35,11 @@ async function join(member, given) {
     maxWaitTimeInMs: 100,
   });
   const { GROUP_JOIN, REBALANCING } = member.consumer.events;
-  member.consumer.on(GROUP_JOIN, ({ payload }) =>
-    tell(member, "owned", { partitions: payload.memberAssignment[given.topic] ?? [], generation: null }));
+  member.consumer.on(GROUP_JOIN, ({ payload }) => {
+    // Nothing of what it had before is its own still; where it was thrown out it has not said so.
+    tell(member, "owned", { partitions: [], generation: null });
+    tell(member, "owned", { partitions: payload.memberAssignment[given.topic] ?? [], generation: null });
+  });
   member.consumer.on(REBALANCING, () => tell(member, "owned", { partitions: [], generation: null }));
   await member.consumer.connect();
   await member.consumer.subscribe({ topic: given.topic, fromBeginning: true });
