@@ -64,16 +64,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def show(console: Console, measurements: Sequence[Measurement], flush_ms: Sequence[float], path: Path) -> None:
-    """Tables on the terminal, a chart beside the JSON file."""
+    """Tables on the terminal; beside the JSON file the same as Markdown, and a chart."""
     summaries = summarize(measurements)
-    for table in tables.tables(summaries):
-        console.print(table)
-        console.print()
+    sheets = tables.sheets(summaries)
     met = list(targets.rows(summaries, flush_ms))
+    flush = ", ".join(f"{one:.2f}" for one in flush_ms)
+    legend = f"s/M: processor seconds for a million records. A flush of 8 kB takes {flush} ms."
+    for sheet in sheets:
+        console.print(sheet.as_table())
+        console.print()
     if met:
         console.print(targets.table(met))
-    flush = ", ".join(f"{one:.2f}" for one in flush_ms)
-    console.print(f"s/M: processor seconds for a million records. A flush of 8 kB takes {flush} ms.", highlight=False)
+    console.print(legend, highlight=False)
+    parts = [targets.markdown(met) if met else "", *(sheet.as_markdown() for sheet in sheets), legend, ""]
+    path.with_suffix(".md").write_text("\n".join(parts))
     chart.write(path.with_suffix(".svg"), summaries, f"medians, {path.stem}; a flush of the disk takes {flush} ms")
 
 

@@ -61,14 +61,14 @@ class Groups:
             (CONSUMER_GROUP_HEARTBEAT, join_consumer_group, f"{name} (KIP-848)"),
         ):
             if turn.serves(api_key):
-                found = in_process(join, *place, wide, partitions, self.members, roles)
+                found, _ = in_process(join, *place, wide, partitions, self.members, roles)
                 yield turn.found("groups", what, {**found, **memory(turn.system)})
             else:
                 turn.say(f"{turn.system.name} does not serve what this needs: {what}")
         if turn.serves(JOIN_GROUP):
             narrow = turn.topic(OFFSETS_A_REQUEST)
             sizes = (self.groups, self.offsets_per_s, self.seconds)
-            joined, committed = in_process(join_many_groups, *place, narrow, *sizes, roles)
+            (joined, committed), _ = in_process(join_many_groups, *place, narrow, *sizes, roles)
             held = memory(turn.system)
             yield turn.found("groups", f"{self.groups:,} groups of one member", {**joined, **held})
             what = f"{self.offsets_per_s:,} offsets/s, {OFFSETS_A_REQUEST} a request"
@@ -135,10 +135,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     folder.mkdir(mode=0o711)
                     with running(name, folder, KAFKA_SETTINGS if name.startswith("Kafka") else {}) as system:
                         measure(system, number, folder)
-    for table in tables.tables(summarize(measurements)):
-        console.print(table)
+    sheets = tables.sheets(summarize(measurements))
+    for sheet in sheets:
+        console.print(sheet.as_table())
     if measurements:
-        console.print(results.save("groups", measurements, failures, flushes, time.monotonic() - start))
+        path = results.save("groups", measurements, failures, flushes, time.monotonic() - start)
+        path.with_suffix(".md").write_text("\n".join(sheet.as_markdown() for sheet in sheets))
+        console.print(path)
     return 1 if failures else 0
 
 

@@ -35,9 +35,9 @@ class Latency:
     def run(self, turn: Turn) -> Iterator[Measurement]:
         source = turn.payloads.file("random", RECORD_BYTES).read_bytes()
         meter = Meter(turn.system)
-        found = in_process(measure, turn.system.host, turn.system.port, self, source)
+        found, cpu_s = in_process(measure, turn.system.host, turn.system.port, self, source)
         records = int(self.records_per_s * (self.seconds + self.warm_up_s))
-        figures = {**found, **meter.figures(records, records * RECORD_BYTES)}
+        figures = {**found, **meter.figures(records, records * RECORD_BYTES, cpu_s)}
         yield turn.found("latency", self.name, figures, {"records_per_s": self.records_per_s})
 
 

@@ -34,7 +34,7 @@ class Meter:
         self._before = self._now()
 
     def figures(self, records: int, payload_bytes: int = 0, clients: float | None = None) -> dict[str, float]:
-        """By name. `clients`: their processor seconds, where these are not children that have ended."""
+        """By name. `clients`: their processor seconds, where not all of the children that have ended counts."""
         before, after = self._before, self._now()
         found = {}
         for role, spent in after.cpu_s.items():

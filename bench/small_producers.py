@@ -41,9 +41,10 @@ class SmallProducers:
     def run(self, turn: Turn) -> Iterator[Measurement]:
         topic = turn.topic(PARTITIONS)
         meter = Meter(turn.system)
-        found = in_process(measure, turn.system.host, turn.system.port, topic, self)
+        found, cpu_s = in_process(measure, turn.system.host, turn.system.port, topic, self)
         sent = int(found.pop("sent"))
-        yield turn.found("small producers", self.name, {**found, **meter.figures(sent, sent * RECORD_BYTES)})
+        figures = {**found, **meter.figures(sent, sent * RECORD_BYTES, cpu_s)}
+        yield turn.found("small producers", self.name, figures)
 
 
 class _Producer:

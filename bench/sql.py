@@ -47,7 +47,7 @@ class Sql:
         java.produce(
             turn.system.bootstrap, ProducerRun(topic, turn.payloads.file("random", RECORD_BYTES), self.records)
         )
-        found = in_process(measure, turn.system.dsn(), topic, self.records)
+        found, _ = in_process(measure, turn.system.dsn(), topic, self.records)
         yield turn.found("sql", self.name, found)
 
 

@@ -1,9 +1,9 @@
-"""Tables of medians with their spread, ratios, and what each process costs."""
+"""Tables of medians with their spread, ratios, and what each process costs: for the terminal and as Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rich.table import Table
 
@@ -76,15 +76,49 @@ COLUMNS: dict[str, Sequence[Column]] = {
         Column("cpu_s_broker", "broker s"),
         Column("cpu_s_PostgreSQL", "PostgreSQL s"),
         Column("cpu_s_client", "client s"),
+        Column("standing_cpu_percent_broker", "standing: broker %"),
         *_COSTS[3:],
     ),
     "commits": (*_PERCENTILES, *_COSTS),
 }
 
 
-def tables(summaries: dict[Key, Summary]) -> list[Table]:
+@dataclass(frozen=True)
+class Sheet:
+    """A table without a form: columns, and rows in groups of one workload."""
+
+    title: str
+    columns: Sequence[str]
+    groups: dict[str, list[list[str]]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def as_table(self) -> Table:
+        """For the terminal: a workload's name stands above its rows."""
+        found = Table(title=self.title, title_justify="left", header_style="bold", pad_edge=False)
+        found.add_column("workload, system", no_wrap=True)
+        for column in self.columns:
+            found.add_column(column, justify="right")
+        for workload, rows in self.groups.items():
+            found.add_row(f"[bold]{workload}[/]")
+            for number_of_row, (system, *cells) in enumerate(rows, 1):
+                found.add_row(f"  {system}", *cells, end_section=number_of_row == len(rows))
+        if self.notes:
+            found.caption, found.caption_justify = "\n".join(self.notes), "left"
+        return found
+
+    def as_markdown(self) -> str:
+        """For a page."""
+        lines = [f"### {self.title}", "", "| workload | system | " + " | ".join(self.columns) + " |"]
+        lines.append("|---|---|" + "---:|" * len(self.columns))
+        for workload, rows in self.groups.items():
+            for place, row in enumerate(rows):
+                lines.append(f"| {workload if place == 0 else ''} | " + " | ".join(row) + " |")
+        return "\n".join([*lines, "", *(f"{note}  " for note in self.notes), ""])
+
+
+def sheets(summaries: dict[Key, Summary]) -> list[Sheet]:
     """One for each kind that was measured."""
-    return [_table(name, kind, summaries) for name, kind in KINDS.items() if any(key[0] == name for key in summaries)]
+    return [_sheet(name, kind, summaries) for name, kind in KINDS.items() if any(key[0] == name for key in summaries)]
 
 
 def ratio(summaries: dict[Key, Summary], ours: Key, theirs: str) -> float | None:
@@ -95,42 +129,6 @@ def ratio(summaries: dict[Key, Summary], ours: Key, theirs: str) -> float | None
         return None
     own, reference = mine.median(headline), other.median(headline)
     return None if own is None or not reference else own / reference
-
-
-def _table(name: str, kind: Kind, summaries: dict[Key, Summary]) -> Table:
-    mine = [summary for key, summary in summaries.items() if key[0] == name]
-    better = "higher is better" if kind.is_rate else "lower is better"
-    found = Table(title=f"{kind.title} ({better})", title_justify="left", header_style="bold", pad_edge=False)
-    found.add_column("workload, system", no_wrap=True)
-    found.add_column(kind.unit, justify="right")
-    found.add_column("low - high", justify="right", no_wrap=True)
-    for ours in OURS:
-        found.add_column(f"{ours.removeprefix('pg_kafka, ')} is", justify="right")
-    columns = [one for one in COLUMNS[name] if any(one.figure in summary.figures for summary in mine)]
-    for column in columns:
-        found.add_column(column.title, justify="right")
-    notes = []
-    for workload in dict.fromkeys(summary.key[1] for summary in mine):
-        rows = in_order(summary for summary in mine if summary.key[1] == workload)
-        found.add_row(f"[bold]{workload}[/]")
-        for place, summary in enumerate(rows):
-            headline = summary.figures[kind.headline]
-            low, median, high = (one * kind.scale for one in (headline.low, headline.median, headline.high))
-            mark = ""
-            if summary.note:
-                notes.append(f"{summary.key[2]}, {workload}: {summary.note}")
-                mark = " *"
-            found.add_row(
-                f"  {summary.key[2]}{mark}",
-                number(median),
-                f"{number(low)} - {number(high)}",
-                *(_ratio_text(summaries, summary.key, ours) for ours in OURS),
-                *(column.text(summary) for column in columns),
-                end_section=place == len(rows) - 1,
-            )
-    if notes:
-        found.caption, found.caption_justify = "\n".join(f"* {note}" for note in dict.fromkeys(notes)), "left"
-    return found
 
 
 def in_order(summaries: Iterable[Summary]) -> list[Summary]:
@@ -144,7 +142,31 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def _ratio_text(summaries: dict[Key, Summary], key: Key, ours: str) -> str:
+def _sheet(name: str, kind: Kind, summaries: dict[Key, Summary]) -> Sheet:
+    mine = [summary for key, summary in summaries.items() if key[0] == name]
+    # A ratio says something where there is somebody else to compare with.
+    compared = [ours for ours in OURS if any(_ratio(summaries, one.key, ours) for one in mine)]
+    columns = [one for one in COLUMNS[name] if any(one.figure in summary.figures for summary in mine)]
+    better = "higher is better" if kind.is_rate else "lower is better"
+    ratios = [f"{ours.removeprefix('pg_kafka, ')} is" for ours in compared]
+    sheet = Sheet(f"{kind.title} ({better})", [kind.unit, "low - high", *ratios, *(one.title for one in columns)])
+    for summary in in_order(mine):
+        headline = summary.figures[kind.headline]
+        low, median, high = (one * kind.scale for one in (headline.low, headline.median, headline.high))
+        if summary.note:
+            sheet.notes.append(f"* {summary.key[2]}, {summary.key[1]}: {summary.note}")
+        row = [
+            summary.key[2] + " *" * bool(summary.note),
+            number(median),
+            f"{number(low)} - {number(high)}",
+            *(_ratio(summaries, summary.key, ours) for ours in compared),
+            *(column.text(summary) for column in columns),
+        ]
+        sheet.groups.setdefault(summary.key[1], []).append(row)
+    return sheet
+
+
+def _ratio(summaries: dict[Key, Summary], key: Key, ours: str) -> str:
     if key[2] == ours:
         return ""
     found = ratio(summaries, (*key[:2], ours), key[2])

@@ -130,16 +130,27 @@ def rows(summaries: Summaries, flush_ms: Sequence[float]) -> Iterator[Row]:
 
 
 def table(found: Sequence[Row]) -> Table:
-    """For a person."""
+    """For the terminal."""
     shown = Table(title="Targets", title_justify="left", header_style="bold", pad_edge=False)
     for title in ("target", "bound", "system", "workload"):
         shown.add_column(title, overflow="fold")
     shown.add_column("found", justify="right")
     shown.add_column("")
+    for what, *cells, is_met in _cells(found):
+        shown.add_row(what, *cells, "[green]met[/]" if is_met else "[red]missed[/]")
+    return shown
+
+
+def markdown(found: Sequence[Row]) -> str:
+    """For a page."""
+    lines = ["### Targets", "", "| target | bound | system | workload | found | |", "|---|---|---|---|---:|---|"]
+    lines += (f"| {' | '.join(cells)} | {'met' if is_met else '**missed**'} |" for *cells, is_met in _cells(found))
+    return "\n".join([*lines, ""])
+
+
+def _cells(found: Sequence[Row]) -> Iterator[tuple[str, str, str, str, str, bool]]:
+    """The rows; a target that goes on is not named again."""
     last = ""
     for row in found:
-        what = row.what if row.what != last else ""
+        yield "" if row.what == last else row.what, row.bound, row.system, row.workload, number(row.found), row.is_met
         last = row.what
-        mark = "[green]met[/]" if row.is_met else "[red]missed[/]"
-        shown.add_row(what, row.bound, row.system, row.workload, number(row.found), mark)
-    return shown

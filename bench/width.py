@@ -68,7 +68,7 @@ class Width:
         created_s = time.monotonic() - start
         roles = turn.system.roles()
         places = [(topic, partition) for topic in topics for partition in range(each)]
-        found = in_process(measure, turn.system.host, turn.system.port, places, self, roles)
+        found, _ = in_process(measure, turn.system.host, turn.system.port, places, self, roles)
         figures = {"created_s": created_s, **found, **memory(turn.system)}
         yield turn.found("width", self.name, figures, {"partitions": self.partitions, "consumers": self.consumers})
         for topic in topics:

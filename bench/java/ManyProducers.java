@@ -2,12 +2,11 @@
 // It is in the tool's package because its entry point is visible there only.
 //
 // Arguments: number of producers, then those of kafka-producer-perf-test.
-// Prints what each prints, and at the end the seconds from the common start to the end of the last.
+// Prints what each prints.
 
 package org.apache.kafka.tools;
 
 import java.util.Arrays;
-import java.util.Locale;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.atomic.AtomicReference;
 
@@ -29,7 +28,6 @@ public final class ManyProducers {
             });
             threads[number].start();
         }
-        long start = System.nanoTime();
         started.countDown();
         for (Thread thread : threads) {
             thread.join();
@@ -37,6 +35,5 @@ public final class ManyProducers {
         if (failure.get() != null) {
             throw new IllegalStateException(failure.get());
         }
-        System.out.printf(Locale.ROOT, "all ended after %.6f s%n", (System.nanoTime() - start) / 1e9);
     }
 }
