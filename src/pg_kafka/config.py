@@ -387,7 +387,7 @@ class Config:
     group_consumer_assignors: tuple[str, ...] = _setting(
         "group.consumer.assignors",
         "list",
-        ("uniform", "range"),
+        ("uniform", "range", "roundrobin", "sticky"),
         "The broker's assignors for the consumer protocol; the first one serves members that name none.",
         choices=("uniform", "range", "roundrobin", "sticky"),
     )

@@ -64,10 +64,10 @@ def settled(driver: Driver, **topics: list[str]) -> None:
         ({"member_epoch": -2}, 1, "INVALID_REQUEST", "InstanceId can't be null."),
         ({"member_epoch": -3}, 1, "INVALID_REQUEST", "MemberEpoch is invalid."),
         (
-            {"server_assignor": "sticky"},
+            {"server_assignor": "alphabetical"},
             1,
             "UNSUPPORTED_ASSIGNOR",
-            "ServerAssignor sticky is not supported. Supported assignors: uniform, range.",
+            "ServerAssignor alphabetical is not supported. Supported assignors: uniform, range, roundrobin, sticky.",
         ),
         ({"member_id": "a\0b"}, 1, "INVALID_REQUEST", "A NUL in a name."),
         ({"subscribed_topic_names": ["a\0"]}, 1, "INVALID_REQUEST", "A NUL in a name."),

@@ -58,7 +58,9 @@ class Result:
     """
 
     records: list[Record] = field(default_factory=list)
-    replies: list[tuple[Hashable, Any]] = field(default_factory=list)  # (token given with the request, response message)
+    replies: list[tuple[Hashable, Any]] = field(
+        default_factory=list
+    )  # (token given with the request, response message)
     timers: dict[TimerName, int | None] = field(default_factory=dict)
     history: list[HistoryEntry] = field(default_factory=list)
     becomes: Any = None
@@ -109,5 +111,5 @@ class GroupSettings:
     group_consumer_max_heartbeat_interval_ms: int = 15_000
     group_consumer_max_size: int = 2**31 - 1
     group_consumer_assignment_interval_ms: int = 1_000  # between two target assignments of a group
-    group_consumer_assignors: tuple[str, ...] = ("uniform", "range")
+    group_consumer_assignors: tuple[str, ...] = ("uniform", "range", "roundrobin", "sticky")
     group_consumer_migration_policy: str = "bidirectional"  # disabled, upgrade, downgrade
