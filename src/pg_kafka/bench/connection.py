@@ -78,6 +78,10 @@ class Connection:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
+    def serves(self, api_key: int) -> bool:
+        """Whether the broker says that it serves an API."""
+        return api_key in self._versions
+
     def version(self, api_key: int, newest: int = 32767) -> int:
         """The newest version up to `newest` that the broker and we know. Raises BenchError when there is none."""
         schema = API_SCHEMAS[api_key]
