@@ -59,6 +59,10 @@ def test_lists_topics_and_partitions(bootstrap: str, new_topic: Callable[..., st
     assert listed["brokers"][0]["name"] == bootstrap
 
 
+def test_lists_all_topics(bootstrap: str, topic: str) -> None:
+    assert topic in {found["topic"] for found in json.loads(kcat("-L", "-b", bootstrap, "-J"))["topics"]}
+
+
 def test_waiting_kcat_prints_what_comes(bootstrap: str, confluent: Client, topic: str) -> None:
     wait = ("-X", "fetch.wait.max.ms=100000", "-X", "socket.timeout.ms=200000")
     command = ["kcat", "-C", "-b", bootstrap, "-t", topic, "-p", "0", "-o", "0", "-c", "2", "-u", "-q", *wait]

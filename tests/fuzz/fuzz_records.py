@@ -344,7 +344,7 @@ def check_row(rng: Random) -> None:
             continue
         again = decoded(data, False)
         if again is None:
-            assert arguments["base_offset"] > MAX_BASE_OFFSET, f"a batch that is none of {short(arguments)}"
+            assert arguments["last_offset"] > MAX_BASE_OFFSET, f"a batch that is none of {short(arguments)}"
         else:
             assert len(batch_records(again)) == again.count
 

@@ -451,6 +451,8 @@ def test_missing_part_of_headers_is_refused(name: str) -> None:
         {"last_offset": 1},
         {"last_offset": -1},
         {"last_offset": 1 << 40},
+        {"base_offset": 2**63 - 1, "last_offset": 2**63 - 1},
+        {"base_offset": 2**63 - 1, "last_offset": -(2**63)},
         {"codec": 5},
         {"codec": -1},
         {"timestamp_type": 1},

@@ -100,17 +100,18 @@ _SCOPE = {
 }
 
 
-def compile_decoder(cls: type[Message], version: int, flexible: bool, max_items: int) -> Decoder:
-    """A function (data, offset) -> message that takes everything from the offset to the end.
+def compile_decoder(cls: type[Message], version: int, flexible: bool, max_items: int, *, fills: bool = True) -> Decoder:
+    """A function (data, offset) -> message that reads from the offset on, to the very end if the message `fills` it.
 
     `max_items` bounds the items of all arrays together: an item of two bytes can be an object of a hundred.
     """
-    return _DecoderSource(cls, version, flexible, max_items).compile()
+    return _DecoderSource(cls, version, flexible, max_items, fills).compile()
 
 
 class _DecoderSource:
-    def __init__(self, cls: type[Message], version: int, flexible: bool, max_items: int) -> None:
+    def __init__(self, cls: type[Message], version: int, flexible: bool, max_items: int, fills: bool) -> None:
         self._max_items = max_items
+        self._fills = fills
         self._cls = cls
         self._version = version
         self._flexible = flexible
@@ -127,7 +128,7 @@ class _DecoderSource:
         message = self._new_struct(self._cls)
         self._struct(self._cls, message)
         self._flush()
-        with source.block("if o != end:"):
+        with source.block("if o != end:" if self._fills else "if o > end:"):
             source.line('raise Malformed(f"{end - o} bytes too many")')
         source.line(f"return {message}")
         return source.compile("decode", f"decoder of {self._cls.__name__} v{self._version}")

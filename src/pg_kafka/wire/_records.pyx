@@ -1392,7 +1392,9 @@ def encode_row(
     cdef int32_t sequence = -1
     if codec < 0 or codec > 4:
         raise RecordsError(UNSUPPORTED_COMPRESSION_TYPE, f"unknown compression codec {codec}")
-    if record_count < 0 or base_offset < 0 or last_offset < base_offset or last_offset - base_offset > INT32_MAX:
+    if record_count < 0 or not 0 <= base_offset <= INT64_MAX - INT32_MAX or last_offset < base_offset or (
+        last_offset - base_offset > INT32_MAX
+    ):
         raise RecordsError(CORRUPT_MESSAGE, f"offsets {base_offset} to {last_offset} with {record_count} records")
     open_array(timestamps, INT8, 8, "timestamps", &row.timestamps)
     open_array(offset_deltas, INT4, 4, "offset_deltas", &row.offset_deltas)

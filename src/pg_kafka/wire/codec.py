@@ -44,7 +44,10 @@ _response_encoders: dict[tuple[int, int], Encoder] = {}
 
 
 def decode_request(api_key: int, version: int, body: bytes | memoryview, offset: int = 0) -> Any:
-    """The request that fills `body` from `offset`, the end of its header. Raises MalformedRequest."""
+    """The request in `body` from `offset` on, the end of its header. Raises MalformedRequest.
+
+    As in Kafka, bytes after it are of no account: librdkafka sends some after a Metadata request for all topics.
+    """
     decoder = _request_decoders.get((api_key, version))
     if decoder is None:
         decoder = _make_decoder(_request_decoders, api_key, version, "request")
@@ -119,7 +122,9 @@ def _make_decoder(known: dict[tuple[int, int], Decoder], api_key: int, version: 
     if schema is None:
         raise MalformedRequest(f"no schema for version {version} of API {api_key}")
     max_items = MAX_REQUEST_ITEMS if kind == "request" else MAX_RESPONSE_ITEMS
-    decoder = compile_decoder(message_class(api_key, kind), version, version >= schema.first_flexible, max_items)
+    is_flexible = version >= schema.first_flexible
+    fills = kind == "response"
+    decoder = compile_decoder(message_class(api_key, kind), version, is_flexible, max_items, fills=fills)
     return known.setdefault((api_key, version), decoder)
 
 
