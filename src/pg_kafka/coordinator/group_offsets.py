@@ -16,8 +16,7 @@ thrown away with the group's machine and loaded again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pg_kafka.wire.error_codes import ErrorCode
 
@@ -25,8 +24,9 @@ OffsetKey = tuple[int, int]
 """Topic id, as in kafka.topics, and partition."""
 
 
-@dataclass(frozen=True, slots=True)
-class Committed:
+class Committed(
+    NamedTuple
+):  # made for every partition of every commit, where a frozen dataclass takes four times as long
     """A group's place in one partition. A leader epoch that the client did not say is -1."""
 
     offset: int

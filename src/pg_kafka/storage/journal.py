@@ -13,6 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pg_kafka.coordinator.group_steps import HistoryEntry, Record
 from pg_kafka.errors import StorageError
@@ -32,8 +33,7 @@ MAX_TIMESTAMP_MS = 253_402_300_799_999  # the end of the year 9999
 _ROW_BYTES = 64
 
 
-@dataclass(frozen=True, slots=True)
-class OffsetWrite:
+class OffsetWrite(NamedTuple):  # not a frozen dataclass: one is made for every partition of every commit
     """A commit of one partition; without an offset the commit there is deleted."""
 
     topic_id: int
