@@ -36,6 +36,7 @@ from pg_kafka.embedded.server import EmbeddedPostgres
 from pg_kafka.errors import FatalError, StorageError
 from pg_kafka.storage import queries, sessions
 from pg_kafka.storage.control import ControlSession
+from pg_kafka.storage.disk import DiskWatch
 from pg_kafka.storage.group_configs import GroupConfigs
 from pg_kafka.storage.groups import GroupStore
 from pg_kafka.storage.janitor import Janitor
@@ -43,6 +44,7 @@ from pg_kafka.storage.log import Log
 from pg_kafka.storage.migrate import migrate as migrate_schema
 from pg_kafka.storage.sessions import Fenced, Identity
 from pg_kafka.storage.topics import Topics
+from pg_kafka.tasks import supervised
 
 log = logging.getLogger("pg_kafka.app")
 
@@ -155,7 +157,7 @@ async def _serve(config: Config) -> int:
         while not stop.wanted.is_set():
             try:
                 settled = await _database_settings(config, postgres.dsn)
-                term = Term(settled, postgres.dsn, history)
+                term = Term(settled, postgres, history)
                 try:
                     await stop.unless(term.start())
                     if term.is_serving:
@@ -205,7 +207,8 @@ async def _prepare(postgres: Postgres, config: Config) -> None:
     if config.database is not None:
         await checks.refuse_pooling_proxy(postgres.dsn, config)
     try:
-        async with sessions.opened(postgres.dsn, "migrate") as connection:
+        # A migration takes the time it takes.
+        async with sessions.opened(postgres.dsn, "migrate", timeout_s=None) as connection:
             await migrate_schema(
                 connection,
                 settings={s.parameter: s.doc for s in SETTINGS if not s.start_only},
@@ -224,9 +227,10 @@ async def _database_settings(config: Config, dsn: str) -> Config:
 class Term:
     """One incarnation and the parts that live and die with it."""
 
-    def __init__(self, config: Config, dsn: str, history: History) -> None:
+    def __init__(self, config: Config, postgres: Postgres, history: History) -> None:
         self._config = config
-        self._dsn = dsn
+        self._postgres = postgres
+        self._dsn = postgres.dsn
         self._history = history
         self.ended = asyncio.Event()
         self.is_serving = False
@@ -235,6 +239,7 @@ class Term:
         self._log: Log | None = None
         self._groups: GroupCoordinator | None = None
         self._janitor: Janitor | None = None
+        self._disk_watch: asyncio.Task[None] | None = None
         self._server: Server | None = None
         self._pool = ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="codec")
 
@@ -299,6 +304,8 @@ class Term:
             on_grown=grown,
         )
         await self._log.start()
+        watch = DiskWatch(self._postgres.free_disk_bytes, config.disk_reserve_bytes, self._log.refuse)
+        self._disk_watch = supervised(watch.run(), "disk watch", membership.end)
         janitor = self._janitor = Janitor(
             self._dsn,
             self._log,
@@ -306,6 +313,7 @@ class Term:
             segment_ms=config.log_roll_ms,
             compression=config.storage_compression,
             open_session=membership.open_writer,
+            on_death=membership.end,
         )
         topics.on_views_wanted = janitor.poke
         await janitor.start()
@@ -346,6 +354,8 @@ class Term:
                 await self._server.stop(STOP_DEADLINE_S)
         if self._groups is not None:
             await self._groups.stop()
+        if self._disk_watch is not None:
+            self._disk_watch.cancel()
         if self._janitor is not None:
             await self._janitor.stop()
         if self._log is not None:

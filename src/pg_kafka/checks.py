@@ -12,6 +12,7 @@ import ipaddress
 import logging
 import os
 import random
+import shutil
 import socket
 from pathlib import Path
 
@@ -217,11 +218,26 @@ def _examine_folder(config: Config) -> list[Finding]:
         brought = binaries.wheel_major()
     except FatalError as error:
         return [("error", str(error))]
+    findings = _examine_disk(config)
     if version is None:
-        return [("ok", f"a new embedded PostgreSQL {brought} will be made in {config.data}")]
+        return [*findings, ("ok", f"a new embedded PostgreSQL {brought} will be made in {config.data}")]
     if version != brought:
         return [("error", binaries.wrong_version(config.data, version, brought))]
-    return [("ok", f"{config.data} holds data of an embedded PostgreSQL {version}")]
+    return [*findings, ("ok", f"{config.data} holds data of an embedded PostgreSQL {version}")]
+
+
+def _examine_disk(config: Config) -> list[Finding]:
+    place = next(folder for folder in (config.data, *config.data.parents) if folder.exists())
+    free_bytes = shutil.disk_usage(place).free
+    if free_bytes >= config.disk_reserve_bytes:
+        return []
+    return [
+        (
+            "warning",
+            f"the disk of {config.data} has {free_bytes >> 20} MiB free and records are refused below"
+            f" pg_kafka.disk_reserve_bytes ({config.disk_reserve_bytes >> 20} MiB): make room, or lower it",
+        )
+    ]
 
 
 async def _examine_database(config: Config, dsn: str) -> list[Finding]:

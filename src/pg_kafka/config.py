@@ -489,6 +489,12 @@ class Config:
     checkpoint_ms: int = _setting(
         "pg_kafka.checkpoint_ms", "long", 60_000, "Time after which the state of changed partitions is saved.", low=1
     )
+    disk_reserve_bytes: int = _setting(
+        "pg_kafka.disk_reserve_bytes",
+        "long",
+        512 * 1024 * 1024,
+        "Free space on the embedded server's volume below which no records are taken; 0 means do not look.",
+    )
     heartbeat_ms: int = _setting(
         "pg_kafka.heartbeat_ms", "int", 1000, "How often the broker shows in kafka.brokers that it lives.", low=100
     )

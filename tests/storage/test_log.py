@@ -7,7 +7,10 @@ import pytest
 from tests.storage.leader import Leader, leading
 from tests.wire_batches import batch, records, values
 
+from pg_kafka.errors import StorageError
+from pg_kafka.storage import log as log_module
 from pg_kafka.storage.partition import AppendResult
+from pg_kafka.storage.sessions import unavailable
 from pg_kafka.wire.error_codes import ErrorCode
 
 
@@ -160,6 +163,79 @@ async def test_deleted_topic_takes_no_more(pg_dsn: str) -> None:
         assert again.id != topic.id
         partition = await leader.partition(again)
         assert (await leader.append(partition, batch(values(b"c")))).base_offset == 0
+
+
+@pytest.mark.parametrize("task", ["heartbeat", "lane 0"])
+async def test_task_that_fails_by_surprise_ends_the_incarnation(
+    pg_dsn: str, task: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def surprise(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async with leading(pg_dsn) as leader:
+        partition = await leader.partition(await leader.topic("t"))
+        if task == "heartbeat":
+            monkeypatch.setattr(leader.membership._history, "beat", surprise)
+        else:
+            monkeypatch.setattr(leader.log._lanes[0], "_serve", surprise)
+            monkeypatch.setattr(leader.log._lanes[0], "_recover", surprise)
+            for session in leader.log._lanes[0]._sessions:
+                session.drop()
+            leader.send(partition, batch(values(b"a")))
+        await asyncio.wait_for(leader.over.wait(), 20)
+    failed = [vars(record)["task"] for record in caplog.records if record.getMessage() == "background task failed"]
+    assert failed == [task]
+
+
+async def test_deletion_that_takes_too_long_leaves_the_topic_as_it_was(
+    pg_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_module, "CONTROL_TIMEOUT_S", 0.2)
+    async with leading(pg_dsn) as leader:
+        topic = await leader.topic("t")
+        partition = await leader.partition(topic)
+        connection = await asyncpg.connect(pg_dsn)
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE kafka.log_0_0 IN ACCESS EXCLUSIVE MODE")
+            held_up = leader.send(partition, batch(values(b"a")))
+            while not partition.staged_end:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            with pytest.raises(StorageError):
+                await leader.topics.delete([topic])
+        await connection.close()
+        assert (await asyncio.wait_for(held_up, 20)).error == 0
+        assert (await leader.append(await leader.partition(topic), batch(values(b"b")))).base_offset == 1
+
+
+async def test_deletion_that_the_database_refuses_leaves_the_topic_as_it_was(
+    pg_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise unavailable("not now")
+
+    async with leading(pg_dsn) as leader:
+        topic = await leader.topic("t")
+        assert (await leader.append(await leader.partition(topic), batch(values(b"a")))).error == 0
+        with monkeypatch.context() as patch, pytest.raises(StorageError):
+            patch.setattr(leader.control, "execute", refuse)
+            await leader.topics.delete([topic])
+        assert (await leader.append(await leader.partition(topic), batch(values(b"b")))).base_offset == 1
+
+
+async def test_batches_are_refused_while_the_disk_is_full_and_keep_their_order(pg_dsn: str) -> None:
+    async with leading(pg_dsn) as leader:
+        partition = await leader.partition(await leader.topic("t"))
+        assert (await leader.append(partition, batch(values(b"a")))).error == 0
+        leader.log.refuse("the disk is full")
+        first, second = (batch(values(b"x"), producer_id=7, epoch=0, sequence=number) for number in (0, 1))
+        refused = await leader.append(partition, first)
+        assert (refused.error, refused.message) == (ErrorCode.KAFKA_STORAGE_ERROR, "the disk is full")
+        assert await leader.log.read(partition, 0, 1 << 20)
+        leader.log.refuse(None)
+        # What was sent behind it on the same connection must not come before it.
+        assert (await leader.append(partition, second)).error == ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
+        assert (await leader.append(partition, first)).base_offset == 1
+        assert (await leader.append(partition, second)).base_offset == 2
 
 
 async def test_offsets_by_timestamp(pg_dsn: str) -> None:

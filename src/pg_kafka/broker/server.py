@@ -185,6 +185,7 @@ class Server:
 
     def _close_idle(self) -> None:
         """Close connections on which nothing has happened for connections.max.idle.ms."""
+        self._schedule_idle_check()
         oldest = asyncio.get_running_loop().time() - self._broker.config.connections_max_idle_ms / 1000
         for connection in list(self._connections):
             if connection.last_active < oldest and connection.is_idle:
@@ -196,7 +197,6 @@ class Server:
                     reason=f"idle for connections.max.idle.ms = {self._broker.config.connections_max_idle_ms}",
                 )
                 connection.abort()
-        self._schedule_idle_check()
 
     def _on_wanted(self) -> None:
         """The first of possibly many connections begins to wait for memory."""
@@ -211,29 +211,37 @@ class Server:
         self._watch_budget()
 
     def _watch_budget(self) -> None:
-        self._budget_timer = asyncio.get_running_loop().call_later(BUDGET_CHECK_S, self._relieve_budget)
+        if self._budget_timer is None:
+            self._budget_timer = asyncio.get_running_loop().call_later(BUDGET_CHECK_S, self._relieve_budget)
 
     def _relieve_budget(self) -> None:
         """Half-sent frames must not keep the budget for ever: the oldest go when they hold more than half of it.
 
         It is also the safety net for room that appears without a reply: the log's queue may shrink by itself.
         """
-        if self._budget.is_full:
-            halves = [c for c in self._connections if c.partial_bytes > RESERVE_BYTES and not c.is_closed]
-            held = sum(connection.partial_bytes for connection in halves)
-            oldest = asyncio.get_running_loop().time() - STALLED_FRAME_S
-            for connection in sorted(halves, key=lambda c: c.frame_begun):
-                if held <= self._budget.limit_bytes // 2 or connection.frame_begun > oldest:
-                    break
-                held -= connection.partial_bytes
-                self.note(
-                    "connection closed",
-                    "stalled",
-                    level=logging.WARNING,
-                    peer=connection.info.peer[0],
-                    reason="a request stalled half-sent while memory was short (queued.max.request.bytes)",
-                )
-                connection.abort()
-        self._budget.wake()
-        if self._budget.is_wanted:
-            self._watch_budget()
+        self._budget_timer = None
+        try:
+            self._close_stalled()
+            self._budget.wake()
+        finally:
+            if self._budget.is_wanted:
+                self._watch_budget()
+
+    def _close_stalled(self) -> None:
+        if not self._budget.is_full:
+            return
+        halves = [c for c in self._connections if c.partial_bytes > RESERVE_BYTES and not c.is_closed]
+        held = sum(connection.partial_bytes for connection in halves)
+        oldest = asyncio.get_running_loop().time() - STALLED_FRAME_S
+        for connection in sorted(halves, key=lambda c: c.frame_begun):
+            if held <= self._budget.limit_bytes // 2 or connection.frame_begun > oldest:
+                break
+            held -= connection.partial_bytes
+            self.note(
+                "connection closed",
+                "stalled",
+                level=logging.WARNING,
+                peer=connection.info.peer[0],
+                reason="a request stalled half-sent while memory was short (queued.max.request.bytes)",
+            )
+            connection.abort()

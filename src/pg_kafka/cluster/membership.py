@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -35,6 +34,7 @@ from pg_kafka.storage.sessions import (
 from pg_kafka.storage.sessions import (
     SQL as SESSION_SQL,
 )
+from pg_kafka.tasks import supervised
 
 SQL = queries.load("cluster")
 log = logging.getLogger("pg_kafka.membership")
@@ -92,7 +92,9 @@ class History:
     async def look_back(self, connection: asyncpg.Connection) -> None:
         """Find out whether the last heartbeat is still there."""
         if self.seen_at is not None and not self.went_back:
-            row = await connection.fetchrow(SESSION_SQL["incarnation_status"], self._incarnation)
+            row = await connection.fetchrow(
+                SESSION_SQL["incarnation_status"], self._incarnation, timeout=LOCK_TIMEOUT_S
+            )
             self.went_back = row is None or row["seen_at"] < self.seen_at
 
 
@@ -123,13 +125,7 @@ class Membership:
         self._session: Session | None = None
         self._lost: Session | None = None
         self._task: asyncio.Task[None] | None = None
-        self._last_beat = 0.0
         self.incarnation: Incarnation | None = None
-
-    @property
-    def is_late(self) -> bool:
-        """The own heartbeat has not succeeded for so long that another broker may evict this one."""
-        return time.monotonic() - self._last_beat > self._eviction_s
 
     async def join(self, on_wait: Callable[[str], None]) -> Incarnation:
         """Become the broker of this database, waiting while another lives. Raises StorageError."""
@@ -139,11 +135,13 @@ class Membership:
             try:
                 self._history.refuse_older(session.identity)
                 await self._history.look_back(session.connection)
-                others = await session.connection.fetch(SQL["live_brokers"])
+                others = await session.connection.fetch(SQL["live_brokers"], timeout=LOCK_TIMEOUT_S)
                 dead = True
                 for other in others:
                     self._history.beat(other["incarnation"], other["seen_at"])
-                    if not await self._is_dead(session, other):
+                    async with asyncio.timeout(TAKE_OVER_TIMEOUT_S):
+                        is_dead = await self._is_dead(session, other)
+                    if not is_dead:
                         dead = False
                         if not told:
                             told = True
@@ -164,8 +162,7 @@ class Membership:
                 raise
             session.drop()
         self._session = session
-        self._last_beat = time.monotonic()
-        self._task = asyncio.create_task(self._beat(), name="heartbeat")
+        self._task = supervised(self._beat(), "heartbeat", self.end)
         return self.incarnation
 
     async def _is_dead(self, session: Session, other: asyncpg.Record) -> bool:
@@ -298,14 +295,14 @@ class Membership:
         while not self._ended:
             try:
                 if self._session is None or self._session.is_closed:
-                    self._session = await self._reopen(incarnation)
+                    async with asyncio.timeout(TAKE_OVER_TIMEOUT_S):
+                        self._session = await self._reopen(incarnation)
                 row = await self._session.connection.fetchrow(
                     SQL["heartbeat"], incarnation.id, timeout=self._eviction_s
                 )
                 if row is None:
                     self.end(f"incarnation {incarnation.id} was fenced")
                     return
-                self._last_beat = time.monotonic()
                 self._history.beat(incarnation.id, row["seen_at"])
             except Fenced as error:
                 self.end(str(error), went_back=isinstance(error, WentBack))
@@ -340,8 +337,7 @@ class Membership:
         """Say goodbye, so that the next broker need not wait."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task], timeout=LOCK_TIMEOUT_S)
         session, self._session = self._session, None
         if session is None or self.incarnation is None:
             return

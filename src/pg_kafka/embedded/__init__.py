@@ -29,6 +29,9 @@ class Postgres(Protocol):
     def description(self) -> str:
         """Version and place, for the banner; holds no password."""
 
+    def free_disk_bytes(self) -> int | None:
+        """Free space where the server writes, None when that cannot be seen from here. Raises OSError."""
+
     async def start(self) -> None:
         """Return when the database can be reached. Raises FatalError."""
 

@@ -83,6 +83,11 @@ class DataFolder:
             raise FatalError(f"data folder {self.path} cannot be used: {error.strerror or error}") from error
         return None
 
+    def free_bytes(self) -> int:
+        """Free space for the server: the least of the volumes of the folder and of the WAL. Raises OSError."""
+        places = (place for place in (self.path, self.cluster, self.cluster / "pg_wal") if place.exists())
+        return min(shutil.disk_usage(place).free for place in places)
+
     def open_to(self, user: ServerUser) -> None:
         """Let the server's user pass through the folder, without letting it list or change it. Raises FatalError."""
         self.path.chmod(0o711 if user.is_other else 0o700)

@@ -39,6 +39,10 @@ class GivenPostgres:
     def description(self) -> str:
         return f"PostgreSQL {self._version}, {_place(self._dsn)}"
 
+    def free_disk_bytes(self) -> int | None:
+        """None: its disk is another machine's."""
+        return None
+
     async def start(self) -> None:
         """Raises FatalError when the server cannot be reached, is too old, or the database is not UTF8."""
         connection = await self._connect()

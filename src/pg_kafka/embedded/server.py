@@ -86,6 +86,10 @@ class EmbeddedPostgres:
     def description(self) -> str:
         return f"PostgreSQL {self._version}, embedded, {self._folder.path}"
 
+    def free_disk_bytes(self) -> int | None:
+        """The least of the volumes of the data folder and of the WAL, which may have been moved to another. Raises OSError."""
+        return self._folder.free_bytes()
+
     async def start(self) -> None:
         """Return when the database `pg_kafka` can be used. Raises FatalError."""
         self._folder.claim()

@@ -15,6 +15,7 @@ import asyncpg
 from pg_kafka.storage.sessions import CONNECTION_ERRORS, Fenced, Session, describe, unavailable
 
 STATEMENT_TIMEOUT_S = 20.0
+CLOSE_TIMEOUT_S = 5.0
 
 
 class ControlSession:
@@ -57,7 +58,11 @@ class ControlSession:
             return rows
 
     async def close(self) -> None:
-        """Finish the statement under way, then close."""
-        async with self._lock:
+        """Finish the statement under way, if that does not take long, then close."""
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S), self._lock:
+                if self._session is not None:
+                    await self._session.close()
+        except TimeoutError:
             if self._session is not None:
-                await self._session.close()
+                self._session.drop()

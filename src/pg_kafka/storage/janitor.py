@@ -29,6 +29,7 @@ from pg_kafka.storage import sessions
 from pg_kafka.storage.journal import journal_table
 from pg_kafka.storage.queries import load, render
 from pg_kafka.storage.segments import SHARED_SERIES, Segments, first_guess, leaf_table, server_compressions
+from pg_kafka.tasks import supervised
 from pg_kafka.wire import compression as codecs
 
 log = logging.getLogger("pg_kafka.janitor")
@@ -46,6 +47,9 @@ LANES_TIMEOUT_S = 60.0
 VIEWS_PER_STEP = 100
 # Rows of up to 1 MB, so that deleting them takes tens of milliseconds.
 ROWS_PER_STEP = 100
+STOP_TIMEOUT_S = 5.0
+# No step takes so long, not even vacuuming a segment on a slow disk: its session is given up.
+STEP_TIMEOUT_S = 3600.0
 # After this long a job of many small parts lets the others have their turn.
 STEP_S = 0.2
 # Below this share of its size, compressing a sample is worth its time.
@@ -89,8 +93,13 @@ class Janitor:
         journal_bytes: int = JOURNAL_BYTES,
         snapshot_grace_s: float = SNAPSHOT_GRACE_S,
         open_session: Callable[[str], Awaitable[sessions.Session]] | None = None,
+        on_death: Callable[[str], None] = lambda _reason: None,
     ) -> None:
-        """`open_session("janitor")` opens a session that ends with the broker's leadership; without it, a plain one."""
+        """`open_session("janitor")` opens a session that ends with the broker's leadership; without it, a plain one.
+
+        `on_death` is called when the task itself fails, not when a job does.
+        """
+        self._on_death = on_death
         self._open = open_session or (lambda kind: sessions.connect(dsn, kind))
         self._lanes = lanes
         self._segment_bytes = segment_bytes
@@ -118,15 +127,14 @@ class Janitor:
     async def start(self) -> None:
         """Start working in the background."""
         self._poked.set()
-        self._task = asyncio.create_task(self._work(), name="janitor")
+        self._task = supervised(self._work(), "janitor", self._on_death)
 
     async def stop(self) -> None:
         """Stop between two steps, or in the middle of one that takes long: it is then done again at the next start."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await asyncio.wait([task], timeout=STOP_TIMEOUT_S)
         if self._session is not None:
             self._session.drop()
             self._session = None
@@ -167,7 +175,8 @@ class Janitor:
     async def _try(self, name: str, step: Step) -> bool:
         """Run one step of a job; True when it has more to do now."""
         try:
-            has_more = await step()
+            async with asyncio.timeout(STEP_TIMEOUT_S):
+                has_more = await step()
         except Exception as error:
             retries = self._retries[name] = self._retries.get(name, 0) + 1
             self.failures[name] += 1

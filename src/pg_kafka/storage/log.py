@@ -29,8 +29,10 @@ from pg_kafka.storage.sessions import Identity, Readers, Session, unavailable
 from pg_kafka.storage.tail import TailCache
 from pg_kafka.storage.topics import Topic, Topics
 from pg_kafka.storage.transaction import NO_JOURNALS, JournalTables
+from pg_kafka.tasks import supervised
 from pg_kafka.wire import _records
 from pg_kafka.wire._records import Batch
+from pg_kafka.wire.error_codes import ErrorCode
 
 SQL = queries.load("log")
 GROUPS_SQL = queries.load("groups")
@@ -138,7 +140,9 @@ class Log:
             for number in range(config.lanes)
         ]
         self._tasks: list[asyncio.Task[None]] = []
+        self._refusal: str | None = None
         topics.close_partitions = self._close_topics
+        topics.reopen_partitions = self._reopen_topics
         topics.on_change = self._topic_changed
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -151,7 +155,7 @@ class Log:
         self.journal_tables = JournalTables(**{name: journal_table(name, active[name]) for name in active})
         for lane in self._lanes:
             await lane.open()
-        self._tasks = [asyncio.create_task(lane.run(), name=f"lane {lane.number}") for lane in self._lanes]
+        self._tasks = [supervised(lane.run(), f"lane {lane.number}", self.fenced) for lane in self._lanes]
 
     async def stop(self, timeout_s: float) -> None:
         """Write what is queued and the checkpoints, then close all sessions."""
@@ -261,16 +265,17 @@ class Log:
     async def _close_topics(self, topics: Sequence[Topic]) -> None:
         """Finish what is under way for topics, then take no more. Raises StorageError."""
 
+        is_wanted = True
+
         def close(lane: Lane) -> None:
-            for topic in topics:
-                lane.close_topic(topic.id)
+            if is_wanted:  # a lane may come to it long after we have given up
+                for topic in topics:
+                    lane.close_topic(topic.id)
 
         try:
             await self._on_all_lanes(close)
         except BaseException:
-            for lane in self._lanes:
-                for topic in topics:
-                    lane.reopen_topic(topic.id)
+            is_wanted = False
             raise
         for topic in topics:
             for index in range(topic.partitions):
@@ -279,6 +284,12 @@ class Log:
                     self.forget(partition)
                 self._ends.pop((topic.id, index), None)
             self._topic_bytes.pop(topic.id, None)
+
+    def _reopen_topics(self, topics: Sequence[Topic]) -> None:
+        """They are not deleted after all."""
+        for lane in self._lanes:
+            for topic in topics:
+                lane.reopen_topic(topic.id)
 
     def _topic_changed(self, topic: Topic) -> None:
         for index in range(topic.partitions):
@@ -453,8 +464,19 @@ class Log:
         wanted = partition.topic.settings.codec
         codec = batch.codec if wanted is None else wanted
         append = Append(partition, batch, done, timestamp_type, codec)
+        if self._refusal is not None:
+            if batch.producer_id >= 0:
+                self.awaits_again(
+                    partition.topic.id, partition.index, batch.producer_id, batch.producer_epoch, batch.base_sequence
+                )
+            done(AppendResult(ErrorCode.KAFKA_STORAGE_ERROR, message=self._refusal))
+            return
         self.queued_bytes += append.bytes
         self._lane(partition.topic.id, partition.index).append(partition, append)
+
+    def refuse(self, reason: str | None) -> None:
+        """Answer new batches with a retriable error from now on; with None, take them again."""
+        self._refusal = reason
 
     async def allocate_producer_id(self) -> int:
         """A producer id that was never given before. Raises StorageError."""

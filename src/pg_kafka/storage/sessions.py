@@ -26,6 +26,7 @@ from pg_kafka.wire.error_codes import ErrorCode
 SQL = queries.load("sessions")
 
 CONNECT_TIMEOUT_S = 10.0
+STATEMENTS_TIMEOUT_S = 30.0
 # Waits on a lost TCP connection end after this; a Unix socket has no such settings and reports them as 0.
 TCP_SETTINGS = {
     "tcp_keepalives_idle": "5",
@@ -168,11 +169,14 @@ async def dial(dsn: str, kind: str, **options: Any) -> asyncpg.Connection:
 
 
 @contextlib.asynccontextmanager
-async def opened(dsn: str, kind: str) -> AsyncIterator[asyncpg.Connection]:
+async def opened(
+    dsn: str, kind: str, *, timeout_s: float | None = STATEMENTS_TIMEOUT_S
+) -> AsyncIterator[asyncpg.Connection]:
     """A pinned connection for a moment. Raises StorageError, also for what goes wrong on it, and FatalError."""
     session = await connect(dsn, kind)
     try:
-        yield session.connection
+        async with asyncio.timeout(timeout_s):
+            yield session.connection
     except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
         raise unavailable(f"the database did not answer: {describe(error)}") from error
     finally:

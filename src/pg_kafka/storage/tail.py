@@ -91,6 +91,7 @@ class TailCache:
         self._budget = budget_bytes
         self._order: deque[Tail] = deque()
         self._dead: dict[int, int] = {}  # id of a tail -> entries of it in _order that were cleared already
+        self._dead_entries = 0  # all of them, never more than half of _order
         self.held_bytes = 0
 
     def added(self, tail: Tail, cost: int) -> None:
@@ -98,21 +99,25 @@ class TailCache:
         self.held_bytes += cost
         while self.held_bytes > self._budget:
             oldest = self._order.popleft()
-            dead = self._dead.get(id(oldest), 0)
-            if dead:
-                if dead == 1:
-                    del self._dead[id(oldest)]
-                else:
-                    self._dead[id(oldest)] = dead - 1
-            else:
+            if not self._is_dead(oldest):
                 self.held_bytes -= oldest.drop_oldest()
 
     def cleared(self, tail: Tail, cost: int, entries: int) -> None:
         # Its entries stay in _order (they keep the tail alive, so that its id stays its own) and are skipped later.
         self.held_bytes -= cost
         self._dead[id(tail)] = self._dead.get(id(tail), 0) + entries
-        while self._order and self._dead.get(id(self._order[0]), 0):
-            oldest = self._order.popleft()
-            left = self._dead.pop(id(oldest)) - 1
-            if left:
-                self._dead[id(oldest)] = left
+        self._dead_entries += entries
+        if 2 * self._dead_entries > len(self._order):
+            self._order = deque(one for one in self._order if not self._is_dead(one))
+
+    def _is_dead(self, tail: Tail) -> bool:
+        """Whether the oldest entry of this tail that is left was cleared; counts it as gone then."""
+        dead = self._dead.get(id(tail), 0)
+        if not dead:
+            return False
+        self._dead_entries -= 1
+        if dead == 1:
+            del self._dead[id(tail)]
+        else:
+            self._dead[id(tail)] = dead - 1
+        return True

@@ -58,6 +58,7 @@ class Topics:
         self.by_id: dict[int, Topic] = {}
         # Set by the log, the janitor and the coordinator of groups, which come after the catalogue.
         self.close_partitions: Callable[[Sequence[Topic]], Awaitable[None]] = _nothing
+        self.reopen_partitions: Callable[[Sequence[Topic]], None] = _ignore
         self.on_change: Callable[[Topic], None] = _ignore
         self.on_views_wanted: Callable[[], None] = _no_one
         self.on_listed: Callable[[Topic], None] = _ignore
@@ -128,6 +129,7 @@ class Topics:
                 # Not known to be gone: serve it again; its partitions are loaded afresh when next used.
                 for topic in alive:
                     self._put(topic)
+                self.reopen_partitions(alive)
                 raise
         self.on_views_wanted()
 
@@ -165,7 +167,7 @@ async def _nothing(_topics: Sequence[Topic]) -> None:
     return None
 
 
-def _ignore(_topic: Topic) -> None:
+def _ignore(_topic: object) -> None:
     return None
 
 
