@@ -543,4 +543,4 @@ def _fits(group_id: str) -> bool:
 def _offset_write(key: OffsetKey, committed: Committed | None) -> OffsetWrite:
     if committed is None:
         return OffsetWrite(key[0], key[1], None)
-    return OffsetWrite(*key, *committed)
+    return OffsetWrite(key[0], key[1], *committed)
