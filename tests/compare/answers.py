@@ -45,6 +45,10 @@ def _at_least_zero(word: str) -> Callable[[int], Any]:
     return lambda value: f"<{word}>" if value >= 0 else value
 
 
+def _above_zero(word: str) -> Callable[[int], Any]:
+    return lambda value: f"<{word}>" if value > 0 else value
+
+
 _OF_THE_PLACE: Mapping[str, Callable[[Any], Any]] = {
     "host": _is_there("host"),
     "port": _is_there("port"),
@@ -61,6 +65,10 @@ _OF_THE_PLACE: Mapping[str, Callable[[Any], Any]] = {
     "member_id": _is_there("member"),
     "leader": _is_there("member"),
     "client_host": _is_there("host"),
+    # Where they begin differs; what they grow by is compared in test_group_rebalances.py.
+    "member_epoch": _above_zero("epoch"),
+    "group_epoch": _above_zero("epoch"),
+    "assignment_epoch": _above_zero("epoch"),
 }
 
 

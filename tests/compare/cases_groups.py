@@ -56,6 +56,7 @@ GROUP, TOPIC, BROKER = 32, 2, 4
 
 # Versions in which the parts of a case are asked that are not its subject.
 _COMMIT_VERSION, _FETCH_VERSION, _JOIN_VERSION, _SYNC_VERSION, _LEAVE_VERSION, _HEARTBEAT_VERSION = 7, 7, 5, 3, 3, 3
+_MEMBER_ID_REQUIRED_SINCE = 4
 _SETTLING = {
     ErrorCode.COORDINATOR_NOT_AVAILABLE,
     ErrorCode.COORDINATOR_LOAD_IN_PROGRESS,
@@ -323,11 +324,11 @@ async def _(scene: Scene) -> Any:
     """The second waits for the first, which hears of it by its heartbeat; the leader assigns for both."""
     there = await stable(scene, named(scene))
     async with elsewhere(scene) as other:
-        first = await other.ask(joining(there.group))
-        if first.error_code == ErrorCode.MEMBER_ID_REQUIRED:
-            second = asyncio.create_task(other.ask(joining(there.group, first.member_id)))
+        if scene.version < _MEMBER_ID_REQUIRED_SINCE:
+            second = asyncio.create_task(other.ask(joining(there.group)))
         else:
-            second = asyncio.create_task(asyncio.sleep(0, first))
+            first = await other.ask(joining(there.group))
+            second = asyncio.create_task(other.ask(joining(there.group, first.member_id)))
         beat = HeartbeatRequest(group_id=there.group, generation_id=there.generation, member_id=there.member)
         told = await scene.ask_until(
             lambda answer: answer.error_code, beat, version=_HEARTBEAT_VERSION, api_key=HEARTBEAT
