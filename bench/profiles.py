@@ -48,6 +48,7 @@ def tiny() -> Profile:
             (1, SmallProducers(1, connections=50)),
             (1, Width(100, 50, 1)),
             (1, Sql(50_000)),
+            (1, Endurance(3, 2, True, maximum_records=20_000)),
         ]
     )
 

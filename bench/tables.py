@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from rich.table import Table
 
 from bench.measurements import KINDS, Key, Kind, Summary
-from bench.systems import OURS, SYSTEMS
+from bench.systems import COPY_OF, OURS, SYSTEMS
+
+SPREAD = "low - high"
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Sheet:
         found = Table(title=self.title, title_justify="left", header_style="bold", pad_edge=False)
         found.add_column("workload, system", no_wrap=True)
         for column in self.columns:
-            found.add_column(column, justify="right")
+            found.add_column(column, justify="right", no_wrap=column == SPREAD)
         for workload, rows in self.groups.items():
             found.add_row(f"[bold]{workload}[/]")
             for number_of_row, (system, *cells) in enumerate(rows, 1):
@@ -149,7 +151,7 @@ def _sheet(name: str, kind: Kind, summaries: dict[Key, Summary]) -> Sheet:
     columns = [one for one in COLUMNS[name] if any(one.figure in summary.figures for summary in mine)]
     better = "higher is better" if kind.is_rate else "lower is better"
     ratios = [f"{ours.removeprefix('pg_kafka, ')} is" for ours in compared]
-    sheet = Sheet(f"{kind.title} ({better})", [kind.unit, "low - high", *ratios, *(one.title for one in columns)])
+    sheet = Sheet(f"{kind.title} ({better})", [kind.unit, SPREAD, *ratios, *(one.title for one in columns)])
     for summary in in_order(mine):
         headline = summary.figures[kind.headline]
         low, median, high = (one * kind.scale for one in (headline.low, headline.median, headline.high))
@@ -167,7 +169,8 @@ def _sheet(name: str, kind: Kind, summaries: dict[Key, Summary]) -> Sheet:
 
 
 def _ratio(summaries: dict[Key, Summary], key: Key, ours: str) -> str:
-    if key[2] == ours:
+    copied_elsewhere = any(key[2].startswith(copy) for system, copy in COPY_OF.items() if system != ours)
+    if key[2] == ours or copied_elsewhere:
         return ""
     found = ratio(summaries, (*key[:2], ours), key[2])
     return "" if found is None else f"{found:.2f} x"

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from pg_kafka.bench.connection import CREATE_TOPICS, DELETE_TOPICS, METADATA, BenchError, Connection, check
+from pg_kafka.bench.connection import (
+    CREATE_TOPICS,
+    DELETE_TOPICS,
+    LIST_OFFSETS,
+    METADATA,
+    BenchError,
+    Connection,
+    check,
+)
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.create_topics_request import CreatableTopic, CreateTopicsRequest
 from pg_kafka.wire.messages.delete_topics_request import DeleteTopicsRequest, DeleteTopicState
+from pg_kafka.wire.messages.list_offsets_request import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
+from pg_kafka.wire.messages.list_offsets_response import ListOffsetsResponse
 from pg_kafka.wire.messages.metadata_request import MetadataRequest, MetadataRequestTopic
 from pg_kafka.wire.messages.metadata_response import MetadataResponse, MetadataResponseTopic
 
@@ -20,6 +30,8 @@ _LEADERS_WITHIN_S = 30.0
 _ASK_AGAIN_S = 0.05
 # The field for names is another one after this version.
 _DELETE_BY_NAMES = 5
+# In ListOffsets: the end of the log.
+_LATEST = -1
 
 
 @dataclass(frozen=True)
@@ -67,7 +79,7 @@ def delete(connection: Connection, name: str) -> None:
 
 
 def find(connection: Connection, name: str, partitions: int) -> Topic:
-    """A topic once all its partitions have leaders. Raises BenchError when that takes too long."""
+    """A topic once the leaders of all its partitions serve them. Raises BenchError when that takes too long."""
     request = MetadataRequest(topics=[MetadataRequestTopic(name=name)], allow_auto_topic_creation=False)
     deadline = time.monotonic() + _LEADERS_WITHIN_S
     while True:
@@ -80,7 +92,15 @@ def find(connection: Connection, name: str, partitions: int) -> Topic:
         time.sleep(_ASK_AGAIN_S)  # a broker does not tell when a new topic is ready
     places = {broker.node_id: (broker.host, broker.port) for broker in answer.brokers}
     leaders = {partition.partition_index: places[partition.leader_id] for partition in topic.partitions}
-    return Topic(name, tuple(leaders[partition] for partition in range(partitions)))
+    found = Topic(name, tuple(leaders[partition] for partition in range(partitions)))
+    for place in dict.fromkeys(found.leaders):
+        with Connection(*place) as leader:
+            own = [partition for partition, other in enumerate(found.leaders) if other == place]
+            while not _leads(leader, name, own):
+                if time.monotonic() > deadline:
+                    raise BenchError(f"{leader.place} does not serve all partitions of topic {name} that it leads")
+                time.sleep(_ASK_AGAIN_S)
+    return found
 
 
 def _is_ready(topic: MetadataResponseTopic, partitions: int) -> bool:
@@ -89,3 +109,14 @@ def _is_ready(topic: MetadataResponseTopic, partitions: int) -> bool:
         and len(topic.partitions) == partitions
         and all(partition.error_code == 0 and partition.leader_id >= 0 for partition in topic.partitions)
     )
+
+
+def _leads(leader: Connection, name: str, partitions: Sequence[int]) -> bool:
+    """Whether a broker knows yet that it leads these partitions: metadata may say so before."""
+    rows = [ListOffsetsPartition(partition_index=partition, timestamp=_LATEST) for partition in partitions]
+    request = ListOffsetsRequest(replica_id=-1, topics=[ListOffsetsTopic(name=name, partitions=rows)])
+    answer: ListOffsetsResponse = leader.call(LIST_OFFSETS, request)
+    codes = {partition.error_code for partition in answer.topics[0].partitions}
+    for code in codes - {ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION}:
+        check(code, f"topic {name} cannot be read")
+    return codes == {0}

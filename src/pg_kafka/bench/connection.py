@@ -25,7 +25,16 @@ from pg_kafka.wire.message import Message
 from pg_kafka.wire.messages import API_SCHEMAS
 from pg_kafka.wire.messages.api_versions_request import ApiVersionsRequest
 
-PRODUCE, FETCH, METADATA, API_VERSIONS, CREATE_TOPICS, DELETE_TOPICS, INIT_PRODUCER_ID = 0, 1, 3, 18, 19, 20, 22
+PRODUCE, FETCH, LIST_OFFSETS, METADATA, API_VERSIONS, CREATE_TOPICS, DELETE_TOPICS, INIT_PRODUCER_ID = (
+    0,
+    1,
+    2,
+    3,
+    18,
+    19,
+    20,
+    22,
+)
 
 CLIENT_ID = "pg-kafka-bench"
 # Larger than any answer that is asked for here; a broker that speaks another protocol claims more.
