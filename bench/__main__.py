@@ -51,7 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A signal must take the same way out as an error, past what stops the brokers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     warm_up = 10_000 if options.profile == "tiny" else turns.WARM_UP_RECORDS
-    outcome = turns.run(profile, systems, console, rounds=options.rounds or profile.rounds, warm_up_records=warm_up)
+    outcome = turns.Outcome()
+    try:
+        rounds = options.rounds or profile.rounds
+        turns.run(profile, systems, console, outcome, rounds=rounds, warm_up_records=warm_up)
+    except (KeyboardInterrupt, SystemExit):
+        outcome.failures.append("the run was interrupted")
     for missing in sorted(outcome.missing):
         console.print(f"not measured: {missing}")
     if outcome.measurements:

@@ -11,7 +11,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,13 +48,12 @@ def run(
     profile: Profile,
     systems: Sequence[str],
     console: Console,
+    outcome: Outcome,
     *,
     rounds: int,
     warm_up_records: int = WARM_UP_RECORDS,
-    settings: Mapping[str, str] | None = None,
-) -> Outcome:
-    """All rounds."""
-    outcome = Outcome()
+) -> None:
+    """All rounds. `outcome` has what was found so far, also when the run is interrupted."""
     start = time.monotonic()
     steps = sum(len(profile.of_round(number)) for number in range(rounds)) * len(systems)
     with _folder() as root, _progress(console) as progress:
@@ -72,7 +71,7 @@ def run(
                 workloads = profile.of_round(number)
                 begun = 0
                 try:
-                    with running(name, folder, settings) as system:
+                    with running(name, folder) as system:
                         turn = Turn(system, number, payloads, folder, lambda text: progress.console.print(f"  {text}"))
                         _warm_up(turn, warm_up_records)
                         for workload in workloads:
@@ -87,8 +86,7 @@ def run(
                     outcome.failures.append(f"{name}: {error}")
                     progress.console.print(f"[red]failed[/] {outcome.failures[-1]}")
                 progress.advance(task, len(workloads) - begun)
-    outcome.seconds = time.monotonic() - start
-    return outcome
+                outcome.seconds = time.monotonic() - start
 
 
 def line(one: Measurement) -> str:

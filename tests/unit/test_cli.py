@@ -102,7 +102,7 @@ def test_doctor_fails_only_on_errors(app: FakeApp, capsys: pytest.CaptureFixture
     assert run("doctor") == 1
 
 
-@pytest.mark.parametrize("command", ["serve", "migrate", "doctor", "version"])
+@pytest.mark.parametrize("command", ["serve", "migrate", "doctor", "bench", "version"])
 def test_every_command_has_help(command: str) -> None:
     assert run(command, "--help") == 0
 
