@@ -678,7 +678,6 @@ async def test_broker_settings_show_where_they_come_from(start_broker: Callable[
         (16, "", ErrorCode.INVALID_REQUEST, "Client metrics subscription name must not be empty"),
         (16, "x", ErrorCode.NONE, ""),
         (32, "", ErrorCode.INVALID_REQUEST, "Group name must not be empty"),
-        (32, "g", ErrorCode.NONE, ""),
         (0, "x", ErrorCode.INVALID_REQUEST, None),
         (64, "x", ErrorCode.INVALID_REQUEST, None),
     ],
