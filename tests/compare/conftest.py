@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from tests.broker.conftest import serving
 from tests.broker.rawclient import RawClient
-from tests.compare import cases_admin, cases_bytes, cases_log
+from tests.compare import cases_admin, cases_bytes, cases_groups, cases_log
 from tests.compare.answers import differences, field_of, flattened
 from tests.compare.scene import Case, Scene, Side
 from tests.kafka_reference import HOST, ApacheKafka, ToolMissing
 
-assert cases_admin and cases_bytes and cases_log  # importing them fills the table
+assert cases_admin and cases_bytes and cases_groups and cases_log  # importing them fills the table
 
 # Records of the cases are old: the check that would remove them never comes. Internal topics small.
 KAFKA_SETTINGS = {
@@ -49,7 +49,7 @@ def sides(postgres15: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         pytest.skip(str(missing))
     database = postgres15.create_database()
     try:
-        with serving(database.dsn, folder, {}) as broker:
+        with serving(database.dsn, folder, {"GROUP_INITIAL_REBALANCE_DELAY_MS": "0"}) as broker:
             yield Side("Kafka", KafkaAddress(kafka)), Side("pg_kafka", broker)
     finally:
         kafka.kill()
