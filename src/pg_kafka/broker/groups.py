@@ -48,7 +48,6 @@ OFFSETS_PER_TURN = 10_000
 
 # The kinds of records that a classic group writes.
 _CLASSIC_KINDS = frozenset({"classic"})
-_JOINING = 0  # the epoch of a member of the consumer protocol that joins
 
 Machine = ClassicGroup | ConsumerGroup
 
@@ -286,19 +285,16 @@ class GroupCoordinator:
 
     def consumer_heartbeat(
         self, request: ConsumerGroupHeartbeatRequest, asked: Asked, sender: Sender, new_member_id: str
-    ) -> bool:
-        """Let a member of the consumer protocol speak; False when its group is not there and it does not join."""
+    ) -> None:
+        """Let a member of the consumer protocol speak; a group that is not there is gone again if nobody joins it."""
         group = self._groups.get(request.group_id)
         if group is None:
-            if request.member_epoch != _JOINING:
-                return False
             group = self._add(request.group_id, self._new_consumer(request.group_id))
         machine, now_ms = group.machine, self.now_ms()
         if isinstance(machine, ConsumerGroup):
             self.step(group, asked, machine.consumer_heartbeat, request, asked, sender, new_member_id, now_ms)
         else:
             self.step(group, asked, upgrade, machine, request, asked, sender, new_member_id, now_ms, self._catalogue)
-        return True
 
     def step(self, group: Group, asked: Asked, act: Callable[..., Result], *arguments: Any) -> None:
         """Let the group's machine take a step for a request, which is answered now or later."""

@@ -250,7 +250,7 @@ class ClassicGroup(ClassicState):
             return
         error = self._check_member(member_id, request.group_instance_id)
         if error:
-            response = _join_error(error, member_id, waiting.version, protocol_name=None)
+            response = _join_error(error, member_id, waiting.version)
             out.replies.append((waiting.token, response))
             return
         member = self.members[member_id]
@@ -296,7 +296,7 @@ class ClassicGroup(ClassicState):
         old = self.members[self._static[instance_id]]
         if old.member_id in self._joining:
             fenced = self._joining.pop(old.member_id)
-            response = _join_error(ErrorCode.FENCED_INSTANCE_ID, old.member_id, fenced.version, protocol_name=None)
+            response = _join_error(ErrorCode.FENCED_INSTANCE_ID, old.member_id, fenced.version)
             out.replies.append((fenced.token, response))
         if old.member_id in self._syncing:
             fenced = self._syncing.pop(old.member_id)
@@ -645,7 +645,6 @@ def _new_member(member_id: str, request: JoinGroupRequest, sender: Sender) -> Cl
     )
 
 
-def _join_error(error: ErrorCode, member_id: str, version: int, protocol_name: str | None = "") -> JoinGroupResponse:
-    """A null name where Kafka has it, and the version can say it."""
-    name = "" if version < 7 else protocol_name
-    return JoinGroupResponse(error_code=error, member_id=member_id, protocol_name=name)
+def _join_error(error: ErrorCode, member_id: str, version: int) -> JoinGroupResponse:
+    """The name of the protocol is null where the version can say so."""
+    return JoinGroupResponse(error_code=error, member_id=member_id, protocol_name="" if version < 7 else None)

@@ -58,7 +58,8 @@ class ConsumerClassic(ConsumerRebalance):
             response = self._join(request, sender, new_member_id, out, now_ms)
         except Refused as refused:
             told = new_member_id if refused.error == ErrorCode.MEMBER_ID_REQUIRED else ""
-            response = JoinGroupResponse(error_code=refused.error, member_id=told)
+            name = "" if sender.version < 7 else None
+            response = JoinGroupResponse(error_code=refused.error, member_id=told, protocol_name=name)
         out.replies.append((token, response))
         return out
 

@@ -15,7 +15,6 @@ from pg_kafka.wire.messages.consumer_group_describe_response import ConsumerGrou
 from pg_kafka.wire.messages.consumer_group_heartbeat_request import ConsumerGroupHeartbeatRequest
 from pg_kafka.wire.messages.consumer_group_heartbeat_response import ConsumerGroupHeartbeatResponse
 
-_JOINING = 0  # member epochs
 _LEAVING = 0  # and below
 
 
@@ -42,9 +41,7 @@ def consumer_group_heartbeat(ctx: Context, request: ConsumerGroupHeartbeatReques
         asked.answer(_refused(ErrorCode.INVALID_REQUEST, "There is a NUL in the request."))
     else:
         sender = groups.sender(ctx.header.client_id, ctx.connection.peer[0], ctx.version)
-        if not groups.consumer_heartbeat(request, asked, sender, _new_member_id()):
-            what = "Group" if request.member_epoch < _JOINING else "Consumer group"
-            asked.answer(_refused(ErrorCode.GROUP_ID_NOT_FOUND, f"{what} {group_id} not found."))
+        groups.consumer_heartbeat(request, asked, sender, _new_member_id())
 
 
 def _has_nul(request: ConsumerGroupHeartbeatRequest) -> bool:

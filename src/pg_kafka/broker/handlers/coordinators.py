@@ -38,16 +38,15 @@ async def find_coordinator(ctx: Context, request: FindCoordinatorRequest) -> Fin
 
 def failure(request: FindCoordinatorRequest, code: int) -> FindCoordinatorResponse:
     """The error in both forms; the version decides which one is sent."""
-    message = None
-    if code == ErrorCode.INVALID_REQUEST:
-        message = _NO_ERROR_IN_BATCH if request.key_type == _SHARE else _UNKNOWN_TYPE
+    message = _UNKNOWN_TYPE if code == ErrorCode.INVALID_REQUEST else None
+    in_batch = _NO_ERROR_IN_BATCH if request.key_type == _SHARE else message
     return FindCoordinatorResponse(
         error_code=code,
         error_message=message,
         node_id=-1,
         port=-1,
         coordinators=[
-            Coordinator(key=key, node_id=-1, port=-1, error_code=code, error_message=message)
+            Coordinator(key=key, node_id=-1, port=-1, error_code=code, error_message=in_batch)
             for key in request.coordinator_keys
         ],
     )

@@ -315,7 +315,8 @@ async def offset_delete(ctx: Context, request: OffsetDeleteRequest) -> OffsetDel
                 if group.offsets.get(topic.id, index) is not None:
                     doomed.append((topic.id, index))
             partitions.append(OffsetDeleteResponsePartition(partition_index=index, error_code=int(code)))
-        answers.append(OffsetDeleteResponseTopic(name=asked.name, partitions=partitions))
+        if partitions:
+            answers.append(OffsetDeleteResponseTopic(name=asked.name, partitions=partitions))
     if doomed and (failed := await groups.delete_offsets(group, doomed)):
         return delete_failure(request, failed)
     return OffsetDeleteResponse(topics=answers)
