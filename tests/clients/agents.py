@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import subprocess
 import time
@@ -27,7 +28,7 @@ from tests.clients.client import (
     Producer,
 )
 from tests.clients.records import Record
-from tests.kafka_reference import BUILD_DIR, JAVA_DIR, java, need
+from tests.kafka_reference import BUILD_DIR, JAVA_DIR, ToolMissing, java, need
 
 GO_DIR = Path(__file__).resolve().parent / "go"
 
@@ -216,9 +217,28 @@ class Sarama(_GoClient):
     name = "sarama"
 
 
+# The installed Go, not a newer one that it would fetch because go.mod asks for it.
+_LOCAL_GO = {**os.environ, "GOTOOLCHAIN": "local"}
+
+
+def go_wanted() -> str:
+    """The oldest Go that the client libraries can be built with."""
+    (wanted,) = re.findall(r"^go (\S+)$", (GO_DIR / "go.mod").read_text(), re.MULTILINE)
+    return str(wanted)
+
+
+def refuse_old_go(version: str, wanted: str) -> None:
+    """Raise ToolMissing when `go version` says that it is too old, or nothing that can be understood."""
+    found = re.search(r"\bgo(\d+)\.(\d+)", version)
+    if found is None or (int(found[1]), int(found[2])) < tuple(map(int, wanted.split(".")[:2])):
+        raise ToolMissing(f"Go {wanted} or newer is needed, this is {version.strip() or 'unknown'}: see go.dev")
+
+
 def go_agent() -> Path:
     """The Go program, built when its sources are newer (Go's build cache knows)."""
-    go = need("go", "Go 1.26 or newer, from go.dev or the distribution")
+    go = need("go", f"Go {go_wanted()} or newer, from go.dev or the distribution")
+    found = subprocess.run([go, "version"], capture_output=True, text=True, check=False, cwd="/", env=_LOCAL_GO)
+    refuse_old_go(found.stdout, go_wanted())
     program = BUILD_DIR / "go-agent"
     BUILD_DIR.mkdir(parents=True, exist_ok=True)
     command = [go, "build", "-buildvcs=false", "-o", str(program), "."]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -20,7 +21,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-SEED = 20
+SEED = int(os.environ.get("PG_KAFKA_CRASH_SEED", "20"))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -58,4 +59,5 @@ async def test_nothing_acknowledged_is_lost(name: str, system_for: Callable[[Kin
     print(report.line())
     if report.faults:
         keep_logs(system, report)
-    assert not report.faults, "\n".join([report.line(), *report.faults])
+    again = f"again: PG_KAFKA_CRASH_SEED={SEED} make crash ARGS='-k {name}'; logs in build/crash/{name}-{SEED}"
+    assert not report.faults, "\n".join([report.line(), again, *report.faults])
