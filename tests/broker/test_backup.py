@@ -86,7 +86,7 @@ def shell_of(server: Server, database: Database) -> Shell:
     return Shell(
         server.folder,
         server.binaries,
-        {"pg_kafka": database.name},
+        {"--owner=pg_kafka": f"--owner={database.name}"},
         SERVER=server.dsn(),
         DATABASE=database.dsn,
         RESTORED=server.dsn("kafka_restored", database.name),
@@ -94,14 +94,19 @@ def shell_of(server: Server, database: Database) -> Shell:
 
 
 class Clients:
-    """A producer that stays open, and a consumer that keeps its place in a table of the same database."""
+    """A producer that stays open, a consumer that keeps its place in a table of the same database, and a group."""
 
     def __init__(self, bootstrap: str) -> None:
         self.bootstrap = bootstrap
         self.acks: list[tuple[int, bytes]] = []
         self._numbers = itertools.count()
         self._producer = confluent_kafka.Producer(
-            {"bootstrap.servers": bootstrap, "enable.idempotence": True, "reconnect.backoff.max.ms": 200}
+            {
+                "bootstrap.servers": bootstrap,
+                "enable.idempotence": True,
+                "reconnect.backoff.max.ms": 200,
+                "log_level": 0,
+            }
         )
 
     def produce(self, count: int) -> list[bytes]:
@@ -130,6 +135,30 @@ class Clients:
                 more = consumer.consume(count - len(found), 30)
                 assert more and not any(message.error() for message in more), [m.error() for m in more]
                 found += more
+            return [(message.offset(), message.value()) for message in found]
+        finally:
+            consumer.close()
+
+    def consume_in_group(self, count: int) -> list[tuple[int, bytes | None]]:
+        """So many records from where the group has committed; then that is committed."""
+        consumer = confluent_kafka.Consumer(
+            {
+                "bootstrap.servers": self.bootstrap,
+                "group.id": "backup",
+                "auto.offset.reset": "earliest",
+                "enable.auto.commit": False,
+                "log_level": 0,
+            }
+        )
+        consumer.subscribe([TOPIC])
+        try:
+            found: list[confluent_kafka.Message] = []
+            while len(found) < count:
+                more = consumer.consume(count - len(found), 60)
+                assert more and not any(message.error() for message in more), [m.error() for m in more]
+                found += more
+            place = confluent_kafka.TopicPartition(TOPIC, 0, found[-1].offset() + 1)
+            consumer.commit(offsets=[place], asynchronous=False)
             return [(message.offset(), message.value()) for message in found]
         finally:
             consumer.close()
@@ -201,7 +230,7 @@ async def test_dump_restored_into_a_new_database_goes_on(server: Server) -> None
     clients = Clients(f"{HOST}:{port}")
     with serve(database.dsn, port).ready() as broker:
         values = clients.produce(300)
-        assert len(clients.consume(0, 200)) == 200
+        assert len(clients.consume_in_group(200)) == 200
         await keep_place(database.dsn, 200)
         await give_to_reader(server, database.dsn)
         async with await RawClient.connect(broker) as client:
@@ -209,7 +238,7 @@ async def test_dump_restored_into_a_new_database_goes_on(server: Server) -> None
         (dump,) = blocks("Dump")
         shell.run(dump)
         epochs = await epochs_of(database.dsn)
-        clients.consume(200, 100)  # its place after this is not in the dump
+        clients.consume_in_group(100)  # its offset after this is not in the dump
         assert broker.stop() == 0
 
     restored = server.dsn("kafka_restored", database.name)
@@ -221,6 +250,7 @@ async def test_dump_restored_into_a_new_database_goes_on(server: Server) -> None
         values += clients.produce(50)
         place = await value_of(restored, "SELECT next_offset FROM public.place")
         assert clients.consume(place, 150) == list(enumerate(values))[200:]
+        assert clients.consume_in_group(150) == list(enumerate(values))[200:]
         async with await RawClient.connect(broker) as client:
             assert await client.new_producer_id() >= producer_id + HISTORY_PRODUCER_IDS
             await client.create_topic()
@@ -243,6 +273,30 @@ async def test_dump_restored_into_a_new_database_goes_on(server: Server) -> None
     assert (await epochs_of(restored))[-1] == before + 1
 
 
+async def test_dump_restored_in_the_place_of_what_is_there_goes_on(server: Server) -> None:
+    database = server.create_database()
+    shell = shell_of(server, database)
+    clients = Clients(f"{HOST}:{(port := free_port())}")
+    with serve(database.dsn, port).ready() as broker:
+        values = clients.produce(100)
+        await give_to_reader(server, database.dsn)
+        await keep_place(database.dsn, 70)
+        epochs = await epochs_of(database.dsn)
+        dump, restore = blocks("Restore in the same place")
+        shell.run(dump)
+        clients.produce(100)
+        shell.run(restore)
+        again = Clients(f"{HOST}:{port}")
+        values += again.produce(50)
+        assert await log_of(database.dsn) == list(enumerate(values))
+        assert again.consume(0, 150) == list(enumerate(values))
+        assert await value_of(database.dsn, "SELECT next_offset FROM public.place") == 70
+        assert broker.process.poll() is None
+    assert (await epochs_of(database.dsn))[-1] >= epochs[-1] + HISTORY_EPOCHS
+    as_reader = server.dsn(database.name, READER)
+    assert await value_of(as_reader, 'SELECT count(*) FROM topics."orders"') == len(values)
+
+
 async def test_recovery_to_a_point_in_time_goes_on(server: Server) -> None:
     database = server.create_database()
     shell = shell_of(server, database)
@@ -258,13 +312,14 @@ async def test_recovery_to_a_point_in_time_goes_on(server: Server) -> None:
         values = clients.produce(100)
         shell.run(base_backup)
         values += clients.produce(100)
+        assert len(clients.consume_in_group(150)) == 150
         await keep_place(server.dsn(database.name, database.name), 150)
         epochs = await epochs_of(server.dsn(database.name))
         async with await RawClient.connect(broker) as client:
             producer_id = await client.new_producer_id()
         moment = server.sql("SELECT pg_sleep(0.01), clock_timestamp()").strip().partition("|")[2]
         lost = clients.produce(100)
-        assert len(clients.consume(0, 300)) == 300
+        assert len(clients.consume_in_group(150)) == 150
         server.sql("SELECT pg_switch_wal()")
         server.stop()
 
@@ -280,6 +335,7 @@ async def test_recovery_to_a_point_in_time_goes_on(server: Server) -> None:
         values += again.produce(50)
         place = await value_of(dsn, "SELECT next_offset FROM public.place")
         assert again.consume(place, 100) == list(enumerate(values))[150:]
+        assert again.consume_in_group(100) == list(enumerate(values))[150:]
         async with await RawClient.connect(broker) as client:
             assert await client.new_producer_id() >= producer_id + HISTORY_PRODUCER_IDS
         assert "the server's history changed" in broker.err

@@ -220,7 +220,8 @@ class System:
                 if broker.is_running():
                     with contextlib.suppress(ProcessLookupError):
                         broker.signal(signal.SIGCONT)
-                    broker.stop()
+                    # Not in the loop: the proxy that the broker reaches its database by runs there.
+                    await asyncio.to_thread(broker.stop)
         finally:
             for between in (self.proxy, self.front):
                 if between is not None:

@@ -69,6 +69,36 @@ async def test_lost_heartbeat_ends_the_incarnation_and_epochs_jump(
     await third.leave()
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [
+        "UPDATE kafka.brokers SET seen_at = seen_at - interval '1 hour'",
+        "DELETE FROM kafka.brokers",
+        "DROP SCHEMA kafka CASCADE",
+        "DROP TABLE kafka.brokers CASCADE",
+    ],
+)
+async def test_heartbeat_notices_that_the_one_before_is_gone(pg_dsn: str, sql: asyncpg.Connection, loss: str) -> None:
+    """As when an older dump has taken the place of what was there, under sessions that live on."""
+    history, ended = History(), asyncio.Event()
+    first = Membership(
+        pg_dsn,
+        host="h",
+        port=1,
+        version="t",
+        heartbeat_ms=100,
+        eviction_ms=6000,
+        on_end=lambda _reason: ended.set(),
+        history=history,
+    )
+    await first.join(lambda other: None)
+    await sql.execute("SET client_min_messages = error")
+    await sql.execute(loss)
+    await asyncio.wait_for(ended.wait(), 20)
+    assert history.went_back
+    first.abandon()
+
+
 async def test_fenced_incarnation_is_told_from_a_lost_one(pg_dsn: str, sql: asyncpg.Connection) -> None:
     history, ends = History(), list[str]()
     first = await joined(pg_dsn, history, ends)

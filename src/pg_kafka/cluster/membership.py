@@ -297,15 +297,21 @@ class Membership:
                 if self._session is None or self._session.is_closed:
                     async with asyncio.timeout(TAKE_OVER_TIMEOUT_S):
                         self._session = await self._reopen(incarnation)
-                row = await self._session.connection.fetchrow(
-                    SQL["heartbeat"], incarnation.id, timeout=self._eviction_s
-                )
+                connection, seen_at = self._session.connection, self._history.seen_at
+                row = await connection.fetchrow(SQL["heartbeat"], incarnation.id, seen_at, timeout=self._eviction_s)
                 if row is None:
-                    self.end(f"incarnation {incarnation.id} was fenced")
-                    return
+                    row = await connection.fetchrow(
+                        SESSION_SQL["incarnation_status"], incarnation.id, timeout=self._eviction_s
+                    )
+                    check_live(row, incarnation.id, seen_at)
+                    raise Fenced(f"incarnation {incarnation.id} was fenced")
                 self._history.beat(incarnation.id, row["seen_at"])
             except Fenced as error:
                 self.end(str(error), went_back=isinstance(error, WentBack))
+                return
+            except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as error:
+                # Somebody replaces what the log is kept in; what is there afterwards is not what we know.
+                self.end(describe(error), went_back=True)
                 return
             except (*CONNECTION_ERRORS, asyncpg.PostgresError, StorageError) as error:
                 log.warning("heartbeat failed", extra={"error": describe(error)})

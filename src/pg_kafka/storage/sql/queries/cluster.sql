@@ -39,7 +39,8 @@ DELETE FROM kafka.brokers WHERE status <> 'live'
 AND incarnation < (SELECT coalesce(max(incarnation), 0) - 1000 FROM kafka.brokers);
 
 -- name: heartbeat
-UPDATE kafka.brokers SET seen_at = clock_timestamp() WHERE incarnation = $1 AND status = 'live'
+-- No row when the incarnation is over, or when its last heartbeat ($2) is not there: then something older has been restored.
+UPDATE kafka.brokers SET seen_at = clock_timestamp() WHERE incarnation = $1 AND status = 'live' AND seen_at >= $2
 RETURNING seen_at;
 
 -- name: barrier

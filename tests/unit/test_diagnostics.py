@@ -1,0 +1,107 @@
+"""docs/diagnostics.md has every line that the log may show, and every sentence that a start or `doctor` may end with."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src/pg_kafka"
+PAGE = (ROOT / "docs/diagnostics.md").read_text()
+# Clients, rules that log nothing, and generated files.
+LEFT_OUT = ("bench", "coordinator", "wire/messages")
+LOGGERS = {"log", "logger", "_log"}
+LEVELS = {"debug": "debug", "info": "info", "warning": "warning", "error": "error", "exception": "error"}
+
+
+def nodes() -> Iterator[tuple[Path, ast.AST]]:
+    for file in sorted(PACKAGE.rglob("*.py")):
+        if not any(file.is_relative_to(PACKAGE / folder) for folder in LEFT_OUT):
+            for node in ast.walk(ast.parse(file.read_text())):
+                yield file, node
+
+
+def template(node: ast.AST | None) -> str | None:
+    """A text with … for what varies; None when it is not written there."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        text = "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+        return re.sub("…+", "…", text)
+    return None
+
+
+def log_lines() -> dict[str, set[str]]:
+    """Messages of all calls of loggers, and their levels as far as they are written there."""
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for _, node in nodes():
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        method, receiver = node.func.attr, ast.unparse(node.func.value).rpartition(".")[2]
+        levels: set[str] = set()
+        if receiver in LOGGERS and method in LEVELS:
+            message, levels = template(node.args[0]), {LEVELS[method]}
+        elif receiver in LOGGERS and method == "log":
+            message = template(node.args[1])
+            levels = {name.lower() for name in re.findall(r"logging\.([A-Z]+)", ast.unparse(node.args[0]))}
+        elif method == "note":
+            message = template(node.args[0])
+            given = [ast.unparse(keyword.value) for keyword in node.keywords if keyword.arg == "level"]
+            if given:
+                levels = {name.lower() for name in re.findall(r"logging\.([A-Z]+)", given[0])}
+            else:
+                levels = {"info" if "reply" in receiver else "error"}
+        else:
+            continue
+        if message is not None:
+            found[message] |= levels
+    return found
+
+
+def rows(heading: str) -> list[list[str]]:
+    section = PAGE.split(f"## {heading}\n")[1].split("\n## ")[0]
+    table = [line for line in section.splitlines() if line.startswith("| `")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+
+
+def test_every_log_line_is_explained_and_no_other() -> None:
+    listed = {cells[0].strip("`") for cells in rows("Log lines")}
+    assert listed == set(log_lines())
+
+
+def test_levels_are_those_of_the_calls() -> None:
+    known = log_lines()
+    for line, levels, meaning, advice in rows("Log lines"):
+        assert known[line.strip("`")] <= set(levels.split(", ")), line
+        assert meaning and advice
+
+
+def sentences() -> set[str]:
+    """What errors that end a start, and findings of doctor, are made of."""
+    found = set()
+    for file, node in nodes():
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("FatalError", "ConfigError"):
+            found.add(template(node.args[0]))
+        elif file.name == "checks.py" and isinstance(node, ast.Tuple) and len(node.elts) == 2:
+            if template(node.elts[0]) in ("warning", "error"):
+                found.add(template(node.elts[1]))
+        elif file.name == "checks.py" and isinstance(node, ast.Call) and ast.unparse(node.func) == "advice.append":
+            found.add(template(node.args[0]))
+    return {text for text in found if text is not None}
+
+
+def test_every_sentence_of_a_start_and_of_doctor_is_explained() -> None:
+    listed = [cells[0].strip("`") for cells in rows("Sentences of a start, and of doctor")]
+    known = sentences()
+    assert known <= set(listed), known - set(listed)
+    everything = {template(node) for _, node in nodes()}
+    assert set(listed) <= everything, set(listed) - everything
+    assert len(listed) == len(set(listed))
+
+
+def test_every_sentence_says_what_to_do() -> None:
+    for cells in rows("Sentences of a start, and of doctor"):
+        assert len(cells) == 3 and all(cells), cells
