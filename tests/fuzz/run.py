@@ -100,7 +100,7 @@ def run(name: str, seed: int, seconds: float, rounds: int, results: Path | None)
     if found:
         print(f"{log.read_text(errors='replace')[-8000:]}\n{name}: FAILED, {found}", flush=True)
     else:
-        log.unlink()
+        log.unlink(missing_ok=True)
         print(f"{name}: {played} rounds, {inputs} inputs in {minutes:.1f} minutes, nothing found", flush=True)
     if results is not None:
         if not results.exists():
