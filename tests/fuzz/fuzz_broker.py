@@ -32,7 +32,7 @@ import confluent_kafka
 import psutil
 from tests.broker.rawclient import RawClient, SomeTopic, only, records_of
 from tests.broker.rawclient import batch as good_batch
-from tests.fuzz.hostile_sessions import Ending, Member, Plan, Vocabulary, check_answers, expected, hurried, plan
+from tests.fuzz.hostile_sessions import Ending, Member, Plan, Vocabulary, check_answers, expected, hurried, plans
 from tests.fuzz.sessions import NAMES, SESSION_TIMEOUT_MS, RecordingProxy, Session, record
 from tests.fuzz.target import Play, Target
 from tests.kafka_reference import HOST, end, free_port, spawn, tail, wait_until_served
@@ -72,7 +72,7 @@ SEND_S = 3.0
 ANSWER_S = 60.0
 QUIET_S = 60.0
 # For an answer that may take as long as it likes.
-PATIENCE_S = 2.0
+PATIENCE_S = 3.0
 LAST_HELD = 4
 CHECKED_RECORDS = 10
 BURSTS_PER_CLIENT_CHECK = 8
@@ -139,12 +139,12 @@ class Fuzzed:
         return self._folder / "window"
 
     async def burst(self, rng: Random) -> int:
-        plans = self._plans(rng)
-        _save(plans)
+        played = self._plans(rng)
+        _save(played)
         self._start_peak()
         over = asyncio.Event()
-        waiting = [asyncio.create_task(self._converse(one, over)) for one in plans if one.ending is Ending.WAIT]
-        others = [asyncio.create_task(self._converse(one, over)) for one in plans if one.ending is not Ending.WAIT]
+        waiting = [asyncio.create_task(self._converse(one, over)) for one in played if one.ending is Ending.WAIT]
+        others = [asyncio.create_task(self._converse(one, over)) for one in played if one.ending is not Ending.WAIT]
         try:
             await asyncio.gather(*waiting)
             over.set()
@@ -155,16 +155,16 @@ class Fuzzed:
             await asyncio.gather(*waiting, *others, return_exceptions=True)
         self._bursts += 1
         await self._behaves(rng)
-        return len(plans)
+        return len(played)
 
     def _plans(self, rng: Random) -> list[Plan]:
         if (file := os.environ.get("FUZZ_BURST")) is not None:
             saved = json.loads(Path(file).read_text())
             return [
-                Plan([bytes.fromhex(one) for one in parts], Ending[ending], reads, seed)
-                for parts, ending, reads, seed in saved
+                Plan([bytes.fromhex(one) for one in parts], Ending[ending], reads, seed, mark)
+                for parts, ending, reads, seed, mark in saved
             ]
-        return [plan(rng, self._sessions, self._words, MAX_FRAME_BYTES) for _ in range(rng.choice(CONNECTIONS))]
+        return plans(rng, rng.choice(CONNECTIONS), self._sessions, self._words, MAX_FRAME_BYTES)
 
     # -- a hostile connection ----------------------------------------------------------------------------------------
 
@@ -197,7 +197,7 @@ class Fuzzed:
     async def _converse_in_step(self, one: Plan, over: asyncio.Event) -> None:
         """A session that goes on with what it is told: as the member that it has become, with the producer id it got."""
         assert one.seed is not None
-        member = Member(self._words, Random(one.seed))
+        member = Member(self._words, Random(one.seed), one.mark)
         reader, writer = await asyncio.open_connection(*self._place, limit=1 << 22)
         try:
             for recorded in one.pieces:
@@ -391,9 +391,9 @@ class Fuzzed:
         return f"{self._bursts} bursts, the broker's memory {settled / MIB:.0f} MiB"
 
 
-def _save(plans: list[Plan]) -> None:
+def _save(played: list[Plan]) -> None:
     BURST_FILE.parent.mkdir(parents=True, exist_ok=True)
-    saved = [[[piece.hex() for piece in one.pieces], one.ending.name, one.reads, one.seed] for one in plans]
+    saved = [[[piece.hex() for piece in one.pieces], one.ending.name, one.reads, one.seed, one.mark] for one in played]
     BURST_FILE.write_text(json.dumps(saved))
 
 

@@ -11,13 +11,15 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cache
 from random import Random
 from typing import Any, NamedTuple
 from uuid import UUID
 
+from tests.batches import batch_bytes
 from tests.fuzz import fuzz_records
 from tests.fuzz.fuzz_frames import frames_of
-from tests.fuzz.sessions import Session
+from tests.fuzz.sessions import NAMES, Session
 from tests.fuzz.target import damage
 from tests.unit.kio_oracle import kio_bytes, kio_class, random_kio
 
@@ -26,8 +28,9 @@ from pg_kafka.wire.codec import MalformedRequest, decode_request, decode_respons
 from pg_kafka.wire.frames import RequestHeader, decode_request_header, decode_response_header, encode_request_header
 from pg_kafka.wire.message import Field, Message
 
-PRODUCE, FETCH, JOIN_GROUP, SYNC_GROUP, API_VERSIONS = 0, 1, 11, 14, 18
+PRODUCE, FETCH, JOIN_GROUP, SYNC_GROUP, API_VERSIONS, CONSUMER_GROUP_HEARTBEAT = 0, 1, 11, 14, 18, 68
 MAX_REQUESTS = 40
+BOMB_BYTES = 50 << 20
 # A fetch that waits no longer is one whose answer is waited for; many of them may stand in line.
 SHORT_WAIT_MS = 20
 
@@ -79,12 +82,16 @@ class Ending(Enum):
 
 @dataclass
 class Plan:
-    """The life of one connection. With a seed, its pieces are requests that wait for the answer to the one before."""
+    """The life of one connection. With a seed, its pieces are requests that wait for the answer to the one before.
+
+    Groups of recordings get the mark behind their name: a few connections of a burst share one that nobody else knows.
+    """
 
     pieces: list[bytes]
     ending: Ending = Ending.WAIT
     reads: bool = True
     seed: int | None = None
+    mark: str = ""
 
     @property
     def stream(self) -> bytes:
@@ -268,12 +275,20 @@ def another_value(rng: Random, kind: str | type[Message], value: Any, words: Voc
             )
         case "string":
             return rng.choice(words.strings if rng.random() < 0.6 else STRINGS)
+        case "records" if rng.random() < 0.03:
+            return bomb(rng.randint(1, 4))
         case "records" if rng.random() < 0.6:
             return b"".join(fuzz_records.batch(rng) for _ in range(rng.choice((1, 1, 1, 2))))
     data = bytes(value) if value is not None else b""
     for _ in range(rng.randint(1, 3)):
         data = damage(rng, data)
     return data
+
+
+@cache
+def bomb(codec: int) -> bytes:
+    """A batch that passes for one of ordinary size."""
+    return batch_bytes(codec=codec, raw=bytes(BOMB_BYTES), count=1, base_timestamp=fuzz_records.NOW)
 
 
 def uuid_of(data: bytes) -> UUID:
@@ -311,6 +326,8 @@ def made(rng: Random, words: Vocabulary) -> bytes:
             if (is_word and rng.random() < 0.8) or (is_number and rng.random() < 0.5):
                 with contextlib.suppress(AttributeError):  # of a default that all share
                     setattr(owner, name, another_value(rng, entry.kind, None, words))
+            if name in ("session_timeout_ms", "rebalance_timeout_ms") and rng.random() < 0.8:
+                setattr(owner, name, rng.randint(1000, 3000))
         header = RequestHeader(api.key, version, 0, rng.choice(("fuzz", None, "")))
         if (frame := encoded(header, request)) is not None:
             return frame
@@ -319,18 +336,21 @@ def made(rng: Random, words: Vocabulary) -> bytes:
 # ---- conversations
 
 
+TOLD = {"member_id", "generation_id", "member_epoch", "producer_id", "producer_epoch"}
+
+
 @dataclass
 class Member:
     """What a conversation has been told about itself, which takes the place of what the recorded one was told."""
 
     words: Vocabulary
     rng: Random
+    mark: str
     told: dict[str, Any] = field(default_factory=dict)
 
     def listen(self, answer: Message) -> None:
-        for owner, name, _ in slots(answer):
-            value = getattr(owner, name)
-            if name in ("member_id", "generation_id", "member_epoch", "producer_id", "producer_epoch") and value:
+        for name in TOLD & answer.FIELDS.keys():
+            if value := getattr(answer, name):
                 self.told[name] = value
 
     def request(self, frame: bytes) -> bytes:
@@ -338,7 +358,12 @@ class Member:
         header, offset = decode_request_header(frame)
         request = decode_request(header.api_key, header.api_version, frame, offset)
         for owner, name, _ in slots(request):
-            if name in self.told and getattr(owner, name) not in ("", -1, 0) and self.rng.random() < 0.9:
+            value = getattr(owner, name)
+            if isinstance(value, str) and value.startswith(NAMES.group):
+                setattr(owner, name, value + self.mark)
+            elif isinstance(value, tuple) and value and isinstance(value[0], str):
+                setattr(owner, name, [one + self.mark * one.startswith(NAMES.group) for one in value])
+            elif name in self.told and value not in ("", -1, 0) and self.rng.random() < 0.9:
                 setattr(owner, name, self.told[name])
         for _ in range(self.rng.choice((0, 0, 0, 0, 1, 1, 3))):
             alter(self.rng, request, self.words)
@@ -348,16 +373,23 @@ class Member:
 # ---- sessions
 
 
-def plan(rng: Random, sessions: Sequence[Session], words: Vocabulary, max_frame_bytes: int) -> Plan:
-    """A hostile session; one in twenty is an honest one."""
+def plans(rng: Random, count: int, sessions: Sequence[Session], words: Vocabulary, max_frame_bytes: int) -> list[Plan]:
+    """Hostile sessions to be played at the same time; some are honest."""
+    mark = f"-{rng.getrandbits(30)}"
+    return [one_plan(rng, sessions, words, max_frame_bytes, f"{mark}-{rng.randrange(3)}") for _ in range(count)]
+
+
+def one_plan(rng: Random, sessions: Sequence[Session], words: Vocabulary, max_frame_bytes: int, mark: str) -> Plan:
     kind = rng.random()
     if kind < 0.04:
         return Plan([rng.choice(JUNK) + rng.randbytes(rng.randrange(50))], rng.choice(list(Ending)))
     if kind < 0.12:
         return half_sent(rng, sessions, words, max_frame_bytes)
     if kind < 0.3:
-        frames = [numbered(frame, index + 1) for index, frame in enumerate(some_frames(rng, sessions, words))]
-        return Plan(frames, rng.choice((Ending.WAIT, Ending.WAIT, Ending.LEAVE)), seed=rng.getrandbits(32))
+        in_groups = [session for session in sessions if is_of_a_member(session)]
+        some = some_frames(rng, in_groups if in_groups and rng.random() < 0.6 else sessions, words)
+        frames = [numbered(frame, index + 1) for index, frame in enumerate(some)]
+        return Plan(frames, rng.choice((Ending.WAIT, Ending.WAIT, Ending.LEAVE)), seed=rng.getrandbits(32), mark=mark)
     if kind < 0.55:
         frames = [made(rng, words) for _ in range(rng.randint(1, MAX_REQUESTS // 2))]
         is_honest = rng.random() < 0.7
@@ -370,6 +402,10 @@ def plan(rng: Random, sessions: Sequence[Session], words: Vocabulary, max_frame_
     stream = joined(rng, frames, max_frame_bytes, may_lie=not is_honest)
     ending = rng.choices(list(Ending), (6, 2, 1))[0]
     return Plan(pieces(rng, stream), ending, reads=ending is Ending.WAIT or rng.random() < 0.5)
+
+
+def is_of_a_member(session: Session) -> bool:
+    return any(int.from_bytes(frame[:2]) in (JOIN_GROUP, CONSUMER_GROUP_HEARTBEAT) for frame in session.frames)
 
 
 def some_frames(rng: Random, sessions: Sequence[Session], words: Vocabulary) -> list[bytes]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from enum import IntEnum
 
 from pg_kafka.broker.context import Context
+from pg_kafka.broker.handlers.refusals import Refused, shortened
 from pg_kafka.config import SETTINGS, Config
 from pg_kafka.coordinator import group_configs, topic_configs, topic_names
 from pg_kafka.coordinator.group_configs import InvalidGroupConfig
@@ -43,15 +44,6 @@ class _Resource(IntEnum):
 _TYPES = {"boolean": ConfigType.BOOLEAN, "int": ConfigType.INT, "long": ConfigType.LONG, "list": ConfigType.LIST}
 
 
-class _Refused(Exception):
-    """A resource that cannot be described: error code and message."""
-
-    def __init__(self, code: int, message: str = "") -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-
-
 async def describe_configs(ctx: Context, request: DescribeConfigsRequest) -> DescribeConfigsResponse:
     """Describe resources, each for itself.
 
@@ -72,7 +64,7 @@ async def describe_configs(ctx: Context, request: DescribeConfigsRequest) -> Des
         )
         try:
             entries = _entries(ctx, resource)
-        except _Refused as refused:
+        except Refused as refused:
             result.error_code, result.error_message = refused.code, refused.message
         else:
             result.configs = [_shaped(entry, request) for entry in entries]
@@ -97,10 +89,10 @@ def _entries(ctx: Context, resource: DescribeConfigsResource) -> Sequence[Config
     match resource.resource_type:
         case _Resource.TOPIC:
             if (fault := topic_names.fault_of(name)) is not None:
-                raise _Refused(ErrorCode.INVALID_TOPIC_EXCEPTION, fault)
+                raise Refused(ErrorCode.INVALID_TOPIC_EXCEPTION, fault)
             topic = ctx.broker.topics.by_name.get(name)
             if topic is None:
-                raise _Refused(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
+                raise Refused(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, "")
             return topic_configs.describe(topic.configs, ctx.broker.config, keys)
         case _Resource.BROKER:
             is_cluster_wide = _checked_node(name, ctx.broker.log.node_id)
@@ -112,13 +104,13 @@ def _entries(ctx: Context, resource: DescribeConfigsResource) -> Sequence[Config
             ]
         case _Resource.CLIENT_METRICS:
             if not name:
-                raise _Refused(ErrorCode.INVALID_REQUEST, "Client metrics subscription name must not be empty")
+                raise Refused(ErrorCode.INVALID_REQUEST, "Client metrics subscription name must not be empty")
             return ()
         case _Resource.GROUP:
             if not name:
-                raise _Refused(ErrorCode.INVALID_REQUEST, "Group name must not be empty")
+                raise Refused(ErrorCode.INVALID_REQUEST, "Group name must not be empty")
             return group_configs.describe(ctx.broker.groups.configs_of(name), ctx.broker.config, keys)
-    raise _Refused(ErrorCode.INVALID_REQUEST, f"Resources of type {resource.resource_type} are not described here")
+    raise Refused(ErrorCode.INVALID_REQUEST, f"Resources of type {resource.resource_type} are not described here")
 
 
 def _checked_node(name: str, node_id: int) -> bool:
@@ -126,9 +118,9 @@ def _checked_node(name: str, node_id: int) -> bool:
     if not name:
         return True
     if not name.isascii() or not name.isdigit():
-        raise _Refused(ErrorCode.INVALID_REQUEST, f"Broker id must be an integer, but it is: {name}")
+        raise Refused(ErrorCode.INVALID_REQUEST, f"Broker id must be an integer, but it is: {name}")
     if name != str(node_id):
-        raise _Refused(
+        raise Refused(
             ErrorCode.INVALID_REQUEST,
             f"Unexpected broker id, expected {node_id} or empty string, but received {name}",
         )
@@ -195,12 +187,12 @@ async def incremental_alter_configs(
         code, message = int(ErrorCode.NONE), None
         try:
             if asked[resource.resource_type, resource.resource_name] > 1:
-                raise _Refused(ErrorCode.INVALID_REQUEST, "Each resource must appear at most once.")
+                raise Refused(ErrorCode.INVALID_REQUEST, "Each resource must appear at most once.")
             await _alter(ctx, resource, request.validate_only)
-        except _Refused as refused:
+        except Refused as refused:
             code, message = int(refused.code), refused.message
         except InvalidGroupConfig as invalid:
-            code, message = invalid.code, invalid.message
+            code, message = invalid.code, shortened(invalid.message)
         except StorageError as error:
             code, message = int(error.code), error.message
         responses.append(
@@ -230,16 +222,16 @@ async def _alter(ctx: Context, resource: AlterConfigsResource, validate_only: bo
         try:
             kind = _Resource(resource.resource_type).name.lower().replace("_", " ")
         except ValueError:
-            raise _Refused(ErrorCode.INVALID_REQUEST, f"Unknown resource type {resource.resource_type}") from None
-        raise _Refused(
+            raise Refused(ErrorCode.INVALID_REQUEST, f"Unknown resource type {resource.resource_type}") from None
+        raise Refused(
             ErrorCode.INVALID_REQUEST, f"Configs of a {kind} cannot be changed this way yet, only those of groups."
         )
     if not resource.resource_name:
-        raise _Refused(ErrorCode.INVALID_REQUEST, "Default group resources are not allowed.")
+        raise Refused(ErrorCode.INVALID_REQUEST, "Default group resources are not allowed.")
     groups = ctx.broker.groups
     if groups.refusal:
-        raise _Refused(groups.refusal, "Groups are being loaded.")
+        raise Refused(groups.refusal, "Groups are being loaded.")
     if not groups.can_be_id(resource.resource_name):
-        raise _Refused(ErrorCode.INVALID_REQUEST, "The group's name has a NUL or is too long.")
+        raise Refused(ErrorCode.INVALID_REQUEST, "The group's name has a NUL or is too long.")
     operations = [(config.config_operation, config.name, config.value) for config in resource.configs]
     await groups.alter_configs(resource.resource_name, operations, validate_only=validate_only)

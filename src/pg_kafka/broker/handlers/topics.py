@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID
 
 from pg_kafka.broker.context import Broker, Context
+from pg_kafka.broker.handlers.refusals import Refused
 from pg_kafka.coordinator import topic_configs, topic_names
 from pg_kafka.coordinator.topic_configs import InvalidTopicConfig
 from pg_kafka.storage.topics import NewTopic, Topic
@@ -39,15 +40,6 @@ _NAMED_TWICE = "The provided topic name maps to an ID that was already supplied.
 _UNKNOWN_ID = "This server does not host this topic ID."
 
 
-class _Refused(Exception):
-    """A topic for which the answer is an error."""
-
-    def __init__(self, code: int, message: str | None) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-
-
 async def create_topics(ctx: Context, request: CreateTopicsRequest) -> CreateTopicsResponse:
     """Create topics, each for itself.
 
@@ -75,9 +67,9 @@ async def create_topics(ctx: Context, request: CreateTopicsRequest) -> CreateTop
             continue
         try:
             if times > 1:
-                raise _Refused(ErrorCode.INVALID_REQUEST, "Duplicate topic name.")
+                raise Refused(ErrorCode.INVALID_REQUEST, "Duplicate topic name.")
             specs.append(_checked(broker, topic))
-        except _Refused as refused:
+        except Refused as refused:
             results.append(_not_created(topic.name, refused.code, refused.message))
     created: Sequence[Topic | int] = () if request.validate_only or not specs else await broker.topics.create(specs)
     plain = _described_configs(broker, {}) if ctx.version >= _SINCE_CONFIGS_IN_ANSWERS else None
@@ -113,58 +105,58 @@ def _partitions_asked(topic: CreatableTopic) -> int:
 
 
 def _checked(broker: Broker, topic: CreatableTopic) -> NewTopic:
-    """What the topic will be. Raises _Refused."""
+    """What the topic will be. Raises Refused."""
     name = topic.name
     if (fault := topic_names.fault_of(name)) is not None:
-        raise _Refused(ErrorCode.INVALID_TOPIC_EXCEPTION, fault)
+        raise Refused(ErrorCode.INVALID_TOPIC_EXCEPTION, fault)
     if name == topic_names.METADATA_TOPIC:
-        raise _Refused(ErrorCode.INVALID_REQUEST, f"Creation of internal topic {name} is prohibited.")
+        raise Refused(ErrorCode.INVALID_REQUEST, f"Creation of internal topic {name} is prohibited.")
     if name in broker.topics.by_name:
-        raise _Refused(ErrorCode.TOPIC_ALREADY_EXISTS, f"Topic '{name}' already exists.")
+        raise Refused(ErrorCode.TOPIC_ALREADY_EXISTS, f"Topic '{name}' already exists.")
     if (other := topic_names.collision(name, broker.topics.by_name)) is not None:
-        raise _Refused(ErrorCode.INVALID_TOPIC_EXCEPTION, f"Topic '{name}' collides with existing topic: {other}")
+        raise Refused(ErrorCode.INVALID_TOPIC_EXCEPTION, f"Topic '{name}' collides with existing topic: {other}")
     partitions = _assigned(broker, topic) if topic.assignments else _counted(broker, topic)
     given = {entry.name: entry.value for entry in topic.configs}
     try:
         topic_configs.validate(given)
     except InvalidTopicConfig as error:
-        raise _Refused(ErrorCode.INVALID_CONFIG, str(error)) from None
+        raise Refused(ErrorCode.INVALID_CONFIG, str(error)) from None
     return NewTopic(name, partitions, {key: value for key, value in given.items() if value is not None})
 
 
 def _counted(broker: Broker, topic: CreatableTopic) -> int:
     if topic.replication_factor < -1 or topic.replication_factor == 0:
-        raise _Refused(
+        raise Refused(
             ErrorCode.INVALID_REPLICATION_FACTOR,
             "Replication factor must be larger than 0, or -1 to use the default value.",
         )
     if topic.num_partitions < -1 or topic.num_partitions == 0:
-        raise _Refused(ErrorCode.INVALID_PARTITIONS, "Number of partitions was set to an invalid non-positive value.")
+        raise Refused(ErrorCode.INVALID_PARTITIONS, "Number of partitions was set to an invalid non-positive value.")
     return broker.config.num_partitions if topic.num_partitions == -1 else topic.num_partitions
 
 
 def _assigned(broker: Broker, topic: CreatableTopic) -> int:
     if topic.replication_factor != -1:
-        raise _Refused(
+        raise Refused(
             ErrorCode.INVALID_REQUEST,
             "A manual partition assignment was specified, but replication factor was not set to -1.",
         )
     if topic.num_partitions != -1:
-        raise _Refused(
+        raise Refused(
             ErrorCode.INVALID_REQUEST,
             "A manual partition assignment was specified, but numPartitions was not set to -1.",
         )
     seen: set[int] = set()
     for assignment in topic.assignments:
         if assignment.partition_index in seen:
-            raise _Refused(
+            raise Refused(
                 ErrorCode.INVALID_REPLICA_ASSIGNMENT,
                 f"Found multiple manual partition assignments for partition {assignment.partition_index}",
             )
         seen.add(assignment.partition_index)
         _check_replicas(broker, assignment.broker_ids)
     if seen != set(range(len(seen))):
-        raise _Refused(
+        raise Refused(
             ErrorCode.INVALID_REPLICA_ASSIGNMENT, "partitions should be a consecutive 0-based integer sequence"
         )
     return len(seen)
@@ -172,18 +164,18 @@ def _assigned(broker: Broker, topic: CreatableTopic) -> int:
 
 def _check_replicas(broker: Broker, broker_ids: Sequence[int]) -> None:
     if not broker_ids:
-        raise _Refused(
+        raise Refused(
             ErrorCode.INVALID_REPLICA_ASSIGNMENT, "The manual partition assignment includes an empty replica list."
         )
     seen: set[int] = set()
     for broker_id in broker_ids:
         if broker_id != broker.log.node_id:
-            raise _Refused(
+            raise Refused(
                 ErrorCode.INVALID_REPLICA_ASSIGNMENT,
                 f"The manual partition assignment includes broker {broker_id}, but no such broker is registered.",
             )
         if broker_id in seen:
-            raise _Refused(
+            raise Refused(
                 ErrorCode.INVALID_REPLICA_ASSIGNMENT,
                 f"The manual partition assignment includes the broker {broker_id} more than once.",
             )
@@ -244,7 +236,7 @@ async def delete_topics(ctx: Context, request: DeleteTopicsRequest) -> DeleteTop
             continue
         try:
             found.append(_to_delete(ctx.broker, state, times))
-        except _Refused as refused:
+        except Refused as refused:
             results.append(_not_deleted(state, refused.code, refused.message))
     doomed = []
     times_found = Counter(topic.id for topic in found)
@@ -274,21 +266,21 @@ def _key(state: DeleteTopicState) -> str | UUID:
 
 
 def _to_delete(broker: Broker, state: DeleteTopicState, times: int) -> Topic:
-    """The topic that is meant. Raises _Refused."""
+    """The topic that is meant. Raises Refused."""
     if state.name is not None:
         if state.topic_id != ZERO_UUID:
-            raise _Refused(ErrorCode.INVALID_REQUEST, "You may not specify both topic name and topic id.")
+            raise Refused(ErrorCode.INVALID_REQUEST, "You may not specify both topic name and topic id.")
         if times > 1:
-            raise _Refused(ErrorCode.INVALID_REQUEST, "Duplicate topic name.")
+            raise Refused(ErrorCode.INVALID_REQUEST, "Duplicate topic name.")
         if (topic := broker.topics.by_name.get(state.name)) is None:
-            raise _Refused(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, _UNKNOWN_NAME)
+            raise Refused(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, _UNKNOWN_NAME)
         return topic
     if state.topic_id == ZERO_UUID:
-        raise _Refused(ErrorCode.INVALID_REQUEST, "Neither topic name nor id were specified.")
+        raise Refused(ErrorCode.INVALID_REQUEST, "Neither topic name nor id were specified.")
     if times > 1:
-        raise _Refused(ErrorCode.INVALID_REQUEST, "Duplicate topic id.")
+        raise Refused(ErrorCode.INVALID_REQUEST, "Duplicate topic id.")
     if (topic := broker.topics.by_uuid.get(state.topic_id)) is None:
-        raise _Refused(ErrorCode.UNKNOWN_TOPIC_ID, _UNKNOWN_ID)
+        raise Refused(ErrorCode.UNKNOWN_TOPIC_ID, _UNKNOWN_ID)
     return topic
 
 
@@ -318,16 +310,16 @@ async def create_partitions(ctx: Context, request: CreatePartitionsRequest) -> C
         results.append(result)
         try:
             if times > 1:
-                raise _Refused(ErrorCode.INVALID_REQUEST, "Duplicate topic name.")
+                raise Refused(ErrorCode.INVALID_REQUEST, "Duplicate topic name.")
             topic = broker.topics.by_name.get(wanted.name)
             if topic is None:
-                raise _Refused(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, None)
+                raise Refused(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, None)
             room -= _checked_growth(broker, topic, wanted)
             if room < 0:
-                raise _Refused(ErrorCode.POLICY_VIOLATION, _TOO_MANY_PARTITIONS)
+                raise Refused(ErrorCode.POLICY_VIOLATION, _TOO_MANY_PARTITIONS)
             if not request.validate_only:
                 await broker.topics.grow(topic, wanted.count)
-        except _Refused as refused:
+        except Refused as refused:
             result.error_code, result.error_message = refused.code, refused.message
     return CreatePartitionsResponse(results=results)
 
@@ -339,11 +331,11 @@ def create_partitions_failure(request: CreatePartitionsRequest, code: int) -> Cr
 
 
 def _checked_growth(broker: Broker, topic: Topic, wanted: CreatePartitionsTopic) -> int:
-    """How many partitions are added. Raises _Refused."""
+    """How many partitions are added. Raises Refused."""
     if wanted.count == topic.partitions:
-        raise _Refused(ErrorCode.INVALID_PARTITIONS, f"Topic already has {topic.partitions} partition(s).")
+        raise Refused(ErrorCode.INVALID_PARTITIONS, f"Topic already has {topic.partitions} partition(s).")
     if wanted.count < topic.partitions:
-        raise _Refused(
+        raise Refused(
             ErrorCode.INVALID_PARTITIONS,
             f"The topic {topic.name} currently has {topic.partitions} partition(s); {wanted.count} would not be an "
             "increase.",
@@ -351,7 +343,7 @@ def _checked_growth(broker: Broker, topic: Topic, wanted: CreatePartitionsTopic)
     added = wanted.count - topic.partitions
     if wanted.assignments is not None:
         if len(wanted.assignments) != added:
-            raise _Refused(
+            raise Refused(
                 ErrorCode.INVALID_REPLICA_ASSIGNMENT,
                 f"Attempted to add {added} additional partition(s), but only {len(wanted.assignments)} assignment(s) "
                 "were specified.",

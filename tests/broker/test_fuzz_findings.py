@@ -1,0 +1,56 @@
+"""What the fuzzer of the whole broker (`tests/fuzz`) has found, as requests of its own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from tests.broker.rawclient import CREATE_TOPICS, RawClient, only
+
+from pg_kafka.wire.error_codes import ErrorCode
+from pg_kafka.wire.messages.create_topics_request import CreatableTopic, CreatableTopicConfig, CreateTopicsRequest
+from pg_kafka.wire.messages.describe_configs_request import DescribeConfigsRequest, DescribeConfigsResource
+
+DESCRIBE_CONFIGS = 32
+BROKER_RESOURCE = 4
+LONGEST = "a" * 32_767
+
+
+@pytest.fixture
+async def client(broker: Any) -> AsyncIterator[RawClient]:
+    async with await RawClient.connect(broker) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("topic", "code"),
+    [
+        (CreatableTopic(name=LONGEST, num_partitions=1, replication_factor=1), ErrorCode.INVALID_TOPIC_EXCEPTION),
+        (
+            CreatableTopic(
+                name="fuzz-long-value",
+                num_partitions=1,
+                replication_factor=1,
+                configs=[CreatableTopicConfig(name="retention.ms", value=LONGEST)],
+            ),
+            ErrorCode.INVALID_CONFIG,
+        ),
+    ],
+    ids=["name", "config"],
+)
+async def test_message_that_quotes_the_longest_string_fits(
+    client: RawClient, topic: CreatableTopic, code: ErrorCode
+) -> None:
+    for version in (2, 7):
+        request = CreateTopicsRequest(topics=[topic], validate_only=True)
+        refused = only((await client.call(request, CREATE_TOPICS, version)).topics)
+        assert refused.error_code == code
+        assert len(refused.error_message) < 2000
+
+
+async def test_description_of_a_resource_with_the_longest_name_fits(client: RawClient) -> None:
+    resource = DescribeConfigsResource(resource_type=BROKER_RESOURCE, resource_name=LONGEST, configuration_keys=None)
+    refused = only((await client.call(DescribeConfigsRequest(resources=[resource]), DESCRIBE_CONFIGS, 1)).results)
+    assert refused.error_code == ErrorCode.INVALID_REQUEST
+    assert refused.resource_name == LONGEST
