@@ -5,7 +5,8 @@ Then many connections at a time say what the clients said, made hostile. What th
 they asked, complete and in order. After a burst, clients that behave get what they wrote; the broker holds no
 connection, request, task or file of the hostile ones; its memory is below the limit; its log tells of no failure.
 
-`FUZZ_BURST=FILE` plays a burst again that a finding left behind.
+`FUZZ_BURST=FILE` plays a burst again that a finding left behind; `FUZZ_KNOWN=REGEX` passes over log lines of findings
+that are already known.
 """
 
 from __future__ import annotations
@@ -64,6 +65,9 @@ SETTINGS = {
 FAILURE = re.compile(
     r"traceback=|Traceback|level=(error|critical)|request failed|cannot be encoded|has no form|never retrieved"
 )
+
+# Nothing, unless somebody says what the run is to pass over.
+KNOWN = re.compile(os.environ.get("FUZZ_KNOWN", r"(?!)"))
 
 METADATA, LIST_GROUPS, CREATE_TOPICS, DELETE_TOPICS, DELETE_GROUPS = 3, 16, 19, 20, 42
 CONNECTIONS = (1, 3, 10, 10, 30, 30, 80)
@@ -263,6 +267,7 @@ class Fuzzed:
             async with asyncio.timeout(2 * ANSWER_S):
                 await self._serves_clients(rng)
         peak = self._peak()
+        _peaks.append(peak)
         assert peak < PEAK_BYTES, f"the broker's memory at its peak: {peak / MIB:.0f} MiB"
         await self._is_quiet()
         self._check_log("a burst")
@@ -376,7 +381,8 @@ class Fuzzed:
         complete = written.rfind(b"\n") + 1
         self._log_read += complete
         for line in written[:complete].decode(errors="replace").splitlines():
-            assert FAILURE.search(line) is None, f"logged during {when}: {line[:6000]}"
+            if FAILURE.search(line) is not None and KNOWN.search(line) is None:
+                raise AssertionError(f"logged during {when}: {line[:6000]}")
 
     def _start_peak(self) -> None:
         Path(f"/proc/{self._process.pid}/clear_refs").write_text("5")
@@ -389,6 +395,9 @@ class Fuzzed:
     def report(self) -> str:
         settled = psutil.Process(self._process.pid).memory_info().rss
         return f"{self._bursts} bursts, the broker's memory {settled / MIB:.0f} MiB"
+
+
+_peaks: list[int] = [0]
 
 
 def _save(played: list[Plan]) -> None:
@@ -453,4 +462,4 @@ def opened() -> Iterator[Play]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-TARGET = Target(opened=opened, memory_bytes=2 << 30, round_deadline_s=600)
+TARGET = Target(opened=opened, memory_bytes=2 << 30, round_deadline_s=600, peak_bytes=lambda: max(_peaks))

@@ -275,7 +275,7 @@ def another_value(rng: Random, kind: str | type[Message], value: Any, words: Voc
             )
         case "string":
             return rng.choice(words.strings if rng.random() < 0.6 else STRINGS)
-        case "records" if rng.random() < 0.03:
+        case "records" if rng.random() < 0.08:
             return bomb(rng.randint(1, 4))
         case "records" if rng.random() < 0.6:
             return b"".join(fuzz_records.batch(rng) for _ in range(rng.choice((1, 1, 1, 2))))
@@ -376,6 +376,8 @@ class Member:
 def plans(rng: Random, count: int, sessions: Sequence[Session], words: Vocabulary, max_frame_bytes: int) -> list[Plan]:
     """Hostile sessions to be played at the same time; some are honest."""
     mark = f"-{rng.getrandbits(30)}"
+    if rng.random() < 0.05:
+        return [half_sent(rng, sessions, words, max_frame_bytes) for _ in range(count)]
     return [one_plan(rng, sessions, words, max_frame_bytes, f"{mark}-{rng.randrange(3)}") for _ in range(count)]
 
 

@@ -10,11 +10,13 @@ it and the round's seed are printed and stay in `build/fuzz`. With `--results FI
 from __future__ import annotations
 
 import argparse
+import contextlib
 import faulthandler
 import os
 import re
 import resource
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,7 +25,7 @@ from importlib import import_module
 from pathlib import Path
 from random import Random
 
-from tests.fuzz.target import Target
+from tests.fuzz.target import Target, own_peak_bytes
 
 TARGETS = ("messages", "frames", "records", "compression", "broker")
 LOGS = Path("build/fuzz")
@@ -48,33 +50,28 @@ def target_of(name: str) -> Target:
 # ---- in the process that plays
 
 
-def peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def address_space_in_use() -> int:
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 def play_rounds(target: Target, place: Path, seed: int, seconds: float, rounds: int) -> None:
     """Rounds until the time is over; what a round raises ends the process."""
+    faulthandler.enable()
     inputs = 0
     with target.opened() as play, place.open("w") as state:
         play(Random(seed))  # whatever is made once is made
         if target.address_space_bytes is not None:
             limit = address_space_in_use() + target.address_space_bytes
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        allowed = peak_bytes() + target.memory_bytes
+        allowed = own_peak_bytes() + target.memory_bytes
         stop = time.monotonic() + seconds
         for number in range(rounds):
             if time.monotonic() > stop:
                 break
-            faulthandler.dump_traceback_later(target.round_deadline_s, exit=True)
-            os.pwrite(state.fileno(), f"{seed + number} {number} {inputs} {peak_bytes()}\n".encode(), 0)
+            os.pwrite(state.fileno(), f"{seed + number} {number} {inputs} {target.peak_bytes()}\n".encode(), 0)
             inputs += play(Random(seed + number))
-            assert peak_bytes() < allowed, f"memory at its peak: {peak_bytes()} bytes, allowed are {allowed}"
-            os.pwrite(state.fileno(), f"{seed + number} {number + 1} {inputs} {peak_bytes()}\n".encode(), 0)
-        faulthandler.cancel_dump_traceback_later()
+            assert own_peak_bytes() < allowed, f"memory at its peak: {own_peak_bytes()} bytes, allowed are {allowed}"
+            os.pwrite(state.fileno(), f"{seed + number} {number + 1} {inputs} {target.peak_bytes()}\n".encode(), 0)
 
 
 # ---- in the process that watches
@@ -90,9 +87,9 @@ def run(name: str, seed: int, seconds: float, rounds: int, results: Path | None)
         own = [f"--targets={name}", f"--seed={seed}", f"--seconds={seconds}", f"--rounds={rounds}"]
         environment = os.environ | {PLACE: str(place)} | target_of(name).environment(Path(folder))
         begun = time.monotonic()
-        code = subprocess.run(
-            [sys.executable, "-m", "tests.fuzz.run", *own], env=environment, stdout=output, stderr=output, check=False
-        ).returncode
+        command = [sys.executable, "-m", "tests.fuzz.run", *own]
+        with subprocess.Popen(command, env=environment, stdout=output, stderr=output) as process:
+            code = watch(process, place, target_of(name).round_deadline_s)
         minutes = (time.monotonic() - begun) / 60
         said = place.read_text().split() if place.exists() else []
     at_seed, played, inputs, peak = map(int, said or (seed, 0, 0, 0))
@@ -113,10 +110,20 @@ def run(name: str, seed: int, seconds: float, rounds: int, results: Path | None)
     return not found
 
 
+def watch(process: subprocess.Popen[bytes], place: Path, deadline_s: float) -> int:
+    """The exit code of the process; one that stays in a round for too long is made to say where it is, and ends."""
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(timeout=deadline_s / 10)
+        if place.exists() and time.time() - place.stat().st_mtime > deadline_s:
+            process.send_signal(signal.SIGABRT)
+            return process.wait()
+
+
 def what_was_said(log: Path) -> str:
     """The line of a log that says most about its end, fit for a table."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    telling = [line for line in lines if re.search(r"SUMMARY:|runtime error:|Error\b|Finding|Timeout", line)]
+    telling = [line for line in lines if re.search(r"SUMMARY:|runtime error:|Fatal Python|Error\b", line)]
     line = (telling or lines or [""])[-1].replace(str(Path.cwd()), "")
     return line.replace("|", "/")[:300]
 

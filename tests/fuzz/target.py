@@ -6,6 +6,7 @@ A round may raise anything: that is a finding. The same seed gives the same inpu
 from __future__ import annotations
 
 import contextlib
+import resource
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,10 @@ from random import Random
 
 # Plays the inputs of one round and returns how many they were.
 Play = Callable[[Random], int]
+
+
+def own_peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +32,8 @@ class Target:
     # What the process's memory may grow by, at its peak and over the whole run.
     memory_bytes: int = 256 << 20
     round_deadline_s: float = 120
+    # The memory at its peak that a run is reported with.
+    peak_bytes: Callable[[], int] = own_peak_bytes
 
 
 def playing(play: Play) -> Callable[[], contextlib.AbstractContextManager[Play]]:
