@@ -276,7 +276,6 @@ async def test_software_name_that_is_not_allowed_is_refused(name: str) -> None:
         struct.pack(">hhih", 999, 0, 1, 0),
         struct.pack(">hhih", -5, 0, 1, 0),
         struct.pack(">hhih", FIND_COORDINATOR, 0, 1, 0) + b"\x7f\xff",
-        struct.pack(">hhih", FIND_COORDINATOR, 0, 1, 0) + b"\x00\x01ggg",
     ],
 )
 async def test_frame_that_cannot_be_understood_closes_the_connection(frame: bytes) -> None:
