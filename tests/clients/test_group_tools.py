@@ -106,7 +106,7 @@ def state(tool: Tool, group: str, kind: str) -> str:
     while True:
         row = next(row for row in tool.table("--list", "--state", "--type") if row["GROUP"] == group)
         assert row["TYPE"] == kind
-        if row["STATE"] not in ("Assigning", "Reconciling") or time.monotonic() > deadline:
+        if row["STATE"] in ("Stable", "Empty", "Dead") or time.monotonic() > deadline:
             return row["STATE"]
 
 

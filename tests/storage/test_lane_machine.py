@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import asyncpg
 import hypothesis.strategies as st
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from tests.storage.leader import Leader
@@ -298,8 +299,11 @@ class LaneMachine(RuleBasedStateMachine):
 
     @rule(group=groups, count=st.integers(1, 3))
     def write_as_a_group(self, group: int, count: int) -> None:
-        for _ in range(count):
-            self.write_number(group)
+        async def write() -> None:  # a refusal is told by the loop that runs
+            for _ in range(count):
+                self.write_number(group)
+
+        self.run(write())
 
     @rule()
     def load_groups(self) -> None:
@@ -504,6 +508,7 @@ class LaneMachine(RuleBasedStateMachine):
             self.loop.close()
 
 
+@pytest.mark.timeout(900)
 def test_any_order_of_appends_failures_and_take_overs(pg_dsn: str) -> None:
     class Machine(LaneMachine):
         dsn = pg_dsn
