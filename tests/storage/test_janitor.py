@@ -72,6 +72,40 @@ async def make_janitor(pg_dsn: str, lanes: Lanes) -> AsyncIterator[Callable[...,
         await janitor.stop()
 
 
+async def test_checkpoints_take_bounded_space_under_a_held_snapshot(
+    db: asyncpg.Connection, pg_dsn: str, make_janitor: Callable[..., Awaitable[Janitor]]
+) -> None:
+    size = "SELECT pg_table_size('kafka.partition_checkpoints')"
+    rows = "SELECT array_agg(c ORDER BY partition) FROM kafka.partition_checkpoints c"
+    await db.execute(
+        "INSERT INTO kafka.partition_checkpoints (topic, partition, next_offset, running_max_timestamp)"
+        " SELECT 1, n, 0, 0 FROM generate_series(1, 200) n"
+    )
+    holder = await asyncpg.connect(pg_dsn)
+    await holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+    await holder.fetchval("SELECT count(*) FROM pg_class")
+    for _ in range(60):
+        await db.execute("UPDATE kafka.partition_checkpoints SET next_offset = next_offset + 1")
+    before, bloated = await db.fetchval(rows), await db.fetchval(size)
+    await db.execute("VACUUM kafka.partition_checkpoints")
+    assert await db.fetchval(size) >= bloated > MIB
+    janitor = await make_janitor(checkpoint_table_bytes=MIB // 4)
+    await until(db, f"SELECT ({size}) < $1", MIB // 4)
+    assert await db.fetchval(rows) == before
+
+    # Whoever reads it is not waited for, nor does anybody wait behind the attempt.
+    for _ in range(60):
+        await db.execute("UPDATE kafka.partition_checkpoints SET next_offset = next_offset + 1")
+    await holder.fetchval("SELECT count(*) FROM kafka.partition_checkpoints")
+    janitor.poke()
+    async with asyncio.timeout(DEADLINE_S):
+        while not janitor.failures["rewrite checkpoints"]:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.05)
+    await db.execute("UPDATE kafka.partition_checkpoints SET next_offset = next_offset + 1")
+    await holder.close()
+    await until(db, f"SELECT ({size}) < $1", MIB // 4)
+
+
 async def until(db: asyncpg.Connection, question: str, *arguments: Any) -> None:
     """Wait until a query says true."""
     deadline = time.monotonic() + DEADLINE_S

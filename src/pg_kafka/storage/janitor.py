@@ -57,6 +57,9 @@ WORTHWHILE_RATIO = 0.8
 # A journal is rotated when it is larger than this and than so many times what in it counted the last time.
 JOURNAL_BYTES = 16 * 1024 * 1024
 JOURNAL_GROWTH = 4
+# kafka.partition_checkpoints is rewritten when it is larger than this and than so many times its size after the last time.
+CHECKPOINT_TABLE_BYTES = 16 * 1024 * 1024
+CHECKPOINT_TABLE_GROWTH = 4
 # A transaction whose snapshot is older than the copy finds nothing once the table that it could see is truncated. So
 # long such snapshots are waited for; then the journal's size comes first. pg_dump takes its locks well within that.
 SNAPSHOT_GRACE_S = 30.0
@@ -92,6 +95,7 @@ class Janitor:
         interval_s: float = INTERVAL_S,
         journal_bytes: int = JOURNAL_BYTES,
         snapshot_grace_s: float = SNAPSHOT_GRACE_S,
+        checkpoint_table_bytes: int = CHECKPOINT_TABLE_BYTES,
         open_session: Callable[[str], Awaitable[sessions.Session]] | None = None,
         on_death: Callable[[str], None] = lambda _reason: None,
     ) -> None:
@@ -120,6 +124,9 @@ class Janitor:
         # Topics whose step failed or has to wait; looked at again after the interval.
         self._put_off: dict[str, set[int]] = {"make views": set(), "drop views": set(), "free topics": set()}
         self._put_off_until = 0.0
+        self._checkpoint_table_bytes = checkpoint_table_bytes
+        self._checkpoints_at = float("-inf")
+        self._checkpoints_live_bytes = 0
         self._retries: dict[str, int] = {}
         self._not_before: dict[str, float] = {}
         self.failures: Counter[str] = Counter()
@@ -159,6 +166,7 @@ class Janitor:
             "seal segments": self._seal_segments,
             "freeze segments": self._freeze_segments,
             "rotate journals": self._rotate_journals,
+            "rewrite checkpoints": self._rewrite_checkpoints,
             "free topics": self._free_topics,
         }
         while True:
@@ -373,6 +381,25 @@ class Janitor:
         async with self._segments.giving_way():
             await self._connection.execute(render(SQL["truncate_journal"], old=journal_table(journal, 1 - active)))
             await self._connection.execute(SQL["journal_is_steady"], journal)
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------
+
+    async def _rewrite_checkpoints(self) -> bool:
+        """Drop the old versions of checkpoints that vacuum may not, because somebody has an old snapshot.
+
+        Who has such a snapshot finds the table empty then, a dump that has just begun as well: a checkpoint that is not
+        there costs reading more of the log, no more.
+        """
+        if self._now() < self._checkpoints_at:
+            return False
+        self._checkpoints_at = self._now() + SIZES_INTERVAL_S
+        size = await self._connection.fetchval(SQL["checkpoints_size"])
+        if size > max(self._checkpoint_table_bytes, CHECKPOINT_TABLE_GROWTH * self._checkpoints_live_bytes):
+            async with self._segments.giving_way():
+                await self._connection.execute(SQL["rewrite_checkpoints"])
+            self._checkpoints_live_bytes = await self._connection.fetchval(SQL["checkpoints_size"])
+            log.info("checkpoints rewritten", extra={"bytes": self._checkpoints_live_bytes, "before": size})
+        return False
 
     # -- deleted topics ----------------------------------------------------------------------------------------------
 
