@@ -330,6 +330,28 @@ async def test_stop_ends_the_session(db: asyncpg.Connection, make_janitor: Calla
     await until(db, here, 0)
 
 
+async def test_stop_while_connecting_ends_the_session(
+    db: asyncpg.Connection, make_janitor: Callable[..., Awaitable[Janitor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_open = asyncio.Event()
+
+    async def never(_connection: asyncpg.Connection) -> list[str]:
+        is_open.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr("pg_kafka.storage.janitor.server_compressions", never)
+    janitor = await make_janitor()
+    async with asyncio.timeout(DEADLINE_S):
+        await is_open.wait()
+    await janitor.stop()
+    here = (
+        "SELECT count(*) = $1 FROM pg_stat_activity "
+        "WHERE application_name = 'pg_kafka janitor' AND datname = current_database()"
+    )
+    await until(db, here, 0)
+
+
 async def test_a_fenced_broker_s_janitor_makes_no_noise(
     make_janitor: Callable[..., Awaitable[Janitor]], caplog: pytest.LogCaptureFixture
 ) -> None:

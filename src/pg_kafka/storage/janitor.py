@@ -224,8 +224,12 @@ class Janitor:
     async def _connect(self) -> bool:
         if self._session is None or self._session.is_closed:
             session = await self._open("janitor")
+            try:
+                self._available = await server_compressions(session.connection)
+            except BaseException:
+                session.drop()
+                raise
             self._segments = Segments(session.connection)
-            self._available = await server_compressions(session.connection)
             self._session = session
         return False
 
