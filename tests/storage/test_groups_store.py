@@ -223,20 +223,19 @@ async def test_full_queue_refuses_until_the_caller_knows(pg_dsn: str, monkeypatc
 async def test_connection_lost_around_the_commit(
     pg_dsn: str, monkeypatch: pytest.MonkeyPatch, moment: str, with_batch: bool
 ) -> None:
-    """Records and offsets are two statements, so that there is a BEGIN and a COMMIT."""
     async with leading(pg_dsn) as leader:
         store = store_of(leader)
         topic = await leader.topic("t")
         partition = await leader.partition(topic)
         assert (await leader.append(partition, batch(values(b"x")))).error == 0
         assert await outcomes([write(store, "g", [record(1)])]) == [None]
-        original = lane_module.write_journals
+        original = lane_module.copy
 
-        async def cut(session: Any, statements: Any, timeout_s: float | None) -> None:
-            if statements and moment == "before":
+        async def cut(session: Any, transaction: Any, timeout_s: float | None) -> None:
+            if transaction.groups and moment == "before":
                 session.drop()
-            await original(session, statements, timeout_s)
-            if statements and moment == "between":
+            await original(session, transaction, timeout_s)
+            if transaction.groups and moment == "between":
                 session.drop()
 
         async def commit_and_lose_the_answer(_lane: Any, session: Any) -> None:
@@ -244,7 +243,8 @@ async def test_connection_lost_around_the_commit(
             session.drop()
             raise ConnectionResetError
 
-        monkeypatch.setattr(lane_module, "write_journals", cut)
+        monkeypatch.setattr(lane_module, "copy", cut)
+        monkeypatch.setattr(lane_module, "ALONE_BYTES", 0)  # so that there is a BEGIN and a COMMIT
         if moment == "in the commit":
             monkeypatch.setattr(lane_module.Lane, "_commit", commit_and_lose_the_answer)
         answer = write(store, "g", [record(2)], [OffsetWrite(topic.id, 0, 4)])
@@ -264,15 +264,15 @@ async def test_connection_lost_around_the_commit(
 async def test_lost_answer_of_a_commit_that_happened_is_a_success(pg_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with leading(pg_dsn) as leader:
         store = store_of(leader)
-        original = lane_module.write_journals
+        original = lane_module.copy
 
-        async def cut(session: Any, statements: Any, timeout_s: float | None) -> None:
-            await original(session, statements, timeout_s)
+        async def cut(session: Any, transaction: Any, timeout_s: float | None) -> None:
+            await original(session, transaction, timeout_s)
             session.drop()
             raise ConnectionResetError
 
         assert await outcomes([write(store, "g", [record(1)])]) == [None]
-        monkeypatch.setattr(lane_module, "write_journals", cut)
+        monkeypatch.setattr(lane_module, "copy", cut)
         answer = write(store, "g", (), [OffsetWrite((await leader.topic("t")).id, 0, 4)])
         assert await outcomes([answer]) == [None]
         monkeypatch.undo()

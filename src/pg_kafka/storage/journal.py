@@ -10,17 +10,29 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import struct
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import NamedTuple
 
 from pg_kafka.coordinator.group_steps import HistoryEntry, Record
 from pg_kafka.errors import StorageError
+from pg_kafka.wire import _records
 from pg_kafka.wire.error_codes import ErrorCode
 
 log = logging.getLogger("pg_kafka.lane")
 
+COPY_COLUMNS = {
+    "offsets": "entry, group_id, topic_id, partition_id, committed_offset, leader_epoch, metadata, committed_at",
+    "groups": "entry, group_id, kind, key, value",
+    "history": "entry, group_id, event, generation, member_id, client_id, client_host, detail",
+}
+_FIVE_FIELDS, _EIGHT_FIELDS = b"\0\5", b"\0\10"
+_NULL = b"\xff\xff\xff\xff"
+_BIGINT, _INTEGER = struct.Struct(">iq").pack, struct.Struct(">ii").pack
+_POSTGRES_EPOCH_MS = 946_684_800_000  # 2000-01-01
 _TABLES = {"offsets": "offset_journal", "groups": "group_journal", "history": "history_journal"}
 ENTRY_BLOCK = 1_048_576  # the increment of the sequence kafka.journal_entries
 # PostgreSQL refuses an index entry above 2,704 bytes, and the journals have indexes that begin with the group's id.
@@ -78,6 +90,8 @@ class JournalWrite:
                 if not _fits(commit):
                     return f"the commit for partition {commit.topic_id}-{commit.partition} is out of range"
             for line in self.history:
+                if not -(1 << 31) <= line.generation < 1 << 31:
+                    return f"generation {line.generation} is out of range"
                 size += sum(
                     len(_checked(text))
                     for text in (line.event, line.member_id, line.client_id, line.client_host, line.detail)
@@ -183,51 +197,63 @@ def journal_table(journal: str, number: int) -> str:
     return f"{_TABLES[journal]}_{number}"
 
 
-def offset_rows(writes: Iterator[JournalWrite]) -> list[tuple[object, ...]]:
-    """Rows (entry, group, topic, partition, offset, leader epoch, metadata, committed at)."""
-    return [
-        (
-            entry,
-            write.group_id,
-            commit.topic_id,
-            commit.partition,
-            commit.offset,
-            commit.leader_epoch if commit.leader_epoch >= 0 else None,
-            commit.metadata,
-            commit.committed_at_ms,
-        )
-        for write in writes
-        for entry, commit in enumerate(write.offsets, write.first_entry)
-    ]
+def copies(writes: Sequence[JournalWrite]) -> dict[str, bytes]:
+    """The rows of each journal that gets some, by the journal's name, as the data of a binary COPY (`COPY_COLUMNS`)."""
+    rows: dict[str, list[bytes]] = {journal: [] for journal in COPY_COLUMNS}
+    for write in writes:
+        group = _piece(write.group_id)
+        if write.offsets:
+            _add_offsets(rows["offsets"], write, group)
+        start = write.first_entry + len(write.offsets)
+        for entry, (record, value) in enumerate(zip(write.records, write.values, strict=True), start):
+            # The binary form of jsonb is a version, which is 1, before the text.
+            json_piece = _NULL if value is None else _piece("\x01" + value)
+            rows["groups"].append(
+                b"".join((_FIVE_FIELDS, _BIGINT(8, entry), group, _piece(record.kind), _piece(record.key), json_piece))
+            )
+        for entry, line in enumerate(write.history, start + len(write.records)):
+            fields = (_BIGINT(8, entry), group, _piece(line.event), _INTEGER(4, line.generation))
+            texts = (line.member_id, line.client_id, line.client_host, line.detail)
+            rows["history"].append(b"".join((_EIGHT_FIELDS, *fields, *map(_piece, texts))))
+    return {
+        journal: b"".join((_records.COPY_HEADER, *those, _records.COPY_TRAILER))
+        for journal, those in rows.items()
+        if those
+    }
 
 
-def record_rows(writes: Iterator[JournalWrite]) -> list[tuple[object, ...]]:
-    """Rows (entry, group, kind, key, value)."""
-    return [
-        (entry, write.group_id, record.kind, record.key, value)
-        for write in writes
-        for entry, (record, value) in enumerate(
-            zip(write.records, write.values, strict=True), write.first_entry + len(write.offsets)
-        )
-    ]
+def first_entry(writes: Iterable[JournalWrite]) -> tuple[str, int] | None:
+    """A row that is there if all of the writes' rows are: its journal and its entry number."""
+    for write in writes:
+        for journal, those in (("offsets", write.offsets), ("groups", write.records), ("history", write.history)):
+            if those:
+                return journal, write.first_entry
+    return None
 
 
-def history_rows(writes: Iterator[JournalWrite]) -> list[tuple[object, ...]]:
-    """Rows (entry, group, event, generation, member, client, host, detail)."""
-    return [
-        (
-            entry,
-            write.group_id,
-            line.event,
-            line.generation,
-            line.member_id,
-            line.client_id,
-            line.client_host,
-            line.detail,
-        )
-        for write in writes
-        for entry, line in enumerate(write.history, write.first_entry + len(write.offsets) + len(write.records))
-    ]
+def _add_offsets(rows: list[bytes], write: JournalWrite, group: bytes) -> None:
+    entry = write.first_entry
+    for topic_id, partition, offset, leader_epoch, metadata, committed_at_ms in write.offsets:
+        text = metadata.encode() if metadata else b""
+        has_offset, has_epoch = offset is not None, leader_epoch >= 0
+        pack = _packer(len(group), has_offset, has_epoch, len(text))
+        committed_at_us = (committed_at_ms - _POSTGRES_EPOCH_MS) * 1000
+        nullable = ((8, offset) if has_offset else (-1,)) + ((4, leader_epoch) if has_epoch else (-1,))
+        rows.append(pack(8, 8, entry, group, 8, topic_id, 4, partition, *nullable, len(text), text, 8, committed_at_us))
+        entry += 1
+
+
+@lru_cache(1024)
+def _packer(group_bytes: int, has_offset: bool, has_epoch: bool, text_bytes: int) -> Callable[..., bytes]:
+    """Makes a row of the offsets: the number of its fields, then each with its length before it; -1 is NULL."""
+    offset, epoch = "iq" if has_offset else "i", "ii" if has_epoch else "i"
+    return struct.Struct(f">hiq{group_bytes}siqii{offset}{epoch}i{text_bytes}siq").pack
+
+
+def _piece(text: str) -> bytes:
+    """A field of text with its length before it."""
+    encoded = text.encode()
+    return len(encoded).to_bytes(4, "big") + encoded
 
 
 def _checked(text: str) -> bytes:

@@ -51,9 +51,7 @@ from pg_kafka.storage.writes import (
     StorageLost,
     check_doubt,
     copy,
-    journal_statements,
     was_committed,
-    write_journals,
     write_statements,
 )
 from pg_kafka.wire import _records
@@ -289,12 +287,10 @@ class Lane:
         """Load a transaction beside the one that is being flushed, then commit it in order."""
         transaction.session = session = self._free_session()
         session.commit_in_doubt = False
-        journals = journal_statements(transaction)
         alone = (
             not self._in_flight
             and not transaction.has_statements
             and self._queued_bytes + self._journal.bytes < OVERLAP_BYTES
-            and len(journals) + bool(transaction.parts) == 1
         )
         self._in_flight.append(transaction)
         self._building = None
@@ -302,10 +298,7 @@ class Lane:
             if alone and transaction.bytes < ALONE_BYTES:
                 # One round trip less: the COPY is its own transaction. So its flush is inside and has no deadline.
                 transaction.outcome = Outcome.COMMITTING
-                if transaction.parts:
-                    await copy(session, transaction, timeout_s=None)
-                else:
-                    await write_journals(session, journals, timeout_s=None)
+                await copy(session, transaction, timeout_s=None)
                 check_doubt(session)
                 transaction.outcome = Outcome.COMMITTED
                 self._in_flight.popleft()
@@ -313,9 +306,7 @@ class Lane:
                 return
             await session.connection.execute("BEGIN", timeout=STATEMENT_TIMEOUT_S)
             await write_statements(session, transaction)
-            await write_journals(session, journals, timeout_s=STATEMENT_TIMEOUT_S)
-            if transaction.parts:
-                await copy(session, transaction, timeout_s=STATEMENT_TIMEOUT_S)
+            await copy(session, transaction, timeout_s=STATEMENT_TIMEOUT_S)
         except asyncpg.PostgresError as error:
             self._refuse_unique_violation(error)
             if _is_abort(error):
@@ -631,9 +622,7 @@ class Lane:
             try:
                 await session.connection.execute("BEGIN", timeout=STATEMENT_TIMEOUT_S)
                 await write_statements(session, trial)
-                await write_journals(session, journal_statements(trial), timeout_s=STATEMENT_TIMEOUT_S)
-                if trial.parts:
-                    await copy(session, trial, timeout_s=STATEMENT_TIMEOUT_S)
+                await copy(session, trial, timeout_s=STATEMENT_TIMEOUT_S)
             except asyncpg.PostgresError as again:
                 self._refuse_unique_violation(again)
                 if not is_data_error(again):

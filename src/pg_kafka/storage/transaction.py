@@ -25,7 +25,7 @@ from pg_kafka.wire import _records
 MAX_ROW_BYTES = _records.MAX_SLICE_BYTES
 COPY_PIECE_BYTES = 262_144
 GLOBAL_BLOCK = 1_048_576  # the increment of the sequence kafka.global_offsets
-_COPY_LINE = re.compile(r"\bline (\d+)")
+_COPY_LINE = re.compile(r"\bCOPY log, line (\d+)")
 
 
 class Outcome(enum.Enum):

@@ -6,6 +6,8 @@ journals, log.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import exchange, journal, queries
 from pg_kafka.storage.segments import leaf_table
@@ -18,6 +20,7 @@ CLUSTER_SQL = queries.load("cluster")
 GROUPS_SQL = queries.load("groups")
 
 STATEMENT_TIMEOUT_S = 30.0
+_BINARY = "FROM STDIN (FORMAT binary)"
 
 
 class StorageLost(StorageError):
@@ -28,8 +31,22 @@ class StorageLost(StorageError):
 
 
 async def copy(session: Session, transaction: Transaction, timeout_s: float | None) -> None:
-    """Stream the transaction's rows into the log. Without BEGIN it is its own transaction: then give no deadline."""
-    await exchange.run(session, SQL["copy_log"], [copy_stream(transaction.parts.values())], timeout_s)
+    """Stream the transaction's rows into journals and log, in one round trip.
+
+    Without BEGIN it is its own transaction: then give no deadline.
+    """
+    statements: list[str] = []
+    streams: list[Iterable[bytes]] = []
+    if transaction.groups:
+        names = transaction.journals._asdict()
+        for name, data in journal.copies(list(transaction.journal_writes())).items():
+            statements.append(f"COPY kafka.{queries.quote(names[name])} ({journal.COPY_COLUMNS[name]}) {_BINARY}")
+            streams.append((data,))
+    if transaction.parts:
+        statements.append(SQL["copy_log"])
+        streams.append(copy_stream(transaction.parts.values()))
+    if statements:
+        await exchange.run(session, "; ".join(statements), streams, timeout_s)
 
 
 async def write_statements(session: Session, transaction: Transaction) -> None:
@@ -71,35 +88,6 @@ async def write_statements(session: Session, transaction: Transaction) -> None:
         )
 
 
-def journal_statements(transaction: Transaction) -> list[tuple[str, list[list[object]]]]:
-    """Statements that write the journals, with their arguments: none, one, or two when there is more than commits."""
-    if not transaction.groups:
-        return []
-    names = transaction.journals._asdict()
-    offsets = journal.offset_rows(transaction.journal_writes())
-    records = journal.record_rows(transaction.journal_writes())
-    history = journal.history_rows(transaction.journal_writes())
-    statements = []
-    if offsets:
-        statements.append((queries.render(GROUPS_SQL["insert_offsets"], **names), _columns(offsets, 8)))
-    if records or history:
-        arguments = _columns(records, 5) + _columns(history, 8)
-        statements.append((queries.render(GROUPS_SQL["insert_state"], **names), arguments))
-    return statements
-
-
-def _columns(rows: list[tuple[object, ...]], width: int) -> list[list[object]]:
-    return [list(column) for column in zip(*rows, strict=True)] or [[] for _ in range(width)]
-
-
-async def write_journals(
-    session: Session, statements: list[tuple[str, list[list[object]]]], timeout_s: float | None
-) -> None:
-    """Append to the journals. A statement without BEGIN is its own transaction: then give no deadline."""
-    for statement, arguments in statements:
-        await session.connection.execute(statement, *arguments, timeout=timeout_s)
-
-
 async def was_committed(session: Session, incarnation: int, transaction: Transaction) -> bool:
     """Did a transaction whose backend is gone commit? Its rows are there all or not at all."""
     # A write of our own that returns clean is the barrier: under synchronous replication everything before it has
@@ -113,16 +101,12 @@ async def was_committed(session: Session, incarnation: int, transaction: Transac
             SQL["row_exists"], leaf=leaf_table(part.first_extent.series, part.first_extent.segment)
         )
         return bool(await session.connection.fetchval(statement, partition.topic.id, partition.index, *part.first))
-    tables = transaction.journals
-    for rows, table in (
-        (journal.offset_rows, tables.offsets),
-        (journal.record_rows, tables.groups),
-        (journal.history_rows, tables.history),
-    ):
-        for row in rows(transaction.journal_writes()):
-            statement = queries.render(GROUPS_SQL["entry_exists"], journal=table)
-            return bool(await session.connection.fetchval(statement, row[0]))
-    return False
+    entry = journal.first_entry(transaction.journal_writes())
+    if entry is None:
+        return False
+    table = transaction.journals._asdict()[entry[0]]
+    statement = queries.render(GROUPS_SQL["entry_exists"], journal=table)
+    return bool(await session.connection.fetchval(statement, entry[1]))
 
 
 def check_doubt(session: Session) -> None:
