@@ -121,6 +121,13 @@ def test_first_member_gets_everything(driver: Driver) -> None:
     assert driver.timers == {("session", "g", "m1"): driver.now_ms + 45_000}
 
 
+def test_who_waits_for_partitions_comes_again_sooner(driver: Driver) -> None:
+    driver.join("m1", "a")
+    waiting = driver.join("m2", "a")
+    assert (driver.parts(waiting), waiting.heartbeat_interval_ms) == ({}, 1_000)
+    assert driver.beat("m1", 1).heartbeat_interval_ms == 5_000
+
+
 def test_assignment_is_sent_when_it_changed_or_all_is_said(driver: Driver) -> None:
     driver.join("m1", "a")
     assert driver.beat("m1", 1).assignment is None

@@ -34,6 +34,7 @@ from pg_kafka.coordinator.consumer_member import (
     LEAVING,
     NOTHING_OWNED,
     ConsumerMember,
+    MemberState,
     current_value,
     member_value,
     target_value,
@@ -49,6 +50,7 @@ from pg_kafka.wire.messages.consumer_group_heartbeat_response import (
     TopicPartitions,
 )
 
+WAITING_INTERVAL_MS = 1_000
 _REASONS = {
     "session": "session timed out",
     "rebalance": "member did not revoke",
@@ -154,7 +156,7 @@ class ConsumerGroup(ConsumerClassic):
         response = ConsumerGroupHeartbeatResponse(
             member_id=member_id,
             member_epoch=after.epoch,
-            heartbeat_interval_ms=self.settings.group_consumer_heartbeat_interval_ms,
+            heartbeat_interval_ms=self._interval_ms(after),
         )
         if request.member_epoch == 0 or _is_full(request) or step.before.assigned != after.assigned:
             response.assignment = Assignment(
@@ -164,6 +166,12 @@ class ConsumerGroup(ConsumerClassic):
                 ]
             )
         return response
+
+    def _interval_ms(self, member: ConsumerMember) -> int:
+        """Until the next heartbeat: sooner for who waits for partitions, as that heartbeat is what gets it them."""
+        interval_ms = self.settings.group_consumer_heartbeat_interval_ms
+        waits = member.state is MemberState.UNRELEASED_PARTITIONS
+        return min(interval_ms, WAITING_INTERVAL_MS) if waits else interval_ms
 
     def _former_of(
         self, request: ConsumerGroupHeartbeatRequest, member_id: str, owned: Owned | None
