@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from tests.broker.rawclient import CREATE_TOPICS, RawClient, only
+from tests.broker.rawclient import CREATE_TOPICS, PRODUCE, RawClient, only
+from tests.wire_batches import batch, values
 
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.create_topics_request import CreatableTopic, CreatableTopicConfig, CreateTopicsRequest
 from pg_kafka.wire.messages.describe_configs_request import DescribeConfigsRequest, DescribeConfigsResource
+from pg_kafka.wire.messages.produce_request import PartitionProduceData, ProduceRequest, TopicProduceData
 
 DESCRIBE_CONFIGS = 32
 BROKER_RESOURCE = 4
@@ -46,6 +48,15 @@ async def test_message_that_quotes_the_longest_string_fits(
         request = CreateTopicsRequest(topics=[topic], validate_only=True)
         refused = only((await client.call(request, CREATE_TOPICS, version)).topics)
         assert refused.error_code == code
+        assert len(refused.error_message) < 2000
+
+
+async def test_produce_to_the_longest_name_is_answered(client: RawClient) -> None:
+    data = TopicProduceData(name=LONGEST, partition_data=[PartitionProduceData(index=0, records=batch(values(b"x")))])
+    for version in (8, 9):
+        request = ProduceRequest(acks=-1, timeout_ms=1000, topic_data=[data])
+        refused = only(only((await client.call(request, PRODUCE, version)).responses).partition_responses)
+        assert refused.error_code == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
         assert len(refused.error_message) < 2000
 
 

@@ -183,10 +183,17 @@ class KafkaPythonMember(Member):
             reconnect_backoff_max_ms=200,
             max_poll_records=MOST_RECORDS,
         )
+        # It may join before it knows the topic, and again when it does; once in a hundred it then loses the answer and
+        # owns nothing, with Apache Kafka too.
+        self.consumer.partitions_for_topic(self.topic)
         self.consumer.subscribe([self.topic], listener=Listener())
         while not self.leaving:
             self.wait_while_paused()
-            polled = self.consumer.poll(timeout_ms=int(POLL_S * 1000))
+            try:
+                polled = self.consumer.poll(timeout_ms=int(POLL_S * 1000))
+            except kafka.errors.KafkaConnectionError:  # the broker was killed
+                time.sleep(POLL_S)
+                continue
             ends = {}
             for place, messages in polled.items():
                 self.read(place.partition, messages[0].offset, messages[-1].offset)

@@ -10,6 +10,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from pg_kafka.broker.context import Context, Reply
+from pg_kafka.broker.handlers.refusals import shortened
 from pg_kafka.broker.partitions import FIRST_VERSION_WITH_TOPIC_IDS, PartitionError, find_topic, load_each
 from pg_kafka.coordinator.topic_configs import TopicSettings
 from pg_kafka.errors import StorageError
@@ -186,7 +187,7 @@ class _Answer:
             if result.error == ErrorCode.MESSAGE_TOO_LARGE:
                 message = result.message or ""
                 self._reply.note("batch too large", message, kind=message.rpartition("(")[2])  # the setting's name
-            response.error_message = result.message
+            response.error_message = shortened(result.message)
             response.record_errors = [
                 BatchIndexAndErrorMessage(batch_index=index, batch_index_error_message=message)
                 for index, message in result.record_errors
