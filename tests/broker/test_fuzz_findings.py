@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from tests.broker.groupclient import JOIN_GROUP, joining
 from tests.broker.rawclient import CREATE_TOPICS, PRODUCE, RawClient, only
 from tests.wire_batches import batch, values
 
@@ -58,6 +59,13 @@ async def test_produce_to_the_longest_name_is_answered(client: RawClient) -> Non
         refused = only(only((await client.call(request, PRODUCE, version)).responses).partition_responses)
         assert refused.error_code == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
         assert len(refused.error_message) < 2000
+
+
+async def test_member_with_the_longest_name_gets_an_id(client: RawClient) -> None:
+    request = joining("fuzz-longest-name", group_instance_id=LONGEST)
+    joined = await client.call(request, JOIN_GROUP, 5)
+    assert joined.error_code == ErrorCode.NONE
+    assert joined.member_id.startswith("aaa") and len(joined.member_id) < 2000
 
 
 async def test_description_of_a_resource_with_the_longest_name_fits(client: RawClient) -> None:

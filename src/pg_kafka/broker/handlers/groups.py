@@ -33,6 +33,8 @@ from pg_kafka.wire.messages.sync_group_response import SyncGroupResponse
 MAX_METADATA_BYTES = 1_048_576
 MAX_ASSIGNMENT_BYTES = 16 * 1_048_576
 
+# Of a client's name in a member id: with all of the longest name the id would be no string of the protocol.
+_MEMBER_NAME_CHARACTERS = 1000
 _SINCE_NULL_PROTOCOLS = 7
 _SINCE_LEAVING_TOGETHER = 3
 _SINCE_PROTOCOLS_IN_SYNC = 5
@@ -73,7 +75,8 @@ def join_group(ctx: Context, request: JoinGroupRequest, reply: Reply) -> None:
             asked.answer(_join_refused(request, code or ErrorCode.UNKNOWN_MEMBER_ID, ctx.version))
             return
         sender = groups.sender(ctx.header.client_id, ctx.connection.peer[0], ctx.version)
-        new_member_id = f"{request.group_instance_id or sender.client_id}-{uuid.uuid4()}"
+        name = (request.group_instance_id or sender.client_id)[:_MEMBER_NAME_CHARACTERS]
+        new_member_id = f"{name}-{uuid.uuid4()}"
         groups.step(group, asked, group.machine.join, request, asked, sender, new_member_id, groups.now_ms())
 
 
