@@ -33,6 +33,8 @@ NAMES = {setting.attribute: setting.name for setting in SETTINGS}
 # Requests and bytes that one connection may start before the others get their turn.
 MAX_STARTS_PER_TURN = 16
 MAX_BYTES_PER_TURN = 512 * 1024
+# Answers of one turn go out together; this many bytes are worth a system call of their own.
+WRITE_NOW_BYTES = 16 * 1024
 # A peer that did not read does again when it has left less than this share of what it may leave.
 UNREAD_LOW_SHARE = 4
 
@@ -57,6 +59,7 @@ class Connection(asyncio.Protocol):
         self._charged = (0, 0)  # what the budget counts for this connection: all bytes, those of a half-sent frame
         self._blocking: Reply | None = None  # the request that the next one waits for
         self._task_running = False  # a handler's awaitable that the next request waits for
+        self._unwritten: list[bytes | memoryview] = []  # of replies whose turn has come
         self._is_starting = False  # inside _run: it goes on by itself
         self._turn_scheduled = False
         self._is_reading = True
@@ -315,13 +318,15 @@ class Connection(asyncio.Protocol):
         self._request_bytes -= reply.request_bytes
         if reply is self._blocking:
             self._blocking = None
-        parts: list[bytes | memoryview] = []
-        replies = self._replies
-        while replies and replies[0].is_sent:
-            parts += replies.popleft().parts
-        if parts and not self._transport.is_closing():
-            self._transport.writelines(parts)
-            self.last_active = self._loop.time()
+        replies, unwritten = self._replies, self._unwritten
+        if replies and replies[0].is_sent:
+            is_first = not unwritten
+            while replies and replies[0].is_sent:
+                unwritten += replies.popleft().parts
+            if sum(map(len, unwritten)) >= WRITE_NOW_BYTES:
+                self.write()
+            elif is_first:
+                self._server.write_soon(self)
         if self._is_draining:
             self.drain()
         elif not self._is_starting:
@@ -330,6 +335,13 @@ class Connection(asyncio.Protocol):
                 self._turn_scheduled = True
                 self._loop.call_soon(self._next_turn)
             self._update_reading()
+
+    def write(self) -> None:
+        """Send what has been answered in this turn of the event loop, with one system call."""
+        parts, self._unwritten = self._unwritten, []
+        if parts and not self._transport.is_closing():
+            self._transport.writelines(parts)
+            self.last_active = self._loop.time()
 
     def fail(self, reason: str) -> None:
         self.close(reason)
@@ -354,6 +366,7 @@ class Connection(asyncio.Protocol):
         self._is_draining = True
         self._queue.clear()
         if not self.is_closed and all(reply.on_abandon is not None for reply in self._replies):
+            self.write()
             self._transport.close()
         else:
             self._update_reading()
@@ -365,12 +378,14 @@ class Connection(asyncio.Protocol):
         self.is_closed = True
         self._queue.clear()
         self._server.note("connection closed", reason, level=level, peer=self.info.peer[0], reason=reason)
+        self.write()
         self._transport.close()
 
     def abort(self) -> None:
         """Close at once; what has not been sent is lost."""
         self.is_closed = True
         self._queue.clear()
+        self._unwritten.clear()
         self._transport.abort()
 
 

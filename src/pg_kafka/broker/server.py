@@ -53,6 +53,7 @@ class Server:
         self._budget_timer: asyncio.TimerHandle | None = None
         self._notes: dict[tuple[str, str], tuple[float, int]] = {}  # (time of the last line, lines left out since)
         self._emptied: asyncio.Event | None = None
+        self._unwritten: list[Connection] = []
 
     @property
     def address(self) -> tuple[str, int]:
@@ -133,6 +134,17 @@ class Server:
             del self._per_address[host]
         if self._emptied is not None and not self._connections:
             self._emptied.set()
+
+    def write_soon(self, connection: Connection) -> None:
+        """Let a connection write once everything has run that is due in this turn of the event loop."""
+        if not self._unwritten:
+            asyncio.get_running_loop().call_soon(self._write)
+        self._unwritten.append(connection)
+
+    def _write(self) -> None:
+        connections, self._unwritten = self._unwritten, []
+        for connection in connections:
+            connection.write()
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
         """Own a connection's task until it ends."""
