@@ -53,6 +53,7 @@ class Server:
         self._budget_timer: asyncio.TimerHandle | None = None
         self._notes: dict[tuple[str, str], tuple[float, int]] = {}  # (time of the last line, lines left out since)
         self._emptied: asyncio.Event | None = None
+        self._loop = asyncio.get_running_loop()
         self._unwritten: list[Connection] = []
 
     @property
@@ -138,7 +139,7 @@ class Server:
     def write_soon(self, connection: Connection) -> None:
         """Let a connection write once everything has run that is due in this turn of the event loop."""
         if not self._unwritten:
-            asyncio.get_running_loop().call_soon(self._write)
+            self._loop.call_soon(self._write)
         self._unwritten.append(connection)
 
     def _write(self) -> None:

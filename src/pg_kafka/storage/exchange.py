@@ -2,7 +2,8 @@
 
 The driver sends COPY, waits until the server asks for data, sends that, and waits again. The server does not need the
 first wait: it reads the messages one after the other, and ignores data that follows a refused COPY. So all of it goes out
-at once, through the driver's own transport, which has our protocol object for the time of the exchange. Statements of one
+at once, through the driver's own transport. From a session's first exchange on that transport has our protocol object, which
+hands to the driver whatever comes between two exchanges: to set it anew each time would stop and start reading. Statements of one
 query are one transaction (PostgreSQL manual, "Message Flow", 55.2.2.1), so a query of several COPYs is all or nothing.
 
     Q  query text                          ->
@@ -36,23 +37,26 @@ async def run(session: Session, query: str, copies: Sequence[Iterable[bytes]], t
     connection: Any = session.connection
     if connection.is_closed():
         raise asyncpg.InterfaceError("connection is closed")
-    transport, driver = connection._transport, connection._protocol
-    if transport.is_closing():  # the driver has not been told yet
+    switch = session.switch
+    if switch is None:
+        switch = session.switch = _Switch(session)
+    if switch.transport.is_closing():  # the driver has not been told yet
         raise ConnectionResetError("the database closed the connection")
-    exchange = _Exchange(session, driver)
-    transport.set_protocol(exchange)
+    exchange = switch.begin()
     try:
-        transport.writelines(_messages(query, copies))
-        async with asyncio.timeout(timeout_s):
+        switch.transport.writelines(_messages(query, copies))
+        if timeout_s is None:
             await exchange.ready
+        else:
+            async with asyncio.timeout(timeout_s):
+                await exchange.ready
     except BaseException as error:
-        if not transport.is_closing():
-            transport.set_protocol(driver)
+        switch.exchange = None
         connection.terminate()
         if exchange.error is not None and isinstance(error, ConnectionError):
             raise _postgres_error(exchange.error, query) from error  # the server said why it goes away
         raise
-    transport.set_protocol(driver)
+    switch.exchange = None
     if exchange.error is not None:
         raise _postgres_error(exchange.error, query)
     return [tag.decode() for tag in exchange.tags]
@@ -69,16 +73,55 @@ def _messages(query: str, copies: Sequence[Iterable[bytes]]) -> list[bytes]:
     return messages
 
 
-class _Exchange(asyncio.Protocol):
+class _Switch(asyncio.Protocol):
+    """The protocol object of a session's transport: what arrives is an exchange's while there is one, else the driver's."""
+
+    def __init__(self, session: Session) -> None:
+        connection: Any = session.connection
+        self.transport = connection._transport
+        self.exchange: _Exchange | None = None
+        self._session = session
+        self._driver = connection._protocol
+        self._loop = asyncio.get_running_loop()
+        self.transport.set_protocol(self)
+
+    def begin(self) -> _Exchange:
+        self.exchange = exchange = _Exchange(self._session, self._loop.create_future())
+        return exchange
+
+    def data_received(self, data: bytes) -> None:
+        (self.exchange or self._driver).data_received(data)
+
+    def eof_received(self) -> bool | None:
+        ended: bool | None = self._driver.eof_received()
+        return ended
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self.exchange is not None:
+            self.exchange.fail(error or ConnectionResetError("the database closed the connection"))
+        self._driver.connection_lost(error)
+
+    def pause_writing(self) -> None:
+        if self.exchange is None:  # all of its data is in memory already: there is nothing to hold back
+            self._driver.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._driver.resume_writing()
+
+
+class _Exchange:
     """Reads what the server answers until it is ready for the next query."""
 
-    def __init__(self, session: Session, driver: Any) -> None:
+    def __init__(self, session: Session, ready: asyncio.Future[None]) -> None:
         self._session = session
-        self._driver = driver
         self._rest = b""
-        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.ready = ready
         self.error: bytes | None = None  # the first one, which the others follow from
         self.tags: list[bytes] = []
+
+    def fail(self, error: Exception) -> None:
+        if not self.ready.done():
+            self.ready.set_exception(error)
 
     def data_received(self, data: bytes) -> None:
         data = self._rest + data if self._rest else data
@@ -101,17 +144,6 @@ class _Exchange(asyncio.Protocol):
             self._session.take_notice(notice)
         elif kind == _READY and not self.ready.done():
             self.ready.set_result(None)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if not self.ready.done():
-            self.ready.set_exception(error or ConnectionResetError("the database closed the connection"))
-        self._driver.connection_lost(error)
-
-    def pause_writing(self) -> None:
-        """All of the data is in memory already; there is nothing to hold back."""
-
-    def resume_writing(self) -> None:
-        """See pause_writing."""
 
 
 def _fields(body: bytes) -> dict[str, str]:

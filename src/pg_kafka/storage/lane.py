@@ -131,6 +131,7 @@ class Lane:
         self._dirty: dict[Partition, None] = {}
         self._checkpoints_due: deque[Partition] = deque()
         self._next_checkpoint = time.monotonic() + self._checkpoint_s
+        self._checkpoint_timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self._stopping = False
         self._closed: set[int] = set()  # topics that take no more appends
@@ -223,6 +224,8 @@ class Lane:
         self._wake.set()
 
     async def close(self) -> None:
+        if self._checkpoint_timer is not None:
+            self._checkpoint_timer.cancel()
         for session in self._sessions:
             await session.close()
         self._sessions.clear()
@@ -277,11 +280,18 @@ class Lane:
         self._wake.clear()
         if self._has_work() or self._stopping:
             return
-        try:
-            async with asyncio.timeout(max(0.0, self._next_checkpoint - time.monotonic()) if self._dirty else None):
-                await self._wake.wait()
-        except TimeoutError:
-            self._mark_checkpoints()
+        if self._dirty:
+            left_s = self._next_checkpoint - time.monotonic()
+            if left_s <= 0:
+                self._mark_checkpoints()
+                return
+            if self._checkpoint_timer is None:
+                self._checkpoint_timer = asyncio.get_running_loop().call_later(left_s, self._wake_for_checkpoint)
+        await self._wake.wait()
+
+    def _wake_for_checkpoint(self) -> None:
+        self._checkpoint_timer = None
+        self._wake.set()
 
     async def _write(self, transaction: Transaction) -> None:
         """Load a transaction beside the one that is being flushed, then commit it in order."""

@@ -89,12 +89,13 @@ class Identity:
 class Session:
     """A pinned connection with the facts that outlive it: backend pid, its own lock, the server's identity."""
 
-    __slots__ = ("commit_in_doubt", "connection", "identity", "lock_id")
+    __slots__ = ("commit_in_doubt", "connection", "identity", "lock_id", "switch")
 
     def __init__(self, connection: asyncpg.Connection, identity: Identity) -> None:
         self.connection = connection
         self.identity = identity
         self.lock_id: int | None = None
+        self.switch: Any = None  # storage/exchange.py
         # Set by warning 01000: the wait for a synchronous standby was cancelled, the commit stands only here.
         self.commit_in_doubt = False
         connection.add_log_listener(lambda _connection, message: self.take_notice(message))
