@@ -45,8 +45,9 @@ def ident(user_name: str) -> str:
 def server(port: int, socket_folder: Path, memory_bytes: int, free_disk_bytes: int) -> str:
     """postgresql.pg_kafka.conf for a machine with this much memory and free disk."""
     buffers = min(max(memory_bytes // 8, 32 * _MIB), 256 * _MIB)
-    # WAL between two checkpoints. More of it means fewer full page images; less is kinder to a small disk.
-    wal = min(max(free_disk_bytes // 8, 256 * _MIB), 4 * _GIB)
+    # WAL between two checkpoints. Its files are written anew until there are that many, and used again from then on: a
+    # new one costs twice its bytes and a stall. Log pages are written once, so more saves few full page images.
+    wal = min(max(free_disk_bytes // 8, 256 * _MIB), _GIB)
     quoted_socket_folder = '"' + str(socket_folder).replace('"', '""') + '"'
     values: dict[str, str | int] = {
         "listen_addresses": "127.0.0.1",
