@@ -33,7 +33,7 @@ NAMES = {setting.attribute: setting.name for setting in SETTINGS}
 # Requests and bytes that one connection may start before the others get their turn.
 MAX_STARTS_PER_TURN = 16
 MAX_BYTES_PER_TURN = 512 * 1024
-# Answers of one turn go out together; this many bytes are worth a system call of their own.
+# Answers of one turn go out together; one of this many bytes is worth a system call of its own, with those before it.
 WRITE_NOW_BYTES = 16 * 1024
 # A peer that did not read does again when it has left less than this share of what it may leave.
 UNREAD_LOW_SHARE = 4
@@ -318,15 +318,16 @@ class Connection(asyncio.Protocol):
         self._request_bytes -= reply.request_bytes
         if reply is self._blocking:
             self._blocking = None
-        replies, unwritten = self._replies, self._unwritten
-        if replies and replies[0].is_sent:
-            is_first = not unwritten
-            while replies and replies[0].is_sent:
-                unwritten += replies.popleft().parts
-            if sum(map(len, unwritten)) >= WRITE_NOW_BYTES:
-                self.write()
-            elif is_first:
+        replies = self._replies
+        parts: list[bytes | memoryview] = []
+        while replies and replies[0].is_sent:
+            parts += replies.popleft().parts
+        if parts:
+            if not self._unwritten:
                 self._server.write_soon(self)
+            self._unwritten += parts
+            if sum(map(len, parts)) >= WRITE_NOW_BYTES:
+                self.write()
         if self._is_draining:
             self.drain()
         elif not self._is_starting:

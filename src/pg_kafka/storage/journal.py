@@ -24,11 +24,6 @@ from pg_kafka.wire.error_codes import ErrorCode
 
 log = logging.getLogger("pg_kafka.lane")
 
-COPY_COLUMNS = {
-    "offsets": "entry, group_id, topic_id, partition_id, committed_offset, leader_epoch, metadata, committed_at",
-    "groups": "entry, group_id, kind, key, value",
-    "history": "entry, group_id, event, generation, member_id, client_id, client_host, detail",
-}
 _FIVE_FIELDS, _EIGHT_FIELDS = b"\0\5", b"\0\10"
 _NULL = b"\xff\xff\xff\xff"
 _BIGINT, _INTEGER = struct.Struct(">iq").pack, struct.Struct(">ii").pack
@@ -198,8 +193,8 @@ def journal_table(journal: str, number: int) -> str:
 
 
 def copies(writes: Sequence[JournalWrite]) -> dict[str, bytes]:
-    """The rows of each journal that gets some, by the journal's name, as the data of a binary COPY (`COPY_COLUMNS`)."""
-    rows: dict[str, list[bytes]] = {journal: [] for journal in COPY_COLUMNS}
+    """The rows of each journal that gets some, by the journal's name, as the data of a binary COPY (`sql/queries/groups.sql`)."""
+    rows: dict[str, list[bytes]] = {journal: [] for journal in _TABLES}
     for write in writes:
         group = _piece(write.group_id)
         if write.offsets:

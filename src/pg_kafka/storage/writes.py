@@ -20,7 +20,6 @@ CLUSTER_SQL = queries.load("cluster")
 GROUPS_SQL = queries.load("groups")
 
 STATEMENT_TIMEOUT_S = 30.0
-_BINARY = "FROM STDIN (FORMAT binary)"
 
 
 class StorageLost(StorageError):
@@ -40,7 +39,7 @@ async def copy(session: Session, transaction: Transaction, timeout_s: float | No
     if transaction.groups:
         names = transaction.journals._asdict()
         for name, data in journal.copies(list(transaction.journal_writes())).items():
-            statements.append(f"COPY kafka.{queries.quote(names[name])} ({journal.COPY_COLUMNS[name]}) {_BINARY}")
+            statements.append(queries.render(GROUPS_SQL[f"copy_{name}"], **names))
             streams.append((data,))
     if transaction.parts:
         statements.append(SQL["copy_log"])

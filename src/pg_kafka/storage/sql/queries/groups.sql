@@ -6,6 +6,18 @@ SELECT journal, active FROM kafka.journals;
 -- name: next_entry_block
 SELECT nextval('kafka.journal_entries');
 
+-- name: copy_offsets
+COPY kafka.{offsets}
+    (entry, group_id, topic_id, partition_id, committed_offset, leader_epoch, metadata, committed_at)
+FROM STDIN (FORMAT binary);
+
+-- name: copy_groups
+COPY kafka.{groups} (entry, group_id, kind, key, value) FROM STDIN (FORMAT binary);
+
+-- name: copy_history
+COPY kafka.{history} (entry, group_id, event, generation, member_id, client_id, client_host, detail)
+FROM STDIN (FORMAT binary);
+
 -- name: entry_exists
 -- Did a transaction whose outcome is unknown commit? Its entries are there all or not at all. Reads the table, which is
 -- bounded, as there is no index on entries: this is asked after a lost connection only.
