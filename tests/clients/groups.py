@@ -78,15 +78,13 @@ class Library:
     """Among them those that join again as they were; franz-go subscribes in the consumer protocol with a second request."""
     knows_what_it_lost: bool = True
     """A cooperative member that the group went on without stops committing what was its own; franz-go does not."""
-    forgets_what_it_read: bool = True
-    """After a stall it commits nothing of before in the generation that it then joins; kafka-python may."""
 
 
 LIBRARIES = {
     "confluent-kafka": Library("confluent-kafka"),
     "confluent-kafka-consumer": Library("confluent-kafka", "consumer"),
     "aiokafka": Library("aiokafka"),
-    "kafka-python": Library("kafka-python", forgets_what_it_read=False),
+    "kafka-python": Library("kafka-python"),
     "java": Library("java"),
     "java-consumer": Library("java", "consumer"),
     "franz-go": Library("franz-go", knows_what_it_lost=False),

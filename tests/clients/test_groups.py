@@ -91,7 +91,7 @@ def come_and_go(stage: Stage, library: Library, assignor: str, name: str) -> Non
     group.wait_until_owned(first, second)
     group.leave(second)
     group.wait_until_owned(first)
-    if library.forgets_what_it_read and (assignor != "cooperative-sticky" or library.knows_what_it_lost):
+    if assignor != "cooperative-sticky" or library.knows_what_it_lost:
         # It stalls beyond max.poll.interval.ms: the group goes on without it, and takes it back.
         group.pause(first)
         fourth = group.join("fourth", home, library, assignor)
