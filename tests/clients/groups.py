@@ -77,14 +77,14 @@ class Library:
     has_static_members: bool = True
     """Among them those that join again as they were; franz-go subscribes in the consumer protocol with a second request."""
     knows_what_it_lost: bool = True
-    """A cooperative member that the group went on without stops committing what was its own; franz-go does not."""
+    """A cooperative member that the group went on without stops committing what was its own; franz-go and kafka-python do not."""
 
 
 LIBRARIES = {
     "confluent-kafka": Library("confluent-kafka"),
     "confluent-kafka-consumer": Library("confluent-kafka", "consumer"),
     "aiokafka": Library("aiokafka"),
-    "kafka-python": Library("kafka-python"),
+    "kafka-python": Library("kafka-python", knows_what_it_lost=False),
     "java": Library("java"),
     "java-consumer": Library("java", "consumer"),
     "franz-go": Library("franz-go", knows_what_it_lost=False),
