@@ -12,6 +12,7 @@ from tests.wire_batches import batch, records, values
 
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import lane as lane_module
+from pg_kafka.storage import staging
 from pg_kafka.wire.error_codes import ErrorCode
 
 
@@ -68,7 +69,7 @@ async def test_error_while_a_transaction_is_built(pg_dsn: str, monkeypatch: pyte
     async with leading(pg_dsn) as leader:
         topic = await leader.topic("t", 2)
         partitions = await leader.log.load([(topic, 0), (topic, 1)])
-        make_rows, calls = lane_module.make_rows, 0
+        make_rows, calls = staging.make_rows, 0
 
         def fail_once(*arguments: Any) -> None:
             nonlocal calls
@@ -77,7 +78,7 @@ async def test_error_while_a_transaction_is_built(pg_dsn: str, monkeypatch: pyte
                 raise RuntimeError("a bug")
             make_rows(*arguments)
 
-        monkeypatch.setattr(lane_module, "make_rows", fail_once)
+        monkeypatch.setattr(staging, "make_rows", fail_once)
         answers = [leader.send(partition, batch(values(b"a"))) for partition in partitions]
         results = await asyncio.wait_for(asyncio.gather(*answers), 10)
         assert [r.error for r in results] == [ErrorCode.KAFKA_STORAGE_ERROR] * 2

@@ -366,7 +366,7 @@ class LaneMachine(RuleBasedStateMachine):
     @rule()
     def write_checkpoints(self) -> None:
         for lane in self.leader.log._lanes:
-            lane._mark_checkpoints()
+            lane._staging.mark_checkpoints()
             lane._wake.set()
 
     @rule(index=partitions)

@@ -12,18 +12,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import asyncpg
 
-from pg_kafka.coordinator import producer_state
-from pg_kafka.coordinator.producer_state import Accepted, Duplicate, SequencedBatch
 from pg_kafka.errors import StorageError
-from pg_kafka.storage import queries
-from pg_kafka.storage.journal import GroupPart, JournalQueue, JournalWrite, not_written
+from pg_kafka.storage import queries, staging
+from pg_kafka.storage.journal import GroupPart, JournalWrite, not_written
 from pg_kafka.storage.partition import Append, AppendResult, Partition
 from pg_kafka.storage.sessions import (
     CONNECTION_ERRORS,
@@ -35,15 +32,13 @@ from pg_kafka.storage.sessions import (
 from pg_kafka.storage.sessions import (
     SQL as SESSION_SQL,
 )
+from pg_kafka.storage.staging import Staging
 from pg_kafka.storage.transaction import (
     GLOBAL_BLOCK,
     Control,
-    GlobalOffsets,
-    JournalTables,
     Outcome,
     Part,
     Transaction,
-    make_rows,
     named_culprit,
 )
 from pg_kafka.storage.writes import (
@@ -54,49 +49,32 @@ from pg_kafka.storage.writes import (
     was_committed,
     write_statements,
 )
-from pg_kafka.wire import _records
-from pg_kafka.wire._records import Batch
 from pg_kafka.wire.error_codes import ErrorCode
 
 SQL = queries.load("log")
 GROUPS_SQL = queries.load("groups")
 log = logging.getLogger("pg_kafka.lane")
 
-MAX_TRANSACTION_BYTES = 4 * 1024 * 1024
-MAX_TURN_BYTES = 256 * 1024
-# The journals' share of a transaction, so that partitions have theirs.
-MAX_JOURNAL_BYTES = 2 * 1024 * 1024
 # Up to this a COPY that is its own transaction is cheaper than BEGIN, COPY and COMMIT.
 ALONE_BYTES = 256 * 1024
 # Below this much queued data, loading beside a flush only splits what one later transaction would hold.
 OVERLAP_BYTES = 128 * 1024
 RESOLVE_TIMEOUT_S = 30.0
-# After these errors a client sends the same batch again.
-_ASKED_AGAIN = (ErrorCode.KAFKA_STORAGE_ERROR, ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.REQUEST_TIMED_OUT)
 RECONNECT_DELAYS_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
-CHECKPOINTS_AT_ONCE = 500
 
 
 # What fails or is written as a whole.
 Share = Part | GroupPart
 
 
-class Owner(Protocol):
+class Owner(staging.Owner, Protocol):
     """What a lane needs from the log that it belongs to."""
 
     incarnation: int
-    journal_tables: JournalTables
 
-    def active_segment(self, series: int) -> int: ...
-    def now_ms(self) -> int: ...
-    def answered(self, count_bytes: int) -> None: ...
-    def committed(self, partition: Partition, appended_bytes: int) -> None: ...
     def journal_grown(self, added_bytes: int) -> None: ...
     def forget(self, partition: Partition) -> None: ...
     def fenced(self, reason: str) -> None: ...
-    def stored_codec_differs(self, append: Append) -> bool: ...
-    def awaits_again(self, topic_id: int, index: int, producer_id: int, epoch: int, base_sequence: int) -> None: ...
-    def takes_unknown(self, partition: Partition, batch: Batch) -> bool: ...
 
 
 class Lane:
@@ -115,26 +93,20 @@ class Lane:
         self.number = number
         self._owner = owner
         self._open_session = open_session
-        self._checkpoint_bytes = checkpoint_bytes
-        self._checkpoint_s = checkpoint_ms / 1000
-        self._producer_expiration_ms = producer_expiration_ms
-        self._ring: deque[Partition] = deque()
-        self._controls: deque[Control] = deque()
         self._broken_controls: list[Control] = []  # of failed transactions; done when nothing is in doubt any more
-        self._journal = JournalQueue()
-        self._queued_bytes = 0
-        self._queued_records = 0
         self._sessions: list[Session] = []
         self._in_flight: deque[Transaction] = deque()
         self._building: Transaction | None = None  # taken from the queue, not yet in flight
-        self._global_offsets = GlobalOffsets()
-        self._dirty: dict[Partition, None] = {}
-        self._checkpoints_due: deque[Partition] = deque()
-        self._next_checkpoint = time.monotonic() + self._checkpoint_s
+        self._staging = Staging(
+            owner,
+            self._in_flight,
+            checkpoint_bytes=checkpoint_bytes,
+            checkpoint_ms=checkpoint_ms,
+            producer_expiration_ms=producer_expiration_ms,
+        )
         self._checkpoint_timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self._stopping = False
-        self._closed: set[int] = set()  # topics that take no more appends
         self.ready = asyncio.Event()  # sessions are open and nothing is in doubt
         self.term = 0  # grows each time the lane starts over
 
@@ -144,27 +116,22 @@ class Lane:
         """Queue a batch, or answer at once when the lane cannot write now."""
         if partition.is_closed or not self.ready.is_set() or self._stopping:
             code = ErrorCode.NOT_LEADER_OR_FOLLOWER if partition.is_closed else ErrorCode.KAFKA_STORAGE_ERROR
-            self._answer(append, AppendResult(code, message="the partition cannot be written now"))
+            self._staging.answer(append, AppendResult(code, message="the partition cannot be written now"))
             return
-        partition.pending.append(append)
-        self._queued_bytes += append.bytes
-        self._queued_records += append.batch.count
-        if not partition.is_ringed:
-            partition.is_ringed = True
-            self._ring.append(partition)
+        self._staging.add(partition, append)
         self._wake.set()
 
     def write_journal(self, write: JournalWrite) -> StorageError | None:
         """Queue what a group writes; or the error, when it is refused and will have no other answer."""
         if not self.ready.is_set() or self._stopping:
             return not_written("groups cannot be written now")
-        refusal = self._journal.add(write)
+        refusal = self._staging.journal.add(write)
         self._wake.set()
         return refusal
 
     async def settle_journal(self) -> None:
         """Wait until every write to the journals has its answer."""
-        await self._journal.settle()
+        await self._staging.journal.settle()
 
     async def control(self, apply: Callable[[], None]) -> None:
         """Run `apply` between two transactions; returns when those before it are committed or failed, none in doubt.
@@ -172,18 +139,16 @@ class Lane:
         Raises StorageError when the lane ends.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._controls.append(Control(apply, done))
+        self._staging.controls.append(Control(apply, done))
         self._wake.set()
         await done
 
     def close_topic(self, topic_id: int) -> None:
         """For control(): fail what a topic has queued and take no more from it."""
-        self._closed.add(topic_id)
-        for partition in [p for p in self._ring if p.topic.id == topic_id]:
-            self._fail_pending(partition, AppendResult(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION))
+        self._staging.close_topic(topic_id)
 
     def reopen_topic(self, topic_id: int) -> None:
-        self._closed.discard(topic_id)
+        self._staging.reopen_topic(topic_id)
 
     # -- the task ----------------------------------------------------------------------------------------------------
 
@@ -240,9 +205,6 @@ class Lane:
         """Fields of a log line."""
         return {"lane": self.number} | ({"error": describe(error)} if error else {})
 
-    def _has_work(self) -> bool:
-        return bool(self._ring or self._journal or self._controls or self._checkpoints_due)
-
     async def _serve(self) -> None:
         while True:
             if self._in_flight:
@@ -251,24 +213,24 @@ class Lane:
                 if commit.done():
                     await self._settle_oldest()
                     continue
-                if self._queued_bytes + self._journal.bytes < OVERLAP_BYTES:
+                if self._staging.bytes < OVERLAP_BYTES:
                     # The flush goes on; what arrives meanwhile shares the next transaction.
                     self._wake.clear()
                     if not commit.done():
                         await self._wake.wait()
                     continue
-            elif not self._has_work():
+            elif not self._staging:
                 if not self._stopping:
                     await self._wait_for_work()
-                elif self._dirty:
-                    self._mark_checkpoints()
+                elif self._staging.dirty:
+                    self._staging.mark_checkpoints()
                 else:
                     return
                 continue
             await self._reserve_global_offsets()
             await self._reserve_entries()
             transaction = self._building = Transaction()
-            self._build(transaction)
+            self._staging.build(transaction)
             if transaction.parts or transaction.checkpoints or transaction.groups:
                 await self._write(transaction)
             elif transaction.controls:
@@ -278,12 +240,12 @@ class Lane:
 
     async def _wait_for_work(self) -> None:
         self._wake.clear()
-        if self._has_work() or self._stopping:
+        if self._staging or self._stopping:
             return
-        if self._dirty:
-            left_s = self._next_checkpoint - time.monotonic()
+        if self._staging.dirty:
+            left_s = self._staging.until_checkpoint_s()
             if left_s <= 0:
-                self._mark_checkpoints()
+                self._staging.mark_checkpoints()
                 return
             if self._checkpoint_timer is None:
                 self._checkpoint_timer = asyncio.get_running_loop().call_later(left_s, self._wake_for_checkpoint)
@@ -297,11 +259,7 @@ class Lane:
         """Load a transaction beside the one that is being flushed, then commit it in order."""
         transaction.session = session = self._free_session()
         session.commit_in_doubt = False
-        alone = (
-            not self._in_flight
-            and not transaction.has_statements
-            and self._queued_bytes + self._journal.bytes < OVERLAP_BYTES
-        )
+        alone = not self._in_flight and not transaction.has_statements and self._staging.bytes < OVERLAP_BYTES
         self._in_flight.append(transaction)
         self._building = None
         try:
@@ -365,159 +323,35 @@ class Lane:
 
     async def _reserve_global_offsets(self) -> None:
         """Have enough blocks for all that is queued; at most one row's worth of each is lost."""
-        while self._global_offsets.left < 2 * GLOBAL_BLOCK + 2 * self._queued_records:
+        while self._staging.global_offsets.left < 2 * GLOBAL_BLOCK + 2 * self._staging.queued_records:
             session = self._free_session() if len(self._in_flight) < 2 else None
             if session is None:
                 await self._settle_oldest()
                 continue
             start = await session.connection.fetchval(SQL["next_global_block"], timeout=STATEMENT_TIMEOUT_S)
-            self._global_offsets.add_block(start)
+            self._staging.global_offsets.add_block(start)
 
     async def _reserve_entries(self) -> None:
         """Have numbers for the first write that is queued for the journals, and most likely for all."""
-        while self._journal.needs_block:
+        while self._staging.journal.needs_block:
             if len(self._in_flight) == 2:
                 await self._settle_oldest()
                 continue
             connection = self._free_session().connection
             block = await connection.fetchval(GROUPS_SQL["next_entry_block"], timeout=STATEMENT_TIMEOUT_S)
-            self._journal.use_block(block)
-
-    def _build(self, transaction: Transaction) -> None:
-        """Take queued batches, round robin over partitions, and give them offsets."""
-        while self._controls:
-            control = self._controls.popleft()
-            control.apply()
-            transaction.controls.append(control)
-        if self._journal:
-            transaction.journals = self._owner.journal_tables
-            for write in self._journal.take(MAX_JOURNAL_BYTES):
-                transaction.groups.setdefault(write.group_id, GroupPart(write.group_id)).writes.append(write)
-                transaction.bytes += write.bytes
-        while self._ring and transaction.bytes < MAX_TRANSACTION_BYTES:
-            partition = self._ring.popleft()
-            part = transaction.parts.get(partition)
-            if part is None:
-                part = transaction.parts[partition] = Part(partition)
-            taken = 0
-            while partition.pending and taken < MAX_TURN_BYTES and transaction.bytes < MAX_TRANSACTION_BYTES:
-                append = partition.pending.popleft()
-                self._queued_bytes -= append.bytes
-                self._queued_records -= append.batch.count
-                if self._stage(part, append):
-                    taken += append.bytes
-                    transaction.bytes += append.bytes
-            if partition.pending:
-                self._ring.append(partition)
-            else:
-                partition.is_ringed = False
-        now_ms = self._owner.now_ms()
-        for part in list(transaction.parts.values()):
-            if part.appends:
-                make_rows(part, self._owner.active_segment(part.partition.series), now_ms, self._global_offsets)
-            else:
-                del transaction.parts[part.partition]
-        for partition in self._take_due_checkpoints():
-            part = transaction.parts.get(partition)
-            if part is None:
-                part = Part(partition)
-                transaction.checkpoints.append(part)
-            part.checkpoint = self._checkpoint(partition, part.bytes, now_ms)
-
-    def _stage(self, part: Part, append: Append) -> bool:
-        """Check a batch's sequence and give it its offset; False when it is answered without being written."""
-        partition, batch = part.partition, append.batch
-        if partition.is_closed or partition.topic.id in self._closed:
-            self._answer(append, AppendResult(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION))
-            return False
-        base_offset = partition.staged_end
-        if batch.producer_id >= 0:
-            window = partition.staged_producers.get(batch.producer_id) or partition.producers.get(batch.producer_id)
-            verdict = producer_state.check(
-                window, epoch=batch.producer_epoch, base_sequence=batch.base_sequence, count=batch.count
-            )
-            if window is None and not self._owner.takes_unknown(partition, batch):
-                message = "an earlier batch of this producer failed and has to be sent again first"
-                self._answer(append, AppendResult(ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER, message=message))
-                return False
-            if isinstance(verdict, Duplicate):
-                self._join(part, append, verdict.batch)
-                return False
-            if not isinstance(verdict, Accepted):
-                self._answer(append, AppendResult(verdict.error, message=verdict.message))
-                return False
-            window = producer_state.advance(
-                window,
-                epoch=batch.producer_epoch,
-                base_sequence=batch.base_sequence,
-                count=batch.count,
-                base_offset=base_offset,
-                timestamp_ms=self._owner.now_ms(),
-            )
-            part.windows[batch.producer_id] = partition.staged_producers[batch.producer_id] = window
-        append.base_offset = base_offset
-        partition.staged_end = base_offset + batch.count
-        part.appends.append(append)
-        part.bytes += append.bytes
-        return True
-
-    def _join(self, part: Part, append: Append, batch: SequencedBatch) -> None:
-        """Answer a duplicate with the offset of the first copy, once that is committed."""
-        partition = part.partition
-        if batch.last_offset < partition.high_watermark:
-            self._answer(append, self._duplicate_result(partition, append, batch))
-            return
-        for transaction in self._in_flight:
-            holder = transaction.parts.get(partition)
-            if holder is not None and batch.last_offset < holder.end:
-                holder.joined.append((append, batch))
-                return
-        part.joined.append((append, batch))
-
-    @staticmethod
-    def _duplicate_result(partition: Partition, append: Append, batch: SequencedBatch) -> AppendResult:
-        stamped = batch.timestamp_ms if append.timestamp_type == 1 else -1
-        return AppendResult(ErrorCode.NONE, batch.base_offset, stamped, partition.log_start_offset)
-
-    # -- checkpoints -------------------------------------------------------------------------------------------------
-
-    def _checkpoint(self, partition: Partition, added_bytes: int, now_ms: int) -> tuple[int, int, int, str]:
-        staged = added_bytes + sum(t.parts[partition].bytes for t in self._in_flight if partition in t.parts)
-        return (
-            partition.staged_end,
-            partition.staged_max_timestamp,
-            partition.append_bytes_total + staged,
-            partition.checkpoint_json(now_ms, self._producer_expiration_ms),
-        )
-
-    def _mark_checkpoints(self) -> None:
-        """All changed partitions are due."""
-        self._checkpoints_due.extend(self._dirty)
-        self._dirty.clear()
-        self._next_checkpoint = time.monotonic() + self._checkpoint_s
-
-    def _take_due_checkpoints(self) -> list[Partition]:
-        if self._dirty and time.monotonic() >= self._next_checkpoint:
-            self._mark_checkpoints()
-        due: list[Partition] = []
-        while self._checkpoints_due and len(due) < CHECKPOINTS_AT_ONCE:
-            partition = self._checkpoints_due.popleft()
-            if not partition.is_closed:
-                due.append(partition)
-        return due
+            self._staging.journal.use_block(block)
 
     # -- after the database has answered -----------------------------------------------------------------------------
 
     def _apply(self, transaction: Transaction) -> None:
         """Make a committed transaction real, then answer and wake."""
         for part in transaction.parts.values():
-            self._apply_part(part)
+            self._staging.make_real(part)
         for part in transaction.checkpoints:
-            part.partition.bytes_since_checkpoint = 0
-            part.partition.expire_producers(self._owner.now_ms(), self._producer_expiration_ms)
+            self._staging.checkpoint_written(part.partition)
         if transaction.groups:
             for write in transaction.journal_writes():
-                self._journal.finish(write, None)
+                self._staging.journal.finish(write, None)
                 self._owner.journal_grown(write.bytes)
         self._finish_controls(transaction.controls)
 
@@ -529,70 +363,11 @@ class Lane:
 
     def _end_controls(self, why: str) -> None:
         """The lane ends: nobody can know what became of the transactions before these."""
-        for control in (*self._broken_controls, *self._controls):
+        for control in (*self._broken_controls, *self._staging.controls):
             if not control.done.done():
                 control.done.set_exception(not_written(why))
         self._broken_controls.clear()
-        self._controls.clear()
-
-    def _apply_part(self, part: Part) -> None:
-        partition = part.partition
-        partition.producers.update(part.windows)
-        if part.extent is not None:
-            partition.extents.append(part.extent)
-        if part.begins_epoch:
-            partition.epochs.append((partition.leader_epoch, part.first[0]))
-        partition.running_max_timestamp = part.max_timestamp
-        partition.append_bytes_total += part.bytes
-        partition.bytes_since_checkpoint += part.bytes
-        sent = 0
-        for append in part.appends:
-            batch = append.batch
-            stamped = part.append_time if append.timestamp_type == 1 else -1
-            if partition.is_closed or self._owner.stored_codec_differs(append):
-                sent += len(batch.wire)
-                continue
-            wire = _records.restamp(batch.wire, append.base_offset, partition.leader_epoch, stamped)
-            partition.tail.append(append.base_offset, append.base_offset + batch.count - 1, wire)
-            sent += len(wire)
-        partition.high_watermark = part.end
-        if partition.staged_end == part.end:
-            partition.unstage()
-        if part.checkpoint is not None:
-            partition.bytes_since_checkpoint = 0
-            partition.expire_producers(self._owner.now_ms(), self._producer_expiration_ms)
-        elif partition.bytes_since_checkpoint >= self._checkpoint_bytes:
-            self._checkpoints_due.append(partition)
-            partition.bytes_since_checkpoint = 0
-        self._dirty[partition] = None
-        start = partition.log_start_offset
-        for append in part.appends:
-            stamped = part.append_time if append.timestamp_type == 1 else -1
-            self._answer(append, AppendResult(ErrorCode.NONE, append.base_offset, stamped, start))
-        for append, batch_before in part.joined:
-            self._answer(append, self._duplicate_result(partition, append, batch_before))
-        self._owner.committed(partition, part.bytes)
-        for waiter in list(partition.waiters):
-            waiter.on_advance(partition, sent)
-
-    def _answer(self, append: Append, result: AppendResult) -> None:
-        self._owner.answered(append.bytes)
-        batch, partition = append.batch, append.partition
-        if result.error in _ASKED_AGAIN and batch.producer_id >= 0:
-            self._owner.awaits_again(
-                partition.topic.id, partition.index, batch.producer_id, batch.producer_epoch, batch.base_sequence
-            )
-        try:
-            append.done(result)
-        except Exception:
-            log.exception("reply failed", extra=self._extra())
-
-    def _fail_pending(self, partition: Partition, result: AppendResult) -> None:
-        while partition.pending:
-            append = partition.pending.popleft()
-            self._queued_bytes -= append.bytes
-            self._queued_records -= append.batch.count
-            self._answer(append, result)
+        self._staging.controls.clear()
 
     # -- errors ------------------------------------------------------------------------------------------------------
 
@@ -651,7 +426,7 @@ class Lane:
             self._in_flight.remove(trial)
             self._apply(trial)
         self._in_flight.remove(transaction)
-        self._checkpoints_due.extend(p.partition for p in transaction.checkpoints)
+        self._staging.checkpoints_due.extend(p.partition for p in transaction.checkpoints)
         self._finish_controls(transaction.controls)
 
     def _fail_share(self, share: Share, error: asyncpg.PostgresError) -> None:
@@ -664,9 +439,9 @@ class Lane:
         """The database refuses what a group writes. Its later writes build on that, so they fail as well."""
         log.error("the database refused a group", extra=self._extra(error) | {"sqlstate": error.sqlstate})
         message = f"the database refused what the group writes: {describe(error)}"
-        later = self._journal.take_group(group.group_id)
+        later = self._staging.journal.take_group(group.group_id)
         for write in (*group.writes, *later):
-            self._journal.finish(write, StorageError(False, ErrorCode.UNKNOWN_SERVER_ERROR, message))
+            self._staging.journal.finish(write, StorageError(False, ErrorCode.UNKNOWN_SERVER_ERROR, message))
 
     def _fail_part(self, part: Part, error: asyncpg.PostgresError) -> None:
         """The database refuses these rows: answer so, and give the offsets to what comes next."""
@@ -678,9 +453,9 @@ class Lane:
             ErrorCode.UNKNOWN_SERVER_ERROR, message=f"the database refused the records: {describe(error)}"
         )
         for append in part.appends:
-            self._answer(append, result)
+            self._staging.answer(append, result)
         for append, _ in part.joined:
-            self._answer(append, result)
+            self._staging.answer(append, result)
 
     def _break(self, why: str, *, in_doubt: bool) -> list[Transaction]:
         """Answer everything queued with a retriable error and forget the partitions; returns what is in doubt."""
@@ -688,7 +463,7 @@ class Lane:
         self.term += 1
         result = AppendResult(ErrorCode.KAFKA_STORAGE_ERROR, message=why)
         doubtful: list[Transaction] = []
-        touched: dict[Partition, None] = dict.fromkeys(self._dirty)
+        touched: dict[Partition, None] = {}
         for transaction in self._in_flight:
             for partition in transaction.parts:
                 touched[partition] = None
@@ -701,30 +476,22 @@ class Lane:
             self._fail_transaction(self._building, result)
             for partition in self._building.parts:
                 touched[partition] = None
-                self._fail_pending(partition, result)
+                self._staging.fail_pending(partition, result)
             self._building = None
-        self._journal.fail_all(why)
-        for partition in self._ring:
-            touched[partition] = None
-            partition.is_ringed = False
-            self._fail_pending(partition, result)
-        self._ring.clear()
+        touched.update(dict.fromkeys(self._staging.fail_all(result)))
         for partition in touched:
             self._owner.forget(partition)
-        self._dirty.clear()
-        self._checkpoints_due.clear()
-        self._global_offsets.clear()
         return doubtful
 
     def _fail_transaction(self, transaction: Transaction, result: AppendResult) -> None:
         transaction.outcome = Outcome.FAILED
         for part in transaction.parts.values():
             for append in part.appends:
-                self._answer(append, result)
+                self._staging.answer(append, result)
             for append, _ in part.joined:
-                self._answer(append, result)
+                self._staging.answer(append, result)
         for write in transaction.journal_writes():
-            self._journal.finish(write, not_written(result.message or "the lane was broken"))
+            self._staging.journal.finish(write, not_written(result.message or "the lane was broken"))
         # Their effect on memory is there already. They promise that nothing older is under way, so they wait for that.
         self._broken_controls.extend(transaction.controls)
 

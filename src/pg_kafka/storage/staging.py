@@ -1,0 +1,311 @@
+"""What waits for a lane, and how it becomes a transaction: batches get their offsets, producers are checked, rows are made.
+
+Offsets are given out in queue order when a transaction is built. What is staged runs ahead of what is committed; the lane
+makes it real, or has it fall back.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
+
+from pg_kafka.coordinator import producer_state
+from pg_kafka.coordinator.producer_state import Accepted, Duplicate, SequencedBatch
+from pg_kafka.storage.journal import GroupPart, JournalQueue
+from pg_kafka.storage.partition import Append, AppendResult, Partition
+from pg_kafka.storage.transaction import Control, GlobalOffsets, JournalTables, Part, Transaction, make_rows
+from pg_kafka.wire import _records
+from pg_kafka.wire._records import Batch
+from pg_kafka.wire.error_codes import ErrorCode
+
+log = logging.getLogger("pg_kafka.lane")
+
+MAX_TRANSACTION_BYTES = 4 * 1024 * 1024
+MAX_TURN_BYTES = 256 * 1024
+# The journals' share of a transaction, so that partitions have theirs.
+MAX_JOURNAL_BYTES = 2 * 1024 * 1024
+CHECKPOINTS_AT_ONCE = 500
+# After these errors a client sends the same batch again.
+_ASKED_AGAIN = (ErrorCode.KAFKA_STORAGE_ERROR, ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.REQUEST_TIMED_OUT)
+
+
+class Owner(Protocol):
+    """What building needs from the log."""
+
+    journal_tables: JournalTables
+
+    def active_segment(self, series: int) -> int: ...
+    def now_ms(self) -> int: ...
+    def answered(self, count_bytes: int) -> None: ...
+    def awaits_again(self, topic_id: int, index: int, producer_id: int, epoch: int, base_sequence: int) -> None: ...
+    def takes_unknown(self, partition: Partition, batch: Batch) -> bool: ...
+    def committed(self, partition: Partition, appended_bytes: int) -> None: ...
+    def stored_codec_differs(self, append: Append) -> bool: ...
+
+
+class Staging:
+    """See the module. `in_flight` is the lane's: transactions that are written but not committed yet."""
+
+    def __init__(
+        self,
+        owner: Owner,
+        in_flight: Sequence[Transaction],
+        *,
+        checkpoint_bytes: int,
+        checkpoint_ms: int,
+        producer_expiration_ms: int,
+    ) -> None:
+        self.ring: deque[Partition] = deque()
+        self.controls: deque[Control] = deque()
+        self.journal = JournalQueue()
+        self.global_offsets = GlobalOffsets()
+        self.dirty: dict[Partition, None] = {}  # changed since their checkpoints
+        self.checkpoints_due: deque[Partition] = deque()
+        self.closed: set[int] = set()  # topics that take no more appends
+        self.queued_records = 0
+        self._queued_bytes = 0
+        self._owner = owner
+        self._in_flight = in_flight
+        self._checkpoint_bytes = checkpoint_bytes
+        self._checkpoint_s = checkpoint_ms / 1000
+        self._producer_expiration_ms = producer_expiration_ms
+        self._next_checkpoint = time.monotonic() + self._checkpoint_s
+
+    def __bool__(self) -> bool:
+        return bool(self.ring or self.journal or self.controls or self.checkpoints_due)
+
+    @property
+    def bytes(self) -> int:
+        """How much is queued."""
+        return self._queued_bytes + self.journal.bytes
+
+    def add(self, partition: Partition, append: Append) -> None:
+        """Queue a batch."""
+        partition.pending.append(append)
+        self._queued_bytes += append.bytes
+        self.queued_records += append.batch.count
+        if not partition.is_ringed:
+            partition.is_ringed = True
+            self.ring.append(partition)
+
+    def _next(self, partition: Partition) -> Append:
+        append = partition.pending.popleft()
+        self._queued_bytes -= append.bytes
+        self.queued_records -= append.batch.count
+        return append
+
+    def fail_pending(self, partition: Partition, result: AppendResult) -> None:
+        """Answer all that a partition has queued."""
+        while partition.pending:
+            self.answer(self._next(partition), result)
+
+    def answer(self, append: Append, result: AppendResult) -> None:
+        """Say what became of a batch."""
+        self._owner.answered(append.bytes)
+        batch, partition = append.batch, append.partition
+        if result.error in _ASKED_AGAIN and batch.producer_id >= 0:
+            self._owner.awaits_again(
+                partition.topic.id, partition.index, batch.producer_id, batch.producer_epoch, batch.base_sequence
+            )
+        try:
+            append.done(result)
+        except Exception:
+            log.exception("reply failed")
+
+    def fail_all(self, result: AppendResult) -> list[Partition]:
+        """Answer everything that is queued and forget what is staged; returns the partitions that are touched by that."""
+        touched = [*self.dirty, *self.ring]
+        self.journal.fail_all(result.message or "")
+        for partition in self.ring:
+            partition.is_ringed = False
+            self.fail_pending(partition, result)
+        self.ring.clear()
+        self.dirty.clear()
+        self.checkpoints_due.clear()
+        self.global_offsets.clear()
+        return touched
+
+    def close_topic(self, topic_id: int) -> None:
+        """Fail what a topic has queued and take no more from it."""
+        self.closed.add(topic_id)
+        for partition in [p for p in self.ring if p.topic.id == topic_id]:
+            self.fail_pending(partition, AppendResult(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION))
+
+    def reopen_topic(self, topic_id: int) -> None:
+        self.closed.discard(topic_id)
+
+    # -- building ----------------------------------------------------------------------------------------------------
+
+    def build(self, transaction: Transaction) -> None:
+        """Take queued batches, round robin over partitions, and give them offsets."""
+        while self.controls:
+            control = self.controls.popleft()
+            control.apply()
+            transaction.controls.append(control)
+        if self.journal:
+            transaction.journals = self._owner.journal_tables
+            for write in self.journal.take(MAX_JOURNAL_BYTES):
+                transaction.groups.setdefault(write.group_id, GroupPart(write.group_id)).writes.append(write)
+                transaction.bytes += write.bytes
+        while self.ring and transaction.bytes < MAX_TRANSACTION_BYTES:
+            partition = self.ring.popleft()
+            part = transaction.parts.get(partition)
+            if part is None:
+                part = transaction.parts[partition] = Part(partition)
+            taken = 0
+            while partition.pending and taken < MAX_TURN_BYTES and transaction.bytes < MAX_TRANSACTION_BYTES:
+                append = self._next(partition)
+                if self._stage(part, append):
+                    taken += append.bytes
+                    transaction.bytes += append.bytes
+            if partition.pending:
+                self.ring.append(partition)
+            else:
+                partition.is_ringed = False
+        now_ms = self._owner.now_ms()
+        for part in list(transaction.parts.values()):
+            if part.appends:
+                make_rows(part, self._owner.active_segment(part.partition.series), now_ms, self.global_offsets)
+            else:
+                del transaction.parts[part.partition]
+        for partition in self._take_due_checkpoints():
+            part = transaction.parts.get(partition)
+            if part is None:
+                part = Part(partition)
+                transaction.checkpoints.append(part)
+            part.checkpoint = self._checkpoint(partition, part.bytes, now_ms)
+
+    def _stage(self, part: Part, append: Append) -> bool:
+        """Check a batch's sequence and give it its offset; False when it is answered without being written."""
+        partition, batch = part.partition, append.batch
+        if partition.is_closed or partition.topic.id in self.closed:
+            self.answer(append, AppendResult(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION))
+            return False
+        base_offset = partition.staged_end
+        if batch.producer_id >= 0:
+            window = partition.staged_producers.get(batch.producer_id) or partition.producers.get(batch.producer_id)
+            verdict = producer_state.check(
+                window, epoch=batch.producer_epoch, base_sequence=batch.base_sequence, count=batch.count
+            )
+            if window is None and not self._owner.takes_unknown(partition, batch):
+                message = "an earlier batch of this producer failed and has to be sent again first"
+                self.answer(append, AppendResult(ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER, message=message))
+                return False
+            if isinstance(verdict, Duplicate):
+                self._join(part, append, verdict.batch)
+                return False
+            if not isinstance(verdict, Accepted):
+                self.answer(append, AppendResult(verdict.error, message=verdict.message))
+                return False
+            window = producer_state.advance(
+                window,
+                epoch=batch.producer_epoch,
+                base_sequence=batch.base_sequence,
+                count=batch.count,
+                base_offset=base_offset,
+                timestamp_ms=self._owner.now_ms(),
+            )
+            part.windows[batch.producer_id] = partition.staged_producers[batch.producer_id] = window
+        append.base_offset = base_offset
+        partition.staged_end = base_offset + batch.count
+        part.appends.append(append)
+        part.bytes += append.bytes
+        return True
+
+    def _join(self, part: Part, append: Append, batch: SequencedBatch) -> None:
+        """Answer a duplicate with the offset of the first copy, once that is committed."""
+        partition = part.partition
+        if batch.last_offset < partition.high_watermark:
+            self.answer(append, self.duplicate_result(partition, append, batch))
+            return
+        for transaction in self._in_flight:
+            holder = transaction.parts.get(partition)
+            if holder is not None and batch.last_offset < holder.end:
+                holder.joined.append((append, batch))
+                return
+        part.joined.append((append, batch))
+
+    @staticmethod
+    def duplicate_result(partition: Partition, append: Append, batch: SequencedBatch) -> AppendResult:
+        stamped = batch.timestamp_ms if append.timestamp_type == 1 else -1
+        return AppendResult(ErrorCode.NONE, batch.base_offset, stamped, partition.log_start_offset)
+
+    # -- after the commit -------------------------------------------------------------------------------------------
+
+    def make_real(self, part: Part) -> None:
+        """A part is committed: take it into the partition's state, answer its batches and wake who waits."""
+        partition = part.partition
+        partition.producers.update(part.windows)
+        if part.extent is not None:
+            partition.extents.append(part.extent)
+        if part.begins_epoch:
+            partition.epochs.append((partition.leader_epoch, part.first[0]))
+        partition.running_max_timestamp = part.max_timestamp
+        partition.append_bytes_total += part.bytes
+        partition.bytes_since_checkpoint += part.bytes
+        sent = 0
+        for append in part.appends:
+            batch = append.batch
+            stamped = part.append_time if append.timestamp_type == 1 else -1
+            if partition.is_closed or self._owner.stored_codec_differs(append):
+                sent += len(batch.wire)
+                continue
+            wire = _records.restamp(batch.wire, append.base_offset, partition.leader_epoch, stamped)
+            partition.tail.append(append.base_offset, append.base_offset + batch.count - 1, wire)
+            sent += len(wire)
+        partition.high_watermark = part.end
+        if partition.staged_end == part.end:
+            partition.unstage()
+        if part.checkpoint is not None:
+            self.checkpoint_written(partition)
+        elif partition.bytes_since_checkpoint >= self._checkpoint_bytes:
+            self.checkpoints_due.append(partition)
+            partition.bytes_since_checkpoint = 0
+        self.dirty[partition] = None
+        start = partition.log_start_offset
+        for append in part.appends:
+            stamped = part.append_time if append.timestamp_type == 1 else -1
+            self.answer(append, AppendResult(ErrorCode.NONE, append.base_offset, stamped, start))
+        for append, batch_before in part.joined:
+            self.answer(append, self.duplicate_result(partition, append, batch_before))
+        self._owner.committed(partition, part.bytes)
+        for waiter in list(partition.waiters):
+            waiter.on_advance(partition, sent)
+
+    # -- checkpoints -------------------------------------------------------------------------------------------------
+
+    def _checkpoint(self, partition: Partition, added_bytes: int, now_ms: int) -> tuple[int, int, int, str]:
+        staged = added_bytes + sum(t.parts[partition].bytes for t in self._in_flight if partition in t.parts)
+        return (
+            partition.staged_end,
+            partition.staged_max_timestamp,
+            partition.append_bytes_total + staged,
+            partition.checkpoint_json(now_ms, self._producer_expiration_ms),
+        )
+
+    def mark_checkpoints(self) -> None:
+        """All changed partitions are due."""
+        self.checkpoints_due.extend(self.dirty)
+        self.dirty.clear()
+        self._next_checkpoint = time.monotonic() + self._checkpoint_s
+
+    def _take_due_checkpoints(self) -> list[Partition]:
+        if self.dirty and self.until_checkpoint_s() <= 0:
+            self.mark_checkpoints()
+        due: list[Partition] = []
+        while self.checkpoints_due and len(due) < CHECKPOINTS_AT_ONCE:
+            partition = self.checkpoints_due.popleft()
+            if not partition.is_closed:
+                due.append(partition)
+        return due
+
+    def checkpoint_written(self, partition: Partition) -> None:
+        partition.bytes_since_checkpoint = 0
+        partition.expire_producers(self._owner.now_ms(), self._producer_expiration_ms)
+
+    def until_checkpoint_s(self) -> float:
+        """Seconds until all changed partitions are due."""
+        return self._next_checkpoint - time.monotonic()
