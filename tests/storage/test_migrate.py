@@ -212,6 +212,7 @@ async def test_every_statement_can_be_prepared(pg_dsn: str) -> None:
     connection = await connect_migrated(pg_dsn)
     names = {"leaf": "log_0_0", "name": "log_0", "parent": "log", "child": "log_0", "ms": 1}
     journals = {"offsets": "offset_journal_0", "groups": "group_journal_0", "history": "history_journal_0"}
+    journals["transactions"] = "transaction_journal_0"
     names |= journals | {"journal": "group_journal_0"}
     for entry in (queries.SQL / "queries").iterdir():
         for name, template in queries.load(entry.name.removesuffix(".sql")).items():

@@ -58,6 +58,8 @@ async def make_old(dsn: str, version: int) -> asyncpg.Connection:
         await connection.execute((OLD / f"{version}.sql").read_text())
         await connection.execute(MIGRATE["insert_cluster"], "x" * 22, version)
         await segments.create_shared_series(connection, "none")
+        if version < 3:
+            await connection.execute("DROP INDEX kafka.log_0_0_markers")
         await connection.execute(MIGRATE["revoke_all"])
     return connection
 

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from pg_kafka.coordinator.group_steps import HistoryEntry, Record
 from pg_kafka.errors import StorageError
@@ -28,7 +28,12 @@ _FIVE_FIELDS, _EIGHT_FIELDS = b"\0\5", b"\0\10"
 _NULL = b"\xff\xff\xff\xff"
 _BIGINT, _INTEGER = struct.Struct(">iq").pack, struct.Struct(">ii").pack
 _POSTGRES_EPOCH_MS = 946_684_800_000  # 2000-01-01
-_TABLES = {"offsets": "offset_journal", "groups": "group_journal", "history": "history_journal"}
+_TABLES = {
+    "offsets": "offset_journal",
+    "groups": "group_journal",
+    "history": "history_journal",
+    "transactions": "transaction_journal",
+}
 ENTRY_BLOCK = 1_048_576  # the increment of the sequence kafka.journal_entries
 # PostgreSQL refuses an index entry above 2,704 bytes, and the journals have indexes that begin with the group's id.
 MAX_GROUP_ID_BYTES = 2_000
@@ -53,16 +58,26 @@ class OffsetWrite(NamedTuple):  # not a frozen dataclass: one is made for every 
 
 @dataclass(slots=True, eq=False)
 class JournalWrite:
-    """What one step of a group writes, answered through `done` exactly once."""
+    """What one step of a group, or of a transactional id, writes; answered through `done` exactly once.
 
-    group_id: str
+    What belongs to the end of a transaction is answered with that instead.
+    """
+
+    group_id: str  # or the transactional id
     records: Sequence[Record]
     offsets: Sequence[OffsetWrite]
     history: Sequence[HistoryEntry]
     done: Callable[[StorageError | None], None]
+    journal: str = "groups"  # of the records: groups or transactions
+    is_of_ending: bool = False
     values: list[str | None] = field(default_factory=list)  # of the records, as JSON
     bytes: int = 0
     first_entry: int = -1
+
+    @property
+    def owner(self) -> tuple[str, str]:
+        """Whose later writes build on this one."""
+        return self.journal, self.group_id
 
     @property
     def entries(self) -> int:
@@ -101,10 +116,26 @@ class JournalWrite:
 
 @dataclass(slots=True, eq=False)
 class GroupPart:
-    """One group's share of a transaction: all of it is written, or none."""
+    """The share of one group, or of one transactional id, in a transaction: all of it is written, or none."""
 
-    group_id: str
+    owner: tuple[str, str]
     writes: list[JournalWrite] = field(default_factory=list)
+
+
+class EndingOfTransaction(Protocol):
+    """What the queue needs of the end of a transaction (storage/endings.py), which is taken whole."""
+
+    @property
+    def writes(self) -> Sequence[JournalWrite]: ...
+    @property
+    def done(self) -> Callable[[StorageError | None], None]: ...
+    @property
+    def entries(self) -> int: ...
+    @property
+    def bytes(self) -> int: ...
+
+
+JournalItem = JournalWrite | EndingOfTransaction
 
 
 class JournalQueue:
@@ -112,7 +143,7 @@ class JournalQueue:
 
     def __init__(self) -> None:
         self.bytes = 0
-        self._waiting: deque[JournalWrite] = deque()
+        self._waiting: deque[JournalItem] = deque()
         self._next_entry = self._end_of_block = 0
         self._unfinished = 0
         self._settled = asyncio.Event()
@@ -121,8 +152,8 @@ class JournalQueue:
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def add(self, write: JournalWrite) -> StorageError | None:
-        """Queue a write; or the error, when it is refused and will have no other answer."""
+    def add(self, write: JournalItem) -> StorageError | None:
+        """Queue a write or the end of a transaction; or the error, when it is refused and will have no other answer."""
         if self.bytes + write.bytes > MAX_QUEUED_BYTES:
             return not_written("too much waits to be written")
         self._waiting.append(write)
@@ -143,21 +174,22 @@ class JournalQueue:
     def use_block(self, start: int) -> None:
         self._next_entry, self._end_of_block = start, start + ENTRY_BLOCK
 
-    def take(self, max_bytes: int) -> Iterator[JournalWrite]:
+    def take(self, max_bytes: int) -> Iterator[JournalItem]:
         """Take writes and number their entries, until that many bytes are taken or a block is needed."""
         while self._waiting and max_bytes > 0 and not self.needs_block:
-            write = self._pop()
-            write.first_entry = self._next_entry
-            self._next_entry += write.entries
-            max_bytes -= write.bytes
-            yield write
+            item = self._pop()
+            for write in writes_of(item):
+                write.first_entry = self._next_entry
+                self._next_entry += write.entries
+            max_bytes -= item.bytes
+            yield item
 
-    def take_group(self, group_id: str) -> list[JournalWrite]:
-        """Take all of a group that will not be written."""
-        taken = [write for write in self._waiting if write.group_id == group_id]
+    def take_owned(self, owner: tuple[str, str]) -> list[JournalItem]:
+        """Take all that builds on what a group, or a transactional id, could not write."""
+        taken = [item for item in self._waiting if any(write.owner == owner for write in writes_of(item))]
         if taken:
-            self._waiting = deque(write for write in self._waiting if write.group_id != group_id)
-            self.bytes -= sum(write.bytes for write in taken)
+            self._waiting = deque(item for item in self._waiting if item not in taken)
+            self.bytes -= sum(item.bytes for item in taken)
         return taken
 
     def fail_all(self, why: str) -> None:
@@ -166,20 +198,25 @@ class JournalQueue:
         while self._waiting:
             self.finish(self._pop(), not_written(why))
 
-    def finish(self, write: JournalWrite, error: StorageError | None) -> None:
-        """Answer a write that was taken."""
+    def finish(self, item: JournalItem, error: StorageError | None) -> None:
+        """Answer what was taken."""
         self._unfinished -= 1
         if not self._unfinished:
             self._settled.set()
         try:
-            write.done(error)
+            item.done(error)
         except Exception:
             log.exception("what waited for a group's write failed")
 
-    def _pop(self) -> JournalWrite:
-        write = self._waiting.popleft()
-        self.bytes -= write.bytes
-        return write
+    def _pop(self) -> JournalItem:
+        item = self._waiting.popleft()
+        self.bytes -= item.bytes
+        return item
+
+
+def writes_of(item: JournalItem) -> Sequence[JournalWrite]:
+    """The writes to the journals that an item of the queue consists of."""
+    return (item,) if isinstance(item, JournalWrite) else item.writes
 
 
 def not_written(message: str) -> StorageError:
@@ -203,7 +240,7 @@ def copies(writes: Sequence[JournalWrite]) -> dict[str, bytes]:
         for entry, (record, value) in enumerate(zip(write.records, write.values, strict=True), start):
             # The binary form of jsonb is a version, which is 1, before the text.
             json_piece = _NULL if value is None else _piece("\x01" + value)
-            rows["groups"].append(
+            rows[write.journal].append(
                 b"".join((_FIVE_FIELDS, _BIGINT(8, entry), group, _piece(record.kind), _piece(record.key), json_piece))
             )
         for entry, line in enumerate(write.history, start + len(write.records)):
@@ -220,7 +257,7 @@ def copies(writes: Sequence[JournalWrite]) -> dict[str, bytes]:
 def first_entry(writes: Iterable[JournalWrite]) -> tuple[str, int] | None:
     """A row that is there if all of the writes' rows are: its journal and its entry number."""
     for write in writes:
-        for journal, those in (("offsets", write.offsets), ("groups", write.records), ("history", write.history)):
+        for journal, those in (("offsets", write.offsets), (write.journal, write.records), ("history", write.history)):
             if those:
                 return journal, write.first_entry
     return None

@@ -195,6 +195,7 @@ async def _build_segment(connection: asyncpg.Connection, series: int, segment: i
     """Locks: SHARE UPDATE EXCLUSIVE on the series, then the series' row."""
     name, leaf = series_table(series), leaf_table(series, segment)
     await connection.execute(render(SQL["create_leaf"], leaf=leaf, name=name, segment=segment))
+    await connection.execute(render(SQL["index_markers"], leaf=leaf, index=f"{leaf}_markers"))
     if compression == "none":
         await connection.execute(render(SQL["store_none"], leaf=leaf))
     else:

@@ -43,9 +43,10 @@ class JournalTables(NamedTuple):
     offsets: str
     groups: str
     history: str
+    transactions: str
 
 
-NO_JOURNALS = JournalTables("", "", "")
+NO_JOURNALS = JournalTables("", "", "", "")
 
 
 @dataclass(slots=True)

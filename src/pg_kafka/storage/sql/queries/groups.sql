@@ -1,4 +1,4 @@
--- Consumer groups: their journals, and what is set for them. {offsets}, {groups} and {history} are the tables written now.
+-- The journals, and what is set for consumer groups. {offsets}, {groups}, {history} and {transactions} are the tables written now.
 
 -- name: active_journals
 SELECT journal, active FROM kafka.journals;
@@ -17,6 +17,9 @@ COPY kafka.{groups} (entry, group_id, kind, key, value) FROM STDIN (FORMAT binar
 -- name: copy_history
 COPY kafka.{history} (entry, group_id, event, generation, member_id, client_id, client_host, detail)
 FROM STDIN (FORMAT binary);
+
+-- name: copy_transactions
+COPY kafka.{transactions} (entry, transactional_id, kind, key, value) FROM STDIN (FORMAT binary);
 
 -- name: entry_exists
 -- Did a transaction whose outcome is unknown commit? Its entries are there all or not at all. Reads the table, which is

@@ -148,6 +148,14 @@ FROM (SELECT h.*, row_number() OVER (PARTITION BY h.group_id ORDER BY h.entry DE
       FROM kafka.{old} h) AS j
 WHERE nth_of_group <= 100 AND nth <= 20000;
 
+-- name: copy_transactions
+-- The latest record of each kind and key, unless that was deleted.
+INSERT INTO kafka.{new} (entry, transactional_id, kind, key, value, written_at)
+SELECT j.entry, j.transactional_id, j.kind, j.key, j.value, j.written_at
+FROM (SELECT DISTINCT ON (t.transactional_id, t.kind, t.key) t.* FROM kafka.{old} t
+      ORDER BY t.transactional_id, t.kind, t.key, t.entry DESC) AS j
+WHERE j.value IS NOT NULL;
+
 -- name: journal_is_copied
 UPDATE kafka.journals SET state = 'copied', copied_at = clock_timestamp(), copied_by = pg_current_xact_id(),
        live_bytes = pg_table_size(to_regclass(format('kafka.%I', $2::text)))

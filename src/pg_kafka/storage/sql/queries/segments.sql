@@ -21,6 +21,10 @@ CREATE TABLE kafka.{leaf} (
     UNIQUE (topic, partition, base_offset)
 ) WITH (autovacuum_vacuum_insert_threshold = -1, toast.autovacuum_vacuum_insert_threshold = -1);
 
+-- name: index_markers
+-- For the end of a transaction: the first marker of its producer above a record. Empty where there are no transactions.
+CREATE INDEX {index} ON kafka.{leaf} (topic, partition, producer_id, base_offset) WHERE is_control;
+
 -- name: store_none
 -- Arrays go to TOAST as they are, and have no statistics: a most common value of 100 kB helps nobody.
 ALTER TABLE kafka.{leaf}

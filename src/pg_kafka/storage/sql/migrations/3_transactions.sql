@@ -1,0 +1,60 @@
+-- Version 3: the journal of transactions, and an index on the markers of each segment.
+-- Locks: ACCESS EXCLUSIVE on kafka.journals, SHARE on each segment in turn, which is scanned without its TOAST.
+
+ALTER TABLE kafka.journals DROP CONSTRAINT journals_journal_check;
+ALTER TABLE kafka.journals ADD CONSTRAINT journals_journal_check
+    CHECK (journal IN ('offsets', 'groups', 'history', 'transactions'));
+INSERT INTO kafka.journals (journal) VALUES ('transactions');
+
+CREATE TABLE kafka.transaction_journal_0 (
+    entry             bigint NOT NULL,
+    transactional_id  text   NOT NULL,
+    kind              text   NOT NULL,
+    key               text   NOT NULL,
+    value             jsonb,
+    written_at        timestamptz NOT NULL DEFAULT clock_timestamp()
+) WITH (autovacuum_vacuum_insert_threshold = -1, toast.autovacuum_vacuum_insert_threshold = -1);
+CREATE INDEX transaction_journal_0_id ON kafka.transaction_journal_0 (transactional_id);
+COMMENT ON TABLE kafka.transaction_journal_0 IS
+    'Transactional ids and pending offsets of their transactions, appended only. Read them through kafka.transactions and kafka.pending_offsets.';
+COMMENT ON COLUMN kafka.transaction_journal_0.kind IS 'transaction: the state of the id; offset: a commit of offsets that waits for the end of its transaction.';
+COMMENT ON COLUMN kafka.transaction_journal_0.key IS 'Group, topic id and partition of an offset, one to a line; empty for the state.';
+COMMENT ON COLUMN kafka.transaction_journal_0.value IS 'NULL when it is no more.';
+
+CREATE TABLE kafka.transaction_journal_1 (LIKE kafka.transaction_journal_0 INCLUDING DEFAULTS INCLUDING COMMENTS)
+WITH (autovacuum_vacuum_insert_threshold = -1, toast.autovacuum_vacuum_insert_threshold = -1);
+CREATE INDEX transaction_journal_1_id ON kafka.transaction_journal_1 (transactional_id);
+COMMENT ON TABLE kafka.transaction_journal_1 IS 'Takes turns with kafka.transaction_journal_0.';
+
+CREATE TABLE kafka.transaction_requests (
+    id                bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    transactional_id  text     NOT NULL,
+    producer_id       bigint   NOT NULL,
+    producer_epoch    smallint NOT NULL,
+    action            text     NOT NULL CHECK (action = 'abort'),
+    requested_by      name     NOT NULL,
+    requested_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    done_at           timestamptz,
+    error             text
+);
+CREATE INDEX transaction_requests_open ON kafka.transaction_requests (id) WHERE done_at IS NULL;
+COMMENT ON TABLE kafka.transaction_requests IS
+    'What operators have asked of the broker by kafka.abort_transaction(), and what became of it. The latest 1000 are kept.';
+COMMENT ON COLUMN kafka.transaction_requests.producer_epoch IS 'With producer_id: which transaction was meant. A later one of the same id is left alone.';
+COMMENT ON COLUMN kafka.transaction_requests.done_at IS 'When the broker had dealt with it; NULL until then.';
+COMMENT ON COLUMN kafka.transaction_requests.error IS 'Why it was not done; NULL when it was.';
+
+DO $$
+DECLARE
+    leaf record;
+BEGIN
+    FOR leaf IN
+        SELECT format('log_%s_%s', s.series, s.segment) AS name FROM kafka.segments s ORDER BY s.series, s.segment
+    LOOP
+        IF to_regclass('kafka.' || leaf.name) IS NOT NULL THEN
+            EXECUTE format('CREATE INDEX IF NOT EXISTS %I ON kafka.%I (topic, partition, producer_id, base_offset) WHERE is_control',
+                           leaf.name || '_markers', leaf.name);
+        END IF;
+    END LOOP;
+END
+$$;
