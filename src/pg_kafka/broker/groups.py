@@ -16,13 +16,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
+from pg_kafka.broker.answers import Asked, OrderedWrites
 from pg_kafka.broker.catalogue import TopicCatalogue
-from pg_kafka.broker.context import Reply
 from pg_kafka.broker.group_timers import GroupTimers
 from pg_kafka.config import Config
 from pg_kafka.coordinator import group_configs
@@ -52,77 +51,18 @@ _CLASSIC_KINDS = frozenset({"classic"})
 Machine = ClassicGroup | ConsumerGroup
 
 
-class Answerable(Protocol):
-    """Somebody who waits for a group's writes."""
+class Group(OrderedWrites):
+    """A group in memory."""
 
-    def answer(self, message: Any) -> None: ...
-
-    def refuse(self, code: int) -> None: ...
-
-
-class Asked:
-    """A request on its way, and how to answer it with an error; machines know it as the request's token."""
-
-    __slots__ = ("_failure", "_reply", "_request", "is_answered", "is_decided")
-
-    def __init__(self, reply: Reply, request: Any, failure: Callable[[Any, int], Any]) -> None:
-        self._reply = reply
-        self._request = request
-        self._failure = failure
-        self.is_decided = False  # the machine has said what the answer will be
-        self.is_answered = False
-
-    def answer(self, message: Any) -> None:
-        self.is_decided = self.is_answered = True
-        self._reply.send(message)
-
-    def refuse(self, code: int) -> None:
-        self.answer(self._failure(self._request, code))
-
-    def park(self) -> None:
-        """The machine keeps it, for long perhaps: closing the connection need not wait for it."""
-        if not self.is_decided:
-            self._reply.on_abandon = _nothing
-
-    def decide(self) -> None:
-        """The machine has let it go: what is left to wait for is a commit."""
-        self.is_decided = True
-        self._reply.on_abandon = None
-
-
-class Settling:
-    """Wait for writes in a coroutine: `code` is NONE when they are committed."""
-
-    def __init__(self) -> None:
-        self._code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-
-    def answer(self, message: Any) -> None:
-        if not self._code.done():
-            self._code.set_result(int(ErrorCode.NONE))
-
-    def refuse(self, code: int) -> None:
-        if not self._code.done():
-            self._code.set_result(int(code))
-
-    def __await__(self) -> Any:
-        return self._code.__await__()
-
-
-class Group:
-    """A group in memory. Writes are numbered; `waiting` holds who is answered after which."""
-
-    __slots__ = ("id", "is_broken", "is_stored", "issued", "machine", "offsets", "settled", "term", "waiting")
+    __slots__ = ("id", "is_stored", "machine", "offsets", "term")
 
     def __init__(self, group_id: str, machine: Machine, term: int, offsets: GroupOffsets | None = None) -> None:
+        super().__init__()
         self.id = group_id
         self.machine = machine
         self.offsets = GroupOffsets() if offsets is None else offsets
         self.term = term  # of the load that it came with
         self.is_stored = False  # the database has something of it, or soon will
-        self.issued = 0
-        self.settled = 0
-        self.is_broken = False
-        self.waiting: deque[tuple[int, Answerable, Any]] = deque()
 
 
 class GroupCoordinator:
@@ -309,14 +249,14 @@ class GroupCoordinator:
         if group is None:
             group = self._add(group_id, self._new_classic(group_id))
         self._write_offsets(group, commits)
-        self.after_writes(group, asked, message)
+        group.after_writes(asked, message)
         if member_id:
             self._run(group, None, group.machine.committed, member_id, self.now_ms())
 
     async def delete_offsets(self, group: Group, keys: Collection[OffsetKey]) -> int:
         """Forget offsets; the error code says whether that is committed."""
         self._write_offsets(group, dict.fromkeys(keys))
-        return await self.written(group)
+        return await group.written()
 
     async def delete(self, group: Group) -> int:
         """Delete a group and its offsets; the error code says whether that is committed, or why it must not be."""
@@ -324,22 +264,7 @@ class GroupCoordinator:
         if code:
             return int(code)
         self._delete(group, HistoryEntry("group deleted", _generation(group.machine)))
-        return await self.written(group)
-
-    def written(self, group: Group) -> Awaitable[int]:
-        """Waits until all that the group has queued by now is committed; an error code."""
-        settling = Settling()
-        self.after_writes(group, settling, None)
-        return settling
-
-    def after_writes(self, group: Group, asked: Answerable, message: Any) -> None:
-        """Answer when all that the group has queued by now is committed."""
-        if group.is_broken:
-            asked.refuse(ErrorCode.COORDINATOR_NOT_AVAILABLE)
-        elif group.settled == group.issued:
-            asked.answer(message)
-        else:
-            group.waiting.append((group.issued, asked, message))
+        return await group.written()
 
     def name_of(self, topic_id: int) -> str | None:
         """The name of the topic with this number; None when it is gone."""
@@ -413,7 +338,7 @@ class GroupCoordinator:
         for token, message in result.replies:
             asked = cast(Asked, token)
             asked.decide()
-            self.after_writes(group, asked, message)
+            group.after_writes(asked, message)
         if result.is_dead or not (group.is_stored or group in self._timers):
             self._remove(group)
 
@@ -477,20 +402,13 @@ class GroupCoordinator:
         self, group: Group, changes: Mapping[OffsetKey, Committed | None], error: StorageError | None
     ) -> None:
         """A write of a group is committed, or has failed; they end in the order in which they began."""
-        group.settled += 1
         if error is not None:
             group.is_broken = True
             if group.term == self._term:
                 self._fail(str(error))
         elif changes and not group.is_broken:
             group.offsets.confirm(changes)
-        waiting = group.waiting
-        while waiting and (waiting[0][0] <= group.settled or group.is_broken):
-            _, asked, message = waiting.popleft()
-            if group.is_broken:
-                asked.refuse(ErrorCode.COORDINATOR_NOT_AVAILABLE)
-            else:
-                asked.answer(message)
+        group.settle(failed=error is not None)
 
     # -- expiry ------------------------------------------------------------------------------------------------------
 
@@ -522,10 +440,6 @@ class GroupCoordinator:
             self._delete(group, *lines if expired else ())
         elif expired:
             self._write_offsets(group, dict.fromkeys(expired))
-
-
-def _nothing() -> None:
-    return None
 
 
 def _generation(machine: Machine) -> int:

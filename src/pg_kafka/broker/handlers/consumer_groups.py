@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import uuid
 
+from pg_kafka.broker.answers import Asked
 from pg_kafka.broker.context import Context, Reply
-from pg_kafka.broker.groups import Asked
 from pg_kafka.broker.handlers.authorized import GROUP_OPERATIONS
 from pg_kafka.broker.handlers.groups import retriable
 from pg_kafka.wire.error_codes import ErrorCode
@@ -92,7 +92,7 @@ async def consumer_group_describe(ctx: Context, request: ConsumerGroupDescribeRe
             )
         else:
             answer = group.machine.describe_consumer()
-            if code := await groups.written(group):
+            if code := await group.written():
                 answer = DescribedGroup(error_code=code)
         answer.group_id = group_id
         if request.include_authorized_operations and not answer.error_code:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import uuid
 
+from pg_kafka.broker.answers import Asked
 from pg_kafka.broker.context import Context, Reply
-from pg_kafka.broker.groups import Asked
 from pg_kafka.broker.handlers.authorized import GROUP_OPERATIONS
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.delete_groups_request import DeleteGroupsRequest
@@ -249,7 +249,7 @@ async def describe_groups(ctx: Context, request: DescribeGroupsRequest) -> Descr
             )
         else:
             answer = group.machine.describe_classic()
-            if code := await groups.written(group):
+            if code := await group.written():
                 answer = DescribedGroup(error_code=code)
         answer.group_id = group_id
         if answer.error_code == ErrorCode.GROUP_ID_NOT_FOUND:

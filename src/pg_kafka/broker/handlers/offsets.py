@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from itertools import groupby
 from uuid import UUID
 
+from pg_kafka.broker.answers import Asked
 from pg_kafka.broker.context import Context, Reply
-from pg_kafka.broker.groups import Asked, Group
+from pg_kafka.broker.groups import Group
 from pg_kafka.broker.handlers.groups import retriable
 from pg_kafka.coordinator.consumer_group import ConsumerGroup
 from pg_kafka.coordinator.group_offsets import Committed, OffsetKey, check_metadata
