@@ -1,7 +1,8 @@
 """Apache Kafka from its published jars: tests are validated against it, and the benchmark compares with it.
 
-`class_path()` fetches the jars named in `tests/clients/java/pom.xml` once (Maven keeps them), `java(...)` is the
-command line of a main class on them, and `ApacheKafka` is one KRaft node (broker and controller) on 127.0.0.1.
+`class_path()` fetches the jars named in `tests/clients/java/pom.xml`, or in another folder's, once (Maven keeps them),
+`compiled(...)` compiles a source file with them, `java(...)` is the command line of a main class on them, and
+`ApacheKafka` is one KRaft node (broker and controller) on 127.0.0.1.
 Nothing here is used by the package.
 """
 
@@ -49,10 +50,13 @@ def need(program: str, comes_from: str) -> str:
 
 
 @cache
-def class_path() -> str:
-    """The class path of the published clients, tools and broker; raises ToolMissing when Java or Maven is not there."""
+def class_path(folder: Path = JAVA_DIR) -> str:
+    """The class path of the published clients, tools and broker, or of what the folder's pom.xml names.
+
+    Raises ToolMissing when Java or Maven is not there.
+    """
     need("java", "apt-get install openjdk-17-jdk-headless")
-    pom = JAVA_DIR / "pom.xml"
+    pom = folder / "pom.xml"
     saved = BUILD_DIR / f"classpath-{hashlib.sha256(pom.read_bytes()).hexdigest()[:12]}"
     if saved.exists():
         known = saved.read_text()
@@ -72,8 +76,9 @@ def java(
     *arguments: str,
     options: Sequence[str] = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),
     more_classes: Path | None = None,
+    libraries: Path = JAVA_DIR,
 ) -> list[str]:
-    """The command that runs a main class, or a single source file, on `class_path()` and a folder of compiled classes.
+    """The command that runs a main class, or a source file, on `class_path(libraries)` and a folder of compiled classes.
 
     The default options start fast; a benchmark gives its own.
     """
@@ -82,10 +87,21 @@ def java(
         f"-Dlog4j2.configurationFile={JAVA_DIR / 'log4j2.properties'}",
         *options,
         "-cp",
-        class_path() if more_classes is None else f"{class_path()}:{more_classes}",
+        class_path(libraries) if more_classes is None else f"{class_path(libraries)}:{more_classes}",
         main,
         *arguments,
     ]
+
+
+def compiled(source: Path, libraries: Path = JAVA_DIR) -> Path:
+    """The folder with the classes of a source file, compiled when it is newer than they are."""
+    target = BUILD_DIR / source.stem
+    main = target / f"{source.stem}.class"
+    if not main.exists() or main.stat().st_mtime < source.stat().st_mtime:
+        compiler = need("javac", "apt-get install openjdk-17-jdk-headless")
+        command = [compiler, "-cp", class_path(libraries), "-d", str(target), str(source)]
+        subprocess.run(command, check=True, timeout=120)
+    return target
 
 
 def free_port() -> int:
@@ -96,12 +112,14 @@ def free_port() -> int:
         return port
 
 
-def spawn(command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """Starts a broker that writes to `log` and is told to end when we die, however we die."""
+def spawn(
+    command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None, stdin: int = subprocess.DEVNULL
+) -> subprocess.Popen[bytes]:
+    """Starts a program that writes to `log` and is told to end when we die, however we die."""
     with log.open("ab") as output:
         return subprocess.Popen(
             command,
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=output,
             stderr=output,
             env=environment,
