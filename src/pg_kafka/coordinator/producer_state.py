@@ -117,6 +117,13 @@ def advance(
     return ProducerWindow(epoch, (*window.batches[1 - WINDOW_BATCHES :], batch), timestamp_ms)
 
 
+def mark(window: ProducerWindow | None, *, epoch: int, timestamp_ms: int) -> ProducerWindow:
+    """The window after a transaction marker; one with a newer epoch fences what was before (KIP-890)."""
+    if window is None or window.epoch < epoch:
+        return ProducerWindow(epoch, (), timestamp_ms)
+    return ProducerWindow(window.epoch, window.batches, timestamp_ms)
+
+
 def dump(window: ProducerWindow) -> list[Any]:
     """The window as a JSON list."""
     return [

@@ -20,6 +20,7 @@ import asyncpg
 
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import queries, staging
+from pg_kafka.storage.endings import Ending
 from pg_kafka.storage.journal import GroupPart, JournalWrite, not_written
 from pg_kafka.storage.partition import Append, AppendResult, Partition
 from pg_kafka.storage.sessions import (
@@ -38,8 +39,12 @@ from pg_kafka.storage.transaction import (
     Control,
     Outcome,
     Part,
+    Share,
     Transaction,
+    halves,
+    move,
     named_culprit,
+    shares_of,
 )
 from pg_kafka.storage.writes import (
     STATEMENT_TIMEOUT_S,
@@ -61,10 +66,6 @@ ALONE_BYTES = 256 * 1024
 OVERLAP_BYTES = 128 * 1024
 RESOLVE_TIMEOUT_S = 30.0
 RECONNECT_DELAYS_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
-
-
-# What fails or is written as a whole.
-Share = Part | GroupPart
 
 
 class Owner(staging.Owner, Protocol):
@@ -126,6 +127,14 @@ class Lane:
         if not self.ready.is_set() or self._stopping:
             return not_written("groups cannot be written now")
         refusal = self._staging.journal.add(write)
+        self._wake.set()
+        return refusal
+
+    def end_transaction(self, ending: Ending) -> StorageError | None:
+        """Queue the end of a transaction; or the error, when it is refused and will have no other answer."""
+        if not self.ready.is_set() or self._stopping:
+            return not_written("transactions cannot be ended now")
+        refusal = self._staging.journal.add(ending)
         self._wake.set()
         return refusal
 
@@ -233,9 +242,9 @@ class Lane:
             self._staging.build(transaction)
             if transaction.parts or transaction.checkpoints or transaction.groups:
                 await self._write(transaction)
-            elif transaction.controls:
+            elif transaction.controls or transaction.endings:
                 await self._drain()
-                self._finish_controls(transaction.controls)
+                self._apply(transaction)
             self._building = None
 
     async def _wait_for_work(self) -> None:
@@ -351,9 +360,17 @@ class Lane:
             self._staging.checkpoint_written(part.partition)
         if transaction.groups:
             for write in transaction.journal_writes():
-                self._staging.journal.finish(write, None)
                 self._owner.journal_grown(write.bytes)
+        self._answer_writes(transaction, None)
         self._finish_controls(transaction.controls)
+
+    def _answer_writes(self, transaction: Transaction, error: StorageError | None) -> None:
+        """Answer what wrote to the journals, and the ends of transactions."""
+        for write in transaction.journal_writes():
+            if not write.is_of_ending:
+                self._staging.journal.finish(write, error)
+        for ending in transaction.endings:
+            self._staging.journal.finish(ending, error)
 
     @staticmethod
     def _finish_controls(controls: list[Control]) -> None:
@@ -389,20 +406,20 @@ class Lane:
         if session.connection.is_in_transaction():
             await session.connection.execute("ROLLBACK", timeout=STATEMENT_TIMEOUT_S)
         culprit = named_culprit(transaction, error)
-        shares: list[Share] = [*transaction.parts.values(), *transaction.groups.values()]
+        shares = shares_of(transaction)
         trials: deque[list[Share]] = deque()
         if len(shares) == 1:
-            transaction.parts.clear()
-            transaction.groups.clear()
+            move(shares, transaction, Transaction())
             self._fail_share(shares[0], error)
         elif culprit is not None:
-            trials.extend([[culprit], [share for share in shares if share is not culprit]])
+            trials.append([share for share in shares if culprit in share.parts])
+            trials.append([share for share in shares if culprit not in share.parts])
         else:
-            trials.extend(_halves(shares))
+            trials.extend(halves(shares))
         while trials:
             tried = trials.popleft()
             trial = Transaction(session=session, journals=transaction.journals)
-            _move(tried, transaction, trial)
+            move(tried, transaction, trial)
             self._in_flight.append(trial)
             try:
                 await session.connection.execute("BEGIN", timeout=STATEMENT_TIMEOUT_S)
@@ -416,8 +433,8 @@ class Lane:
                 if len(tried) == 1:
                     self._fail_share(tried[0], again)
                 else:
-                    _move(tried, trial, transaction)
-                    trials.extend(_halves(tried))
+                    move(tried, trial, transaction)
+                    trials.extend(halves(tried))
                 await session.connection.execute("ROLLBACK", timeout=STATEMENT_TIMEOUT_S)
                 continue
             trial.outcome = Outcome.COMMITTING
@@ -430,18 +447,22 @@ class Lane:
         self._finish_controls(transaction.controls)
 
     def _fail_share(self, share: Share, error: asyncpg.PostgresError) -> None:
-        if isinstance(share, Part):
-            self._fail_part(share, error)
-        else:
-            self._fail_group(share, error)
+        for part in share.parts:
+            self._fail_part(part, error)
+        for group in share.groups:
+            self._fail_group(group, error)
+        for ending in share.endings:
+            message = f"the database refused the end of a transaction: {describe(error)}"
+            self._staging.journal.finish(ending, StorageError(False, ErrorCode.UNKNOWN_SERVER_ERROR, message))
 
     def _fail_group(self, group: GroupPart, error: asyncpg.PostgresError) -> None:
-        """The database refuses what a group writes. Its later writes build on that, so they fail as well."""
-        log.error("the database refused a group", extra=self._extra(error) | {"sqlstate": error.sqlstate})
-        message = f"the database refused what the group writes: {describe(error)}"
-        later = self._staging.journal.take_group(group.group_id)
-        for write in (*group.writes, *later):
-            self._staging.journal.finish(write, StorageError(False, ErrorCode.UNKNOWN_SERVER_ERROR, message))
+        """The database refuses what a group or transactional id writes. Its later writes build on that, so they fail as well."""
+        extra = self._extra(error) | {"sqlstate": error.sqlstate, "of": group.owner[0]}
+        log.error("the database refused what is written to the journals", extra=extra)
+        message = f"the database refused what is written: {describe(error)}"
+        later = self._staging.journal.take_owned(group.owner)
+        for item in (*(write for write in group.writes if not write.is_of_ending), *later):
+            self._staging.journal.finish(item, StorageError(False, ErrorCode.UNKNOWN_SERVER_ERROR, message))
 
     def _fail_part(self, part: Part, error: asyncpg.PostgresError) -> None:
         """The database refuses these rows: answer so, and give the offsets to what comes next."""
@@ -490,8 +511,7 @@ class Lane:
                 self._staging.answer(append, result)
             for append, _ in part.joined:
                 self._staging.answer(append, result)
-        for write in transaction.journal_writes():
-            self._staging.journal.finish(write, not_written(result.message or "the lane was broken"))
+        self._answer_writes(transaction, not_written(result.message or "the lane was broken"))
         # Their effect on memory is there already. They promise that nothing older is under way, so they wait for that.
         self._broken_controls.extend(transaction.controls)
 
@@ -578,16 +598,3 @@ class Lane:
 def _is_abort(error: asyncpg.PostgresError) -> bool:
     """The server has rolled back. After 57P01 and the like it may have committed and only not waited for a standby."""
     return (error.sqlstate or "")[:2] in ("22", "23", "25", "40", "42", "53", "54", "55")
-
-
-def _halves(shares: list[Share]) -> list[list[Share]]:
-    middle = len(shares) // 2
-    return [half for half in (shares[:middle], shares[middle:]) if half]
-
-
-def _move(shares: list[Share], source: Transaction, target: Transaction) -> None:
-    for share in shares:
-        if isinstance(share, Part):
-            target.parts[share.partition] = source.parts.pop(share.partition)
-        else:
-            target.groups[share.group_id] = source.groups.pop(share.group_id)

@@ -19,8 +19,9 @@ import asyncpg
 from pg_kafka.config import Config
 from pg_kafka.coordinator import producer_state
 from pg_kafka.errors import StorageError
-from pg_kafka.storage import queries
+from pg_kafka.storage import aborted, queries
 from pg_kafka.storage.control import ControlSession
+from pg_kafka.storage.endings import Ending, Marker
 from pg_kafka.storage.journal import JournalWrite, journal_table
 from pg_kafka.storage.lane import Lane
 from pg_kafka.storage.partition import Append, AppendResult, Extent, Partition
@@ -106,6 +107,8 @@ class Log:
         self.epoch = epoch
         self.cluster_id = cluster_id
         self.queued_bytes = 0
+        # Whether a producer's transaction is open in a partition; an error code says that it is not.
+        self.admits_transactional: Callable[[tuple[int, int], int, int], int] = _admits_all
         self._config = config
         self._topics = topics
         self._control = control
@@ -190,6 +193,12 @@ class Log:
     def now_ms(self) -> int:
         return time.time_ns() // 1_000_000
 
+    def expected(self, count_bytes: int) -> None:
+        self.queued_bytes += count_bytes
+
+    def admits(self, partition: Partition, producer_id: int, epoch: int) -> int:
+        return self.admits_transactional((partition.topic.id, partition.index), producer_id, epoch)
+
     def answered(self, count_bytes: int) -> None:
         self.queued_bytes -= count_bytes
 
@@ -253,7 +262,7 @@ class Log:
     # -- topics and segments -----------------------------------------------------------------------------------------
 
     def _lane(self, topic_id: int, index: int) -> Lane:
-        return self._lanes[hash((topic_id, index)) % len(self._lanes)]
+        return self._lanes[self.lane_of(topic_id, index)]
 
     async def _on_all_lanes(self, apply: Callable[[Lane], None]) -> None:
         try:
@@ -323,7 +332,35 @@ class Log:
 
     def write_journal(self, write: JournalWrite) -> StorageError | None:
         """Queue what a group writes for its lane; or the error, when it is refused and gets no other answer."""
-        return self._lanes[hash(write.group_id) % len(self._lanes)].write_journal(write)
+        return self._lanes[self.lane_of_journal(write.group_id)].write_journal(write)
+
+    def lane_of_journal(self, owner_id: str) -> int:
+        """Number of the lane that writes what a group or transactional id has to write."""
+        return hash(owner_id) % len(self._lanes)
+
+    def lane_of(self, topic_id: int, index: int) -> int:
+        """Number of the lane of a partition."""
+        return hash((topic_id, index)) % len(self._lanes)
+
+    async def load_for_markers(self, markers: Sequence[Marker]) -> list[tuple[Partition, Marker]]:
+        """Markers with their partitions; those of topics that are gone are left out. Raises StorageError."""
+        wanted = [
+            (topic, marker)
+            for marker in markers
+            if (topic := self._topics.by_id.get(marker.topic_id)) is not None and marker.partition < topic.partitions
+        ]
+        missing = [(topic, m.partition) for topic, m in wanted if self.partition(topic, m.partition) is None]
+        if missing:
+            await self.load(missing)
+        found = [self.partition(topic, marker.partition) for topic, marker in wanted]
+        pairs = [(p, marker) for p, (_, marker) in zip(found, wanted, strict=True) if p is not None]
+        if len(pairs) < len(wanted):
+            raise unavailable("a partition went away while it was loaded")
+        return pairs
+
+    def end_transaction(self, lane: int, ending: Ending) -> StorageError | None:
+        """Queue the end of a transaction for the lane that it belongs to; or the error, when it gets no other answer."""
+        return self._lanes[lane].end_transaction(ending)
 
     async def settle_journals(self) -> None:
         """Wait until all that groups have written is committed or failed. Raises StorageError."""
@@ -429,6 +466,7 @@ class Log:
                 partition.high_watermark = max(row["next_offset"], partition.log_start_offset)
                 partition.running_max_timestamp = row["running_max_timestamp"]
                 partition.load_checkpoint_json(row["producers"])
+                partition.load_open_json(row["open_transactions"])
             checkpoint = row["next_offset"] or 0
             for position, extent in enumerate(partition.extents):
                 is_last = position + 1 == len(partition.extents)
@@ -447,6 +485,7 @@ class Log:
                 _replay(by_key[row["topic"], row["partition"]], row)
         for partition in partitions:
             partition.unstage()
+            partition.aborted_from = partition.high_watermark
             self._topic_bytes_loaded(partition)
         return partitions
 
@@ -516,6 +555,16 @@ class Log:
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._executor, _encode_rows, arguments, offset, max_bytes, codec, level)
         return _encode_rows(arguments, offset, max_bytes, codec, level)
+
+    async def aborted(
+        self, partition: Partition, offset: int, batches: Sequence[bytes]
+    ) -> Sequence[aborted.AbortedTransaction]:
+        """Aborted transactions in what was read from `offset` on. Raises StorageError."""
+        found = aborted.known(partition, offset, batches)
+        if found is None:
+            async with self._readers.use(READ_TIMEOUT_S) as connection:
+                found = await aborted.find(connection, partition, offset, batches)
+        return found
 
     async def _read_extents(
         self, connection: asyncpg.Connection, partition: Partition, offset: int, end: int, max_bytes: int
@@ -598,6 +647,10 @@ class Log:
         return await self.offset_for_timestamp(partition, partition.running_max_timestamp)
 
 
+def _admits_all(_place: tuple[int, int], _producer_id: int, _epoch: int) -> int:
+    return 0
+
+
 def _first_record_at(row: asyncpg.Record, timestamp_ms: int, start: int) -> tuple[int, int] | None:
     base = row["base_offset"]
     stamps = row["timestamps"] or [row["first_timestamp"]] * row["record_count"]
@@ -637,6 +690,14 @@ def _replay(partition: Partition, row: asyncpg.Record) -> None:
         )
     else:
         return
+    if row["is_control"]:
+        producer_id, epoch = batches[0][:2]
+        window = partition.producers.get(producer_id)
+        partition.producers[producer_id] = producer_state.mark(window, epoch=epoch, timestamp_ms=row["append_time"])
+        partition.open_transactions.pop(producer_id, None)
+        return
+    if row["is_transactional"]:
+        partition.open_transactions.setdefault(batches[0][0], row["base_offset"])
     for producer_id, epoch, base_sequence, base_offset, count in batches:
         window = partition.producers.get(producer_id)
         if window is not None and window.batches and window.batches[-1].base_offset >= base_offset:
@@ -659,7 +720,7 @@ def _encode_rows(
     size = 0
     for values in rows:
         arguments: dict[str, Any] = dict(zip(_READ_FIELDS, values, strict=True))
-        if codec is not None:
+        if codec is not None and not arguments["is_control"]:
             arguments["codec"] = codec
         if not arguments["is_transactional"]:
             # A row may hold batches of several producers; consumers look at producers of transactions only.

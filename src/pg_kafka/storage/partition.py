@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pg_kafka.wire._records import Batch
 
 NO_TIMESTAMP = -1
+ABORTED_IN_MEMORY = 1_000
 
 
 class Extent(NamedTuple):
@@ -67,11 +68,19 @@ class Append:
         self.base_offset = -1
 
 
+class Aborted(NamedTuple):
+    """A transaction that was aborted: where its records begin in the partition, and where its marker is."""
+
+    producer_id: int
+    first_offset: int
+    marker_offset: int
+
+
 class Waiter(Protocol):
     """Something that waits for a partition, a parked fetch most of all."""
 
     def on_advance(self, partition: Partition, bytes_added: int) -> None:
-        """The high watermark has moved."""
+        """The high watermark has moved; or the last stable offset, which counts as any number of bytes."""
 
     def on_closed(self, partition: Partition) -> None:
         """This broker no longer serves the partition, or must load it again."""
@@ -81,6 +90,8 @@ class Partition:
     """State of a loaded partition. Made by Log.load, changed by its lane."""
 
     __slots__ = (
+        "aborted",
+        "aborted_from",
         "append_bytes_total",
         "average_row_bytes",
         "bytes_since_checkpoint",
@@ -93,6 +104,7 @@ class Partition:
         "is_ringed",
         "leader_epoch",
         "log_start_offset",
+        "open_transactions",
         "pending",
         "pending_records",
         "producers",
@@ -102,6 +114,7 @@ class Partition:
         "staged_epoch",
         "staged_extent",
         "staged_max_timestamp",
+        "staged_open",
         "staged_producers",
         "tail",
         "topic",
@@ -119,6 +132,9 @@ class Partition:
         self.epochs: list[tuple[int, int]] = []
         self.extents: list[Extent] = []
         self.producers: dict[int, ProducerWindow] = {}
+        self.open_transactions: dict[int, int] = {}  # producer id -> where its open transaction begins here
+        self.aborted: deque[Aborted] = deque()  # the newest, by their markers
+        self.aborted_from = 0  # of markers from here on, all are known
         self.append_bytes_total = 0
         self.bytes_since_checkpoint = 0
         self.is_dirty = False
@@ -132,6 +148,7 @@ class Partition:
         self.staged_end = 0
         self.staged_max_timestamp = NO_TIMESTAMP
         self.staged_producers: dict[int, ProducerWindow] = {}
+        self.staged_open: dict[int, int | None] = {}  # over open_transactions; None: ended
         self.staged_extent: Extent | None = None
         self.staged_epoch = False
 
@@ -140,14 +157,15 @@ class Partition:
 
     @property
     def last_stable_offset(self) -> int:
-        """Where read_committed consumers stop. Without transactions it is the high watermark."""
-        return self.high_watermark
+        """Where read_committed consumers stop: the oldest open transaction's first record, or the high watermark."""
+        return min(self.open_transactions.values()) if self.open_transactions else self.high_watermark
 
     def unstage(self) -> None:
         """Fall back to what is committed."""
         self.staged_end = self.high_watermark
         self.staged_max_timestamp = self.running_max_timestamp
         self.staged_producers.clear()
+        self.staged_open.clear()
         self.staged_extent = None
         self.staged_epoch = False
 
@@ -189,10 +207,32 @@ class Partition:
             [
                 [pid, *producer_state.dump(window)]
                 for pid, window in windows.items()
-                if window.last_timestamp_ms >= now_ms - expiration_ms
+                if window.last_timestamp_ms >= now_ms - expiration_ms or self.staged_transaction(pid) is not None
             ],
             separators=(",", ":"),
         )
+
+    def staged_transaction(self, producer_id: int) -> int | None:
+        """Where a producer's open transaction begins here, as staged; None when it has none."""
+        if producer_id in self.staged_open:
+            return self.staged_open[producer_id]
+        return self.open_transactions.get(producer_id)
+
+    def open_json(self) -> str:
+        """Open transactions, staged ones included, as JSON."""
+        if not self.open_transactions and not self.staged_open:
+            return "[]"
+        opened = {**self.open_transactions, **self.staged_open}
+        return json.dumps([[pid, first] for pid, first in opened.items() if first is not None])
+
+    def end_transaction(self, aborted: Aborted) -> None:
+        """Remember an aborted transaction for read_committed consumers; older ones are found in the database."""
+        self.aborted.append(aborted)
+        if len(self.aborted) > ABORTED_IN_MEMORY:
+            self.aborted_from = self.aborted.popleft().marker_offset + 1
+
+    def load_open_json(self, stored: str) -> None:
+        self.open_transactions.update(json.loads(stored))
 
     def load_checkpoint_json(self, stored: str) -> None:
         for pid, *window in json.loads(stored):
@@ -201,7 +241,8 @@ class Partition:
     def expire_producers(self, now_ms: int, expiration_ms: int) -> None:
         """Forget producers silent for `expiration_ms` (producer.id.expiration.ms)."""
         oldest = now_ms - expiration_ms
-        for pid in [p for p, w in self.producers.items() if w.last_timestamp_ms < oldest]:
+        opened = self.open_transactions
+        for pid in [p for p, w in self.producers.items() if w.last_timestamp_ms < oldest and p not in opened]:
             del self.producers[pid]
 
     def close(self) -> None:

@@ -14,8 +14,9 @@ from typing import Protocol
 
 from pg_kafka.coordinator import producer_state
 from pg_kafka.coordinator.producer_state import Accepted, Duplicate, SequencedBatch
-from pg_kafka.storage.journal import GroupPart, JournalQueue
-from pg_kafka.storage.partition import Append, AppendResult, Partition
+from pg_kafka.storage.endings import Ending, MarkerAppend
+from pg_kafka.storage.journal import GroupPart, JournalQueue, not_written, writes_of
+from pg_kafka.storage.partition import Aborted, Append, AppendResult, Partition
 from pg_kafka.storage.transaction import Control, GlobalOffsets, JournalTables, Part, Transaction, make_rows
 from pg_kafka.wire import _records
 from pg_kafka.wire._records import Batch
@@ -28,6 +29,7 @@ MAX_TURN_BYTES = 256 * 1024
 # The journals' share of a transaction, so that partitions have theirs.
 MAX_JOURNAL_BYTES = 2 * 1024 * 1024
 CHECKPOINTS_AT_ONCE = 500
+_ANY_BYTES = 1 << 40  # for those who wait for the last stable offset, how far it moved does not matter
 # After these errors a client sends the same batch again.
 _ASKED_AGAIN = (ErrorCode.KAFKA_STORAGE_ERROR, ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.REQUEST_TIMED_OUT)
 
@@ -42,6 +44,8 @@ class Owner(Protocol):
     def answered(self, count_bytes: int) -> None: ...
     def awaits_again(self, topic_id: int, index: int, producer_id: int, epoch: int, base_sequence: int) -> None: ...
     def takes_unknown(self, partition: Partition, batch: Batch) -> bool: ...
+    def admits(self, partition: Partition, producer_id: int, epoch: int) -> int: ...
+    def expected(self, count_bytes: int) -> None: ...
     def committed(self, partition: Partition, appended_bytes: int) -> None: ...
     def stored_codec_differs(self, append: Append) -> bool: ...
 
@@ -106,7 +110,7 @@ class Staging:
         """Say what became of a batch."""
         self._owner.answered(append.bytes)
         batch, partition = append.batch, append.partition
-        if result.error in _ASKED_AGAIN and batch.producer_id >= 0:
+        if result.error in _ASKED_AGAIN and batch.base_sequence >= 0:
             self._owner.awaits_again(
                 partition.topic.id, partition.index, batch.producer_id, batch.producer_epoch, batch.base_sequence
             )
@@ -147,9 +151,17 @@ class Staging:
             transaction.controls.append(control)
         if self.journal:
             transaction.journals = self._owner.journal_tables
-            for write in self.journal.take(MAX_JOURNAL_BYTES):
-                transaction.groups.setdefault(write.group_id, GroupPart(write.group_id)).writes.append(write)
-                transaction.bytes += write.bytes
+            for item in self.journal.take(MAX_JOURNAL_BYTES):
+                if isinstance(item, Ending) and any(self._is_closed(partition) for partition, _ in item.markers):
+                    # The topic may go, or stay after all: whoever ends the transaction has to look again.
+                    self.journal.finish(item, not_written("a topic is being deleted"))
+                    continue
+                for write in writes_of(item):
+                    transaction.groups.setdefault(write.owner, GroupPart(write.owner)).writes.append(write)
+                if isinstance(item, Ending):
+                    transaction.endings.append(item)
+                    self._stage_markers(transaction, item)
+                transaction.bytes += item.bytes
         while self.ring and transaction.bytes < MAX_TRANSACTION_BYTES:
             partition = self.ring.popleft()
             part = transaction.parts.get(partition)
@@ -178,10 +190,33 @@ class Staging:
                 transaction.checkpoints.append(part)
             part.checkpoint = self._checkpoint(partition, part.bytes, now_ms)
 
+    def _stage_markers(self, transaction: Transaction, ending: Ending) -> None:
+        """Give the markers of a transaction their offsets."""
+        now_ms = self._owner.now_ms()
+        for partition, marker in ending.markers:
+            part = transaction.parts.get(partition)
+            if part is None:
+                part = transaction.parts[partition] = Part(partition)
+            producer_id = marker.producer_id
+            first_offset = partition.staged_transaction(producer_id)
+            append = MarkerAppend(partition, marker, first_offset, now_ms)
+            window = partition.staged_producers.get(producer_id) or partition.producers.get(producer_id)
+            window = producer_state.mark(window, epoch=marker.producer_epoch, timestamp_ms=now_ms)
+            part.windows[producer_id] = partition.staged_producers[producer_id] = window
+            if first_offset is not None:
+                part.open_transactions[producer_id] = partition.staged_open[producer_id] = None
+                if not marker.is_commit:
+                    part.aborted.append(Aborted(producer_id, first_offset, append.base_offset))
+            partition.staged_end = append.base_offset + 1
+            part.appends.append(append)
+            part.bytes += append.bytes
+            part.has_markers = True
+            self._owner.expected(append.bytes)  # what is answered was counted before
+
     def _stage(self, part: Part, append: Append) -> bool:
         """Check a batch's sequence and give it its offset; False when it is answered without being written."""
         partition, batch = part.partition, append.batch
-        if partition.is_closed or partition.topic.id in self.closed:
+        if self._is_closed(partition):
             self.answer(append, AppendResult(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION))
             return False
         base_offset = partition.staged_end
@@ -200,6 +235,12 @@ class Staging:
             if not isinstance(verdict, Accepted):
                 self.answer(append, AppendResult(verdict.error, message=verdict.message))
                 return False
+            refused = self._check_transaction(partition, batch)
+            if refused is not None:
+                self.answer(append, refused)
+                return False
+            if batch.is_transactional and partition.staged_transaction(batch.producer_id) is None:
+                part.open_transactions[batch.producer_id] = partition.staged_open[batch.producer_id] = base_offset
             window = producer_state.advance(
                 window,
                 epoch=batch.producer_epoch,
@@ -214,6 +255,22 @@ class Staging:
         part.appends.append(append)
         part.bytes += append.bytes
         return True
+
+    def _is_closed(self, partition: Partition) -> bool:
+        return partition.is_closed or partition.topic.id in self.closed
+
+    def _check_transaction(self, partition: Partition, batch: Batch) -> AppendResult | None:
+        """What a batch is refused with: one of a transaction that is not open, or one without in the midst of a transaction."""
+        if batch.is_transactional:
+            code = self._owner.admits(partition, batch.producer_id, batch.producer_epoch)
+            if code:
+                return AppendResult(code, message="the transaction of the batch is not open in this partition")
+        elif (partition.open_transactions or partition.staged_open) and (
+            partition.staged_transaction(batch.producer_id) is not None
+        ):
+            message = "the producer has an open transaction here, and the batch does not belong to it"
+            return AppendResult(ErrorCode.INVALID_TXN_STATE, message=message)
+        return None
 
     def _join(self, part: Part, append: Append, batch: SequencedBatch) -> None:
         """Answer a duplicate with the offset of the first copy, once that is committed."""
@@ -239,6 +296,13 @@ class Staging:
         """A part is committed: take it into the partition's state, answer its batches and wake who waits."""
         partition = part.partition
         partition.producers.update(part.windows)
+        for producer_id, first_offset in part.open_transactions.items():
+            if first_offset is None:
+                partition.open_transactions.pop(producer_id, None)
+            else:
+                partition.open_transactions[producer_id] = first_offset
+        for aborted in part.aborted:
+            partition.end_transaction(aborted)
         if part.extent is not None:
             partition.extents.append(part.extent)
         if part.begins_epoch:
@@ -273,17 +337,18 @@ class Staging:
             self.answer(append, self.duplicate_result(partition, append, batch_before))
         self._owner.committed(partition, part.bytes)
         for waiter in list(partition.waiters):
-            waiter.on_advance(partition, sent)
+            waiter.on_advance(partition, _ANY_BYTES if part.has_markers else sent)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
-    def _checkpoint(self, partition: Partition, added_bytes: int, now_ms: int) -> tuple[int, int, int, str]:
+    def _checkpoint(self, partition: Partition, added_bytes: int, now_ms: int) -> tuple[int, int, int, str, str]:
         staged = added_bytes + sum(t.parts[partition].bytes for t in self._in_flight if partition in t.parts)
         return (
             partition.staged_end,
             partition.staged_max_timestamp,
             partition.append_bytes_total + staged,
             partition.checkpoint_json(now_ms, self._producer_expiration_ms),
+            partition.open_json(),
         )
 
     def mark_checkpoints(self) -> None:

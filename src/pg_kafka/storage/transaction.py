@@ -17,14 +17,18 @@ from typing import NamedTuple
 import asyncpg
 
 from pg_kafka.coordinator.producer_state import ProducerWindow, SequencedBatch
+from pg_kafka.storage.endings import Ending, MarkerAppend
 from pg_kafka.storage.journal import GroupPart, JournalWrite
-from pg_kafka.storage.partition import Append, Extent, Partition
+from pg_kafka.storage.partition import Aborted, Append, Extent, Partition
 from pg_kafka.storage.sessions import Session
 from pg_kafka.wire import _records
+from pg_kafka.wire._records import Batch
 
 MAX_ROW_BYTES = _records.MAX_SLICE_BYTES
 COPY_PIECE_BYTES = 262_144
 GLOBAL_BLOCK = 1_048_576  # the increment of the sequence kafka.global_offsets
+_TRANSACTIONAL, _CONTROL = 0x10, 0x20  # attributes of a batch
+_KIND = _TRANSACTIONAL | _CONTROL
 _COPY_LINE = re.compile(r"\bCOPY log, line (\d+)")
 
 
@@ -60,13 +64,16 @@ class Control:
     done: asyncio.Future[None]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Part:
     """One partition's share of a transaction."""
 
     partition: Partition
     appends: list[Append] = field(default_factory=list)
     windows: dict[int, ProducerWindow] = field(default_factory=dict)
+    open_transactions: dict[int, int | None] = field(default_factory=dict)  # begun; None: ended
+    aborted: list[Aborted] = field(default_factory=list)
+    has_markers: bool = False
     joined: list[tuple[Append, SequencedBatch]] = field(default_factory=list)
     rows: list[bytes] = field(default_factory=list)
     bytes: int = 0
@@ -75,7 +82,7 @@ class Part:
     append_time: int = -1
     extent: Extent | None = None
     begins_epoch: bool = False
-    checkpoint: tuple[int, int, int, str] | None = None
+    checkpoint: tuple[int, int, int, str, str] | None = None
     first: tuple[int, int] = (0, 0)  # base offset and global base of its first row
     first_extent: Extent | None = None
 
@@ -87,7 +94,8 @@ class Transaction:
     parts: dict[Partition, Part] = field(default_factory=dict)
     controls: list[Control] = field(default_factory=list)
     checkpoints: list[Part] = field(default_factory=list)
-    groups: dict[str, GroupPart] = field(default_factory=dict)
+    groups: dict[tuple[str, str], GroupPart] = field(default_factory=dict)
+    endings: list[Ending] = field(default_factory=list)
     journals: JournalTables = NO_JOURNALS
     bytes: int = 0
     outcome: Outcome = Outcome.OPEN
@@ -148,6 +156,7 @@ def make_rows(part: Part, segment: int, now_ms: int, global_offsets: GlobalOffse
             group_bytes + append.bytes > MAX_ROW_BYTES
             or append.codec != group[0].codec
             or append.timestamp_type != group[0].timestamp_type
+            or not _may_share(append.batch, group[0].batch)
         ):
             _make_group_rows(part, group, segment, global_offsets)
             group, group_bytes = [], 0
@@ -158,14 +167,33 @@ def make_rows(part: Part, segment: int, now_ms: int, global_offsets: GlobalOffse
     part.max_timestamp = partition.staged_max_timestamp
 
 
-def _make_group_rows(part: Part, group: list[Append], segment: int, global_offsets: GlobalOffsets) -> None:
-    """One row for batches that share one, or several rows for a batch too large for one."""
-    partition = part.partition
-    producers = [
+def _may_share(batch: Batch, other: Batch) -> bool:
+    """A row of a transaction is of one producer, and a marker has one to itself."""
+    kind = batch.attributes & _KIND
+    if kind != other.attributes & _KIND:
+        return False
+    return not kind or (
+        not kind & _CONTROL and (batch.producer_id, batch.producer_epoch) == (other.producer_id, other.producer_epoch)
+    )
+
+
+def _producers(group: list[Append]) -> list[tuple[int, int, int, int, int]]:
+    """Of each idempotent batch: producer id, epoch, base sequence, base offset, count; of a marker its transaction's begin."""
+    first = group[0]
+    if isinstance(first, MarkerAppend):
+        return [(first.batch.producer_id, first.batch.producer_epoch, -1, first.first_offset, 1)]
+    return [
         (b.producer_id, b.producer_epoch, b.base_sequence, a.base_offset, b.count)
         for a in group
         if (b := a.batch).producer_id >= 0
     ]
+
+
+def _make_group_rows(part: Part, group: list[Append], segment: int, global_offsets: GlobalOffsets) -> None:
+    """One row for batches that share one, or several rows for a batch too large for one."""
+    partition = part.partition
+    producers = _producers(group)
+    kind = group[0].batch.attributes
     slices = [piece for append in group for piece in append.batch.slices]
     rows = [slices] if len(group) > 1 or len(slices) == 1 else [[piece] for piece in slices]
     base_offset = group[0].base_offset
@@ -188,8 +216,8 @@ def _make_group_rows(part: Part, group: list[Append], segment: int, global_offse
                 append_time=part.append_time,
                 timestamp_type=group[0].timestamp_type,
                 codec=group[0].codec,
-                is_transactional=False,
-                is_control=False,
+                is_transactional=bool(kind & _TRANSACTIONAL),
+                is_control=bool(kind & _CONTROL),
                 delete_horizon=None,
                 producers=producers,
                 slices=row,
@@ -227,3 +255,50 @@ def named_culprit(transaction: Transaction, error: asyncpg.PostgresError) -> Par
         if line <= 0:
             return part
     return None
+
+
+@dataclass(slots=True, eq=False)
+class Share:
+    """What fails or is written as a whole: one partition's part, one group's, or all that the end of a transaction touches."""
+
+    parts: list[Part] = field(default_factory=list)
+    groups: list[GroupPart] = field(default_factory=list)
+    endings: list[Ending] = field(default_factory=list)
+
+
+def shares_of(transaction: Transaction) -> list[Share]:
+    """What a transaction consists of; the ends of transactions tie together what they touch."""
+    by_part = {part: Share(parts=[part]) for part in transaction.parts.values()}
+    by_group = {owner: Share(groups=[group]) for owner, group in transaction.groups.items()}
+    shares: dict[Share, None] = dict.fromkeys((*by_part.values(), *by_group.values()))
+    for ending in transaction.endings:
+        parts = [transaction.parts[p] for p, _ in ending.markers if p in transaction.parts]
+        touched = dict.fromkeys([by_part[part] for part in parts] + [by_group[write.owner] for write in ending.writes])
+        tied = Share(endings=[ending])
+        for share in touched:
+            tied.parts += share.parts
+            tied.groups += share.groups
+            tied.endings += share.endings
+            shares.pop(share)
+        by_part.update(dict.fromkeys(tied.parts, tied))
+        by_group.update(dict.fromkeys([group.owner for group in tied.groups], tied))
+        shares[tied] = None
+    return list(shares)
+
+
+def halves(shares: list[Share]) -> list[list[Share]]:
+    """Two lists of about the same length, none of them empty."""
+    middle = len(shares) // 2
+    return [half for half in (shares[:middle], shares[middle:]) if half]
+
+
+def move(shares: list[Share], source: Transaction, target: Transaction) -> None:
+    """Take shares out of one transaction into another."""
+    for share in shares:
+        for part in share.parts:
+            target.parts[part.partition] = source.parts.pop(part.partition)
+        for group in share.groups:
+            target.groups[group.owner] = source.groups.pop(group.owner)
+        for ending in share.endings:
+            source.endings.remove(ending)
+            target.endings.append(ending)

@@ -82,7 +82,7 @@ async def write_statements(session: Session, transaction: Transaction) -> None:
             SQL["write_checkpoints"],
             [p.topic.id for p, _ in checked],
             [p.index for p, _ in checked],
-            *([c[column] for _, c in checked] for column in range(4)),
+            *([c[column] for _, c in checked] for column in range(5)),
             timeout=STATEMENT_TIMEOUT_S,
         )
 

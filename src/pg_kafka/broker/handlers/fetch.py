@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 from uuid import UUID
 
 from pg_kafka.broker.context import Context, Reply
@@ -19,11 +19,13 @@ from pg_kafka.broker.partitions import (
 )
 from pg_kafka.broker.waiters import Waiting
 from pg_kafka.errors import StorageError
+from pg_kafka.storage import aborted
 from pg_kafka.storage.partition import Partition
 from pg_kafka.storage.topics import Topic
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.fetch_request import FetchRequest
 from pg_kafka.wire.messages.fetch_response import (
+    AbortedTransaction,
     EpochEndOffset,
     FetchableTopicResponse,
     FetchResponse,
@@ -169,6 +171,7 @@ class _Fetch:
         room = self._max_bytes
         is_first = True
         stored: list[tuple[SessionPartition, Partition, int, bool]] = []
+        unknown: list[tuple[SessionPartition, Partition]] = []
         for entry in self._session.ready:
             partition = entry.partition
             if partition is None:
@@ -194,12 +197,23 @@ class _Fetch:
                 self._total_bytes += size
                 room -= size
                 is_first = False
-        if stored:
-            return self._read_stored(stored)
+                if self._is_committed:
+                    found = aborted.known(partition, entry.fetch_offset, cast(list[bytes], answer.records))
+                    if found is None:
+                        unknown.append((entry, partition))
+                    elif found:
+                        answer.aborted_transactions = _aborted(found)
+        if stored or unknown:
+            return self._read_stored(stored, unknown)
         self._conclude()
         return None
 
-    async def _read_stored(self, stored: Sequence[tuple[SessionPartition, Partition, int, bool]]) -> None:
+    async def _read_stored(
+        self,
+        stored: Sequence[tuple[SessionPartition, Partition, int, bool]],
+        unknown: list[tuple[SessionPartition, Partition]],
+    ) -> None:
+        """Read from the database: records, and of the partitions in `unknown` only which transactions were aborted."""
         self._listen()
         reads = (self._log.read(partition, entry.fetch_offset, budget) for entry, partition, budget, _ in stored)
         results = await asyncio.gather(*reads, return_exceptions=True)
@@ -213,8 +227,28 @@ class _Fetch:
             else:
                 end = partition.last_stable_offset if self._is_committed else partition.high_watermark
                 stop = end if end < partition.high_watermark else None
-                self._total_bytes += _fill(answer, result, budget, is_first, stop)
+                size = _fill(answer, result, budget, is_first, stop)
+                self._total_bytes += size
+                if size and self._is_committed:
+                    unknown.append((entry, partition))
+        if unknown:
+            await self._find_aborted(unknown)
         self._conclude()
+
+    async def _find_aborted(self, unknown: Sequence[tuple[SessionPartition, Partition]]) -> None:
+        """Without this list a consumer would take records of aborted transactions for committed ones."""
+        searches = (
+            self._log.aborted(partition, entry.fetch_offset, cast(list[bytes], self._answers[entry].records))
+            for entry, partition in unknown
+        )
+        for (entry, _), found in zip(unknown, await asyncio.gather(*searches, return_exceptions=True), strict=True):
+            if isinstance(found, StorageError):
+                self._answers[entry] = _error(entry, found.code)
+                self._is_urgent = True
+            elif isinstance(found, BaseException):
+                raise found
+            elif found:
+                self._answers[entry].aborted_transactions = _aborted(found)
 
     def _state(self, entry: SessionPartition, partition: Partition) -> PartitionData:
         """The answer without records: the partition's offsets, or the error that stands against reading it."""
@@ -383,6 +417,10 @@ class _Fetch:
             host, port = self._ctx.broker.advertised(self._ctx.connection)
             response.node_endpoints = (NodeEndpoint(node_id=self._log.node_id, host=host, port=port),)
         return response
+
+
+def _aborted(found: Sequence[aborted.AbortedTransaction]) -> tuple[AbortedTransaction, ...]:
+    return tuple(AbortedTransaction(producer_id=producer_id, first_offset=first) for producer_id, first in found)
 
 
 def _is_news(entry: SessionPartition, answer: PartitionData) -> bool:

@@ -21,18 +21,21 @@ SELECT * FROM unnest($1::bigint[], $2::integer[], $3::integer[], $4::bigint[]);
 
 -- name: write_checkpoints
 INSERT INTO kafka.partition_checkpoints AS c
-    (topic, partition, next_offset, running_max_timestamp, appended_bytes, producers)
-SELECT t, p, n, m, b, d::jsonb FROM unnest($1::bigint[], $2::integer[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[])
-    AS u (t, p, n, m, b, d)
+    (topic, partition, next_offset, running_max_timestamp, appended_bytes, producers, open_transactions)
+SELECT t, p, n, m, b, d::jsonb, o::jsonb
+FROM unnest($1::bigint[], $2::integer[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::text[])
+    AS u (t, p, n, m, b, d, o)
 ON CONFLICT (topic, partition) DO UPDATE
 SET next_offset = excluded.next_offset, running_max_timestamp = excluded.running_max_timestamp,
-    appended_bytes = excluded.appended_bytes, producers = excluded.producers, written_at = clock_timestamp();
+    appended_bytes = excluded.appended_bytes, producers = excluded.producers,
+    open_transactions = excluded.open_transactions, written_at = clock_timestamp();
 
 -- name: load_partitions
 -- What is known of partitions before their rows are looked at: one row for each that was asked for.
 SELECT w.topic, w.partition,
        coalesce(s.log_start_offset, 0) AS log_start_offset,
        c.next_offset, c.running_max_timestamp, coalesce(c.appended_bytes, 0) AS appended_bytes, c.producers::text AS producers,
+       c.open_transactions::text AS open_transactions,
        (SELECT array_agg(ARRAY[x.first_offset, x.series, x.segment::bigint, x.generation::bigint] ORDER BY x.first_offset)
         FROM kafka.extents x WHERE x.topic = w.topic AND x.partition = w.partition) AS extents,
        (SELECT array_agg(ARRAY[e.epoch::bigint, e.start_offset] ORDER BY e.epoch)
@@ -44,6 +47,7 @@ LEFT JOIN kafka.partition_checkpoints c ON c.topic = w.topic AND c.partition = w
 -- name: rows_after_checkpoints
 -- Small columns of the rows after each partition's checkpoint, in one segment; no TOAST is read.
 SELECT l.topic, l.partition, l.base_offset, l.last_offset, l.running_max_timestamp, l.append_time, l.row_bytes,
+       l.is_transactional, l.is_control,
        l.producer_id, l.producer_epoch, l.base_sequence, l.batch_base_offset, l.batch_count,
        l.producer_ids, l.producer_epochs, l.base_sequences, l.batch_base_offsets, l.batch_counts
 FROM unnest($1::bigint[], $2::integer[], $3::bigint[]) AS w (topic, partition, from_offset)
@@ -54,6 +58,21 @@ CROSS JOIN LATERAL (
 ) l
 ORDER BY l.topic, l.partition, l.base_offset;
 
+-- name: aborted
+-- Transactions of producers $3 in one segment whose markers are at or after $4: those below $5, and the next one, if any.
+SELECT m.producer_id, m.base_offset, m.batch_base_offset, get_byte(m.keys[1], 3) = 0 AS is_abort
+FROM unnest($3::bigint[]) AS p (producer_id)
+CROSS JOIN LATERAL (
+    (SELECT * FROM kafka.{leaf} r
+     WHERE r.topic = $1 AND r.partition = $2 AND r.producer_id = p.producer_id AND r.is_control
+       AND r.base_offset >= $4 AND r.base_offset < $5)
+    UNION ALL
+    (SELECT * FROM kafka.{leaf} r
+     WHERE r.topic = $1 AND r.partition = $2 AND r.producer_id = p.producer_id AND r.is_control AND r.base_offset >= $5
+     ORDER BY r.base_offset LIMIT 1)
+) m
+ORDER BY m.base_offset;
+
 -- name: load_extents
 SELECT first_offset, series, segment, generation FROM kafka.extents
 WHERE topic = $1 AND partition = $2 ORDER BY first_offset;
@@ -61,7 +80,10 @@ WHERE topic = $1 AND partition = $2 ORDER BY first_offset;
 -- name: read_rows
 -- Rows from the one that holds offset $3 on, below $4, until $5 bytes are reached; at least one, at most $6 looked at.
 SELECT base_offset, last_offset, record_count, leader_epoch, first_timestamp, max_timestamp, timestamp_type, codec,
-       is_transactional, is_control, delete_horizon, producer_id, producer_epoch, base_sequence, batch_base_offset, row_bytes,
+       is_transactional, is_control, delete_horizon, row_bytes,
+       coalesce(producer_id, producer_ids[1]) AS producer_id, coalesce(producer_epoch, producer_epochs[1]) AS producer_epoch,
+       coalesce(base_sequence, base_sequences[1]) AS base_sequence,
+       coalesce(batch_base_offset, batch_base_offsets[1]) AS batch_base_offset,
        array_send(timestamps) AS timestamps, array_send(offset_deltas) AS offset_deltas, array_send(keys) AS keys,
        array_send(header_ends) AS header_ends, array_send(header_keys) AS header_keys,
        array_send(header_values) AS header_values, array_send(values) AS values
