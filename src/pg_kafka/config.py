@@ -411,6 +411,27 @@ class Config:
     offsets_retention_check_interval_ms: int = _setting(
         "offsets.retention.check.interval.ms", "long", 600_000, "How often expired offsets are looked for.", low=1
     )
+    transaction_max_timeout_ms: int = _setting(
+        "transaction.max.timeout.ms",
+        "int",
+        900_000,
+        "Longest transaction timeout that a producer may ask for.",
+        low=1,
+    )
+    transactional_id_expiration_ms: int = _setting(
+        "transactional.id.expiration.ms",
+        "int",
+        604_800_000,
+        "A transactional id that is not used for this long, and has no open transaction, is forgotten.",
+        low=1,
+    )
+    producer_id_expiration_ms: int = _setting(
+        "producer.id.expiration.ms",
+        "int",
+        86_400_000,
+        "A partition forgets a producer that is silent for this long, unless it has an open transaction there.",
+        low=1,
+    )
     connection_request_bytes: int = _setting(
         "pg_kafka.connection_request_bytes",
         "int",

@@ -23,6 +23,7 @@ from typing import Any, cast
 from pg_kafka.broker.answers import Asked, OrderedWrites
 from pg_kafka.broker.catalogue import TopicCatalogue
 from pg_kafka.broker.group_timers import GroupTimers
+from pg_kafka.broker.pending_offsets import PendingOffsets
 from pg_kafka.config import Config
 from pg_kafka.coordinator import group_configs
 from pg_kafka.coordinator.classic_group import ClassicGroup
@@ -33,6 +34,7 @@ from pg_kafka.coordinator.group_upgrade import upgrade
 from pg_kafka.errors import StorageError
 from pg_kafka.storage.group_configs import GroupConfigs
 from pg_kafka.storage.groups import MAX_GROUP_ID_BYTES, GroupStore, OffsetWrite, StoredGroup
+from pg_kafka.storage.journal import JournalWrite
 from pg_kafka.storage.topics import Topics
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.consumer_group_heartbeat_request import ConsumerGroupHeartbeatRequest
@@ -80,6 +82,7 @@ class GroupCoordinator:
         self.config = config
         self.refusal = ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
         """What requests get instead of an answer; NONE while groups are served."""
+        self.pending = PendingOffsets()
         self._settings = group_configs.group_settings(config)
         self._store = store
         self._stored_configs = configs
@@ -92,6 +95,7 @@ class GroupCoordinator:
         self._term = 0
         self._timers = GroupTimers(self.now_ms, self._on_timer)
         self._reload = asyncio.Event()
+        self._served = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self._catalogue = TopicCatalogue(topics, self._on_catalogue)
         self._catalogue_handle: asyncio.Handle | None = None
@@ -149,6 +153,7 @@ class GroupCoordinator:
             return
         self._groups = found
         self.refusal = ErrorCode.NONE
+        self._served.set()
         now_ms = self.now_ms()
         for group in list(found.values()):
             if self.refusal is ErrorCode.NONE:
@@ -192,6 +197,7 @@ class GroupCoordinator:
         self._reload.set()
 
     def _drop_machines(self, code: ErrorCode) -> None:
+        self._served.clear()
         self._term += 1
         self._timers.stop()
         groups, self._groups = self._groups, {}
@@ -252,6 +258,28 @@ class GroupCoordinator:
         group.after_writes(asked, message)
         if member_id:
             self._run(group, None, group.machine.committed, member_id, self.now_ms())
+
+    async def loaded(self) -> None:
+        """Wait until groups are served."""
+        await self._served.wait()
+
+    def commit_with_transaction(self, group_id: str, commits: Mapping[OffsetKey, Committed]) -> list[JournalWrite]:
+        """Writes of offsets that a transaction commits; whoever ends it has them written, and calls their `done`.
+
+        Where the group has committed something later meanwhile, that stays. Raises StorageError.
+        """
+        group = self._groups.get(group_id)
+        if group is None:
+            group = self._add(group_id, self._new_classic(group_id))
+        changes = {key: committed for key, committed in commits.items() if group.offsets.is_news(key, committed)}
+        if not changes:
+            return []
+        writes = [_offset_write(key, committed) for key, committed in changes.items()]
+        write = self._store.prepared(group_id, writes, partial(self._on_written, group, changes))
+        group.offsets.stage(changes)
+        group.is_stored = True
+        group.issued += 1
+        return [write]
 
     async def delete_offsets(self, group: Group, keys: Collection[OffsetKey]) -> int:
         """Forget offsets; the error code says whether that is committed."""
@@ -434,8 +462,13 @@ class GroupCoordinator:
         for topic_id in {key[0] for key, _ in offsets.items()}:
             if self._catalogue.name_of(topic_id) is None:
                 offsets.forget_topic(topic_id)
-        expired = offsets.expired(machine, self._catalogue.name_of, self._wall_ms(), retention_ms)
-        if len(expired) == len(offsets.keys()) and not machine.check_delete():
+        pending = self.pending.of(group.id)
+        expired = [
+            key
+            for key in offsets.expired(machine, self._catalogue.name_of, self._wall_ms(), retention_ms)
+            if key not in pending
+        ]
+        if not pending and len(expired) == len(offsets.keys()) and not machine.check_delete():
             lines = [HistoryEntry("offsets expired", _generation(machine), detail=f"{len(expired)} partitions")]
             self._delete(group, *lines if expired else ())
         elif expired:

@@ -15,7 +15,7 @@ thrown away with the group's machine and loaded again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, Protocol
 
 from pg_kafka.wire.error_codes import ErrorCode
@@ -47,11 +47,12 @@ class ExpiringGroup(Protocol):
 class GroupOffsets:
     """Offsets by topic id and partition."""
 
-    __slots__ = ("_committed", "_staged")
+    __slots__ = ("_committed", "_newest", "_staged")
 
     def __init__(self, committed: Mapping[OffsetKey, Committed] | None = None) -> None:
         self._committed: dict[OffsetKey, Committed] = dict(committed or {})
         self._staged: dict[OffsetKey, int] = {}  # writes under way, by key
+        self._newest: dict[OffsetKey, Committed | None] = {}  # what the last of them says
 
     def __len__(self) -> int:
         return len(self._committed)
@@ -71,10 +72,19 @@ class GroupOffsets:
         """All that a deletion of the group has to delete: also what is being committed by writes before it."""
         return list(dict.fromkeys((*self._committed, *self._staged)))
 
-    def stage(self, keys: Iterable[OffsetKey]) -> None:
-        """A write of these begins."""
-        for key in keys:
+    def is_news(self, key: OffsetKey, committed: Committed) -> bool:
+        """Is this commit not older than what the group has, or is about to have?
+
+        One that waited for the end of its transaction may be: then what was committed meanwhile stays.
+        """
+        known = self._newest[key] if key in self._newest else self._committed.get(key)
+        return known is None or known.committed_at_ms <= committed.committed_at_ms
+
+    def stage(self, changes: Mapping[OffsetKey, Committed | None]) -> None:
+        """A write of these begins; None deletes."""
+        for key in changes:
             self._staged[key] = self._staged.get(key, 0) + 1
+        self._newest.update(changes)
 
     def confirm(self, changes: Mapping[OffsetKey, Committed | None]) -> None:
         """A staged write is committed; None deletes. Writes are confirmed in the order in which they were staged."""
@@ -84,6 +94,7 @@ class GroupOffsets:
                 self._staged[key] = left
             else:
                 self._staged.pop(key, None)
+                self._newest.pop(key, None)
             if committed is None:
                 self._committed.pop(key, None)
             else:

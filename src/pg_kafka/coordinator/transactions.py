@@ -30,7 +30,7 @@ another has taken its place. The epoch 32766 is the last one that a client gets:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from pg_kafka.coordinator.group_steps import Record
@@ -253,6 +253,14 @@ class Transaction:
             self._write(out, Record("transaction", "", {**self._value(), "partitions": left}))
         for key, offset in list(self.pending.items()):
             if offset.topic_id == topic_id:
+                self._write(out, Record("offset", key, None))
+        return out
+
+    def forget_offsets(self, group_id: str, keys: Collection[TopicPartition] | None) -> Step:
+        """A group's offsets were deleted, all when no keys are given: those that wait for the end are deleted too."""
+        out = Step()
+        for key, offset in list(self.pending.items()) if not self.is_prepared else ():
+            if offset.group == group_id and (keys is None or (offset.topic_id, offset.partition) in keys):
                 self._write(out, Record("offset", key, None))
         return out
 
@@ -496,9 +504,10 @@ class Transaction:
         if state in _BUSY:
             return ErrorCode.CONCURRENT_TRANSACTIONS, False
         is_done = state in (COMPLETE_COMMIT, COMPLETE_ABORT)
-        # The client has not heard of the epoch, or of the id, that its end has given it.
+        # The client has not heard of the epoch, or of the id, that its end has given it. Kafka does not ask whether it
+        # is the same client's epoch: where an older client has followed a newer one, it lets the former one back in.
         has_new_id = producer_id == self._previous_producer_id and epoch == LAST_EPOCH and self.producer_epoch == 0
-        is_retry = is_done and (has_new_id or self.producer_epoch == epoch + 1)
+        is_retry = is_done and 0 <= epoch == self._last_epoch and (has_new_id or self.producer_epoch == epoch + 1)
         if self.is_blank or (producer_id != self.producer_id and not has_new_id):
             return ErrorCode.INVALID_PRODUCER_ID_MAPPING, False
         if epoch != self.producer_epoch and not is_retry:

@@ -21,7 +21,7 @@ from pg_kafka.coordinator.group_steps import HistoryEntry, Record
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import queries
 from pg_kafka.storage.control import ControlSession
-from pg_kafka.storage.journal import MAX_GROUP_ID_BYTES, JournalWrite, OffsetWrite
+from pg_kafka.storage.journal import MAX_GROUP_ID_BYTES, JournalWrite, OffsetWrite, not_written
 from pg_kafka.wire.error_codes import ErrorCode
 
 __all__ = ["MAX_GROUP_ID_BYTES", "GroupStore", "OffsetWrite", "StoredGroup", "StoredOffset"]
@@ -99,7 +99,7 @@ class GroupStore:
         write = JournalWrite(group_id, records, offsets, history, done)
         error: StorageError | None
         if group_id in self._refused:
-            error = StorageError(True, ErrorCode.COORDINATOR_NOT_AVAILABLE, "an earlier write of the group was refused")
+            error = not_written("an earlier write of the group was refused")
         elif reason := write.prepare():
             error = StorageError(False, ErrorCode.UNKNOWN_SERVER_ERROR, reason)
         else:
@@ -107,6 +107,17 @@ class GroupStore:
         if error is not None:
             self._refused[group_id] += 1
             asyncio.get_running_loop().call_soon(self._tell_refusal, write, error)
+
+    def prepared(
+        self, group_id: str, offsets: Sequence[OffsetWrite], done: Callable[[StorageError | None], None]
+    ) -> JournalWrite:
+        """Offsets that are to be written with the end of a transaction, which answers. Raises StorageError."""
+        if group_id in self._refused:
+            raise not_written("an earlier write of the group was refused")
+        write = JournalWrite(group_id, (), offsets, (), done)
+        if reason := write.prepare():
+            raise StorageError(False, ErrorCode.UNKNOWN_SERVER_ERROR, reason)
+        return write
 
     def _tell_refusal(self, write: JournalWrite, error: StorageError) -> None:
         self._refused[write.group_id] -= 1

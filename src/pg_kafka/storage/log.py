@@ -53,7 +53,6 @@ MAX_AWAITED = 100_000
 GROWN_BYTES = 16 * 1024 * 1024
 # After so many bytes a journal may have to be rotated.
 JOURNAL_GROWN_BYTES = 2 * 1024 * 1024
-PRODUCER_EXPIRATION_MS = 86_400_000  # producer.id.expiration.ms as Kafka has it
 _READ_FIELDS = (
     "base_offset",
     "last_offset",
@@ -138,7 +137,7 @@ class Log:
                 open_writer,
                 checkpoint_bytes=config.checkpoint_bytes,
                 checkpoint_ms=config.checkpoint_ms,
-                producer_expiration_ms=PRODUCER_EXPIRATION_MS,
+                producer_expiration_ms=config.producer_id_expiration_ms,
             )
             for number in range(config.lanes)
         ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import groupby
 from uuid import UUID
 
@@ -159,14 +159,15 @@ def offset_fetch(ctx: Context, request: OffsetFetchRequest, reply: Reply) -> Non
               - each group answers for itself: UNKNOWN_MEMBER_ID, STALE_MEMBER_EPOCH
               - an unknown topic id is UNKNOWN_TOPIC_ID; an unknown name has no commits
               - while groups are loaded, and when a storage fails, the group's answer is an error, never offset -1
-              - require_stable changes nothing while there are no transactions
+              - with require_stable an offset that an open transaction is about to change is UNSTABLE_OFFSET_COMMIT
     """
     groups = ctx.broker.groups
     if groups.refusal:
         reply.send(_fetch_answer(request, [], int(groups.refusal), ctx.version))
         return
     if ctx.version >= _SINCE_GROUPS:
-        reply.send(OffsetFetchResponse(groups=[_fetch(ctx, asked) for asked in request.groups]))
+        stable = request.require_stable
+        reply.send(OffsetFetchResponse(groups=[_fetch(ctx, asked, stable) for asked in request.groups]))
         return
     topics = (
         None
@@ -176,7 +177,7 @@ def offset_fetch(ctx: Context, request: OffsetFetchRequest, reply: Reply) -> Non
             for topic in request.topics
         ]
     )
-    answer = _fetch(ctx, OffsetFetchRequestGroup(group_id=request.group_id, topics=topics))
+    answer = _fetch(ctx, OffsetFetchRequestGroup(group_id=request.group_id, topics=topics), request.require_stable)
     reply.send(_fetch_answer(request, answer.topics, answer.error_code, ctx.version))
 
 
@@ -217,18 +218,23 @@ def fetch_failure(request: OffsetFetchRequest, code: int) -> OffsetFetchResponse
     return _fetch_answer(request, [], int(code), 1)
 
 
-def _fetch(ctx: Context, asked: OffsetFetchRequestGroup) -> OffsetFetchResponseGroup:
-    group = ctx.broker.groups.get(asked.group_id)
+def _fetch(ctx: Context, asked: OffsetFetchRequestGroup, require_stable: bool) -> OffsetFetchResponseGroup:
+    groups = ctx.broker.groups
+    group = groups.get(asked.group_id)
     answer = OffsetFetchResponseGroup(group_id=asked.group_id)
     if group is not None:
         answer.error_code = int(group.machine.check_fetch(asked.member_id, asked.member_epoch))
     if not answer.error_code:
-        answer.topics = _all_offsets(ctx, group) if asked.topics is None else _offsets(ctx, group, asked.topics)
+        unstable = groups.pending.of(asked.group_id) if require_stable else ()
+        if asked.topics is None:
+            answer.topics = _all_offsets(ctx, group, unstable)
+        else:
+            answer.topics = _offsets(ctx, group, asked.topics, unstable)
     return answer
 
 
 def _offsets(
-    ctx: Context, group: Group | None, topics: Sequence[OffsetFetchRequestTopics]
+    ctx: Context, group: Group | None, topics: Sequence[OffsetFetchRequestTopics], unstable: Collection[OffsetKey]
 ) -> list[OffsetFetchResponseTopics]:
     by_id = ctx.version >= _SINCE_TOPIC_IDS
     answers = []
@@ -238,28 +244,30 @@ def _offsets(
             code = int(ErrorCode.UNKNOWN_TOPIC_ID) if by_id else _NONE
             partitions = [_absent(index, code) for index in asked.partition_indexes]
         else:
-            partitions = [_partition(group, topic.id, index) for index in asked.partition_indexes]
+            partitions = [_partition(group, (topic.id, index), unstable) for index in asked.partition_indexes]
         answers.append(OffsetFetchResponseTopics(name=asked.name, topic_id=asked.topic_id, partitions=partitions))
     return answers
 
 
-def _all_offsets(ctx: Context, group: Group | None) -> list[OffsetFetchResponseTopics]:
+def _all_offsets(ctx: Context, group: Group | None, unstable: Collection[OffsetKey]) -> list[OffsetFetchResponseTopics]:
     answers = []
     keys = sorted(key for key, _ in group.offsets.items()) if group is not None else []
     for topic_id, of_topic in groupby(keys, key=lambda key: key[0]):
         topic = ctx.broker.topics.by_id.get(topic_id)
         if topic is not None:
-            partitions = [_partition(group, topic_id, index) for _, index in of_topic]
+            partitions = [_partition(group, key, unstable) for key in of_topic]
             answers.append(OffsetFetchResponseTopics(name=topic.name, topic_id=topic.uuid, partitions=partitions))
     return answers
 
 
-def _partition(group: Group | None, topic_id: int, index: int) -> OffsetFetchResponsePartitions:
-    committed = None if group is None else group.offsets.get(topic_id, index)
+def _partition(group: Group | None, key: OffsetKey, unstable: Collection[OffsetKey]) -> OffsetFetchResponsePartitions:
+    committed = None if group is None else group.offsets.get(*key)
+    if key in unstable:
+        return _absent(key[1], int(ErrorCode.UNSTABLE_OFFSET_COMMIT))
     if committed is None:
-        return _absent(index, _NONE)
+        return _absent(key[1], _NONE)
     return OffsetFetchResponsePartitions(
-        partition_index=index,
+        partition_index=key[1],
         committed_offset=committed.offset,
         committed_leader_epoch=committed.leader_epoch,
         metadata=committed.metadata,

@@ -1,0 +1,49 @@
+"""Which commits of groups' offsets wait for the end of a transaction, and for whose.
+
+The coordinator of transactions keeps it; groups look at it before they show, expire or delete an offset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from pg_kafka.coordinator.group_offsets import OffsetKey
+
+
+class PendingOffsets:
+    """Transactional ids by group and partition."""
+
+    __slots__ = ("_groups",)
+
+    def __init__(self) -> None:
+        self._groups: dict[str, dict[OffsetKey, set[str]]] = {}
+
+    def __contains__(self, group_id: str) -> bool:
+        """Does any commit of the group wait?"""
+        return group_id in self._groups
+
+    def of(self, group_id: str) -> Collection[OffsetKey]:
+        """The partitions whose offsets wait."""
+        return self._groups.get(group_id, {}).keys()
+
+    def ids(self, group_id: str, keys: Iterable[OffsetKey] | None) -> set[str]:
+        """Whose transactions they wait for; without keys, all of the group."""
+        of_group = self._groups.get(group_id, {})
+        return {each for key in (of_group if keys is None else keys) for each in of_group.get(key, ())}
+
+    def add(self, transactional_id: str, group_id: str, key: OffsetKey) -> None:
+        self._groups.setdefault(group_id, {}).setdefault(key, set()).add(transactional_id)
+
+    def remove(self, transactional_id: str, group_id: str, key: OffsetKey) -> None:
+        of_group = self._groups.get(group_id, {})
+        ids = of_group.get(key)
+        if ids is None:
+            return
+        ids.discard(transactional_id)
+        if not ids:
+            del of_group[key]
+        if not of_group:
+            del self._groups[group_id]
+
+    def clear(self) -> None:
+        self._groups.clear()

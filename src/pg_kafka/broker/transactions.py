@@ -1,0 +1,619 @@
+"""The coordinator of transactions: it owns the machines of transactional ids, gives them requests and time, and does what
+they say.
+
+A step of a machine changes memory at once; its records are queued for the database, and whoever waits for an answer of
+this id gets it after the commit of everything that it had queued by then. An ending goes to the lanes: where all of it
+belongs to one lane, decision, markers, offsets and the end are one PostgreSQL transaction; otherwise the decision is
+committed first, then markers and offsets lane by lane, then the end. Who asked for it is answered when all that others
+can see is committed. When a write fails, or a machine does, all machines are thrown away and loaded from what is
+stored, and decided endings are carried out again.
+
+    transactions = TransactionCoordinator(...)
+    await transactions.start()       loads; raises StorageError
+    transactions.release()           new requests are refused
+    await transactions.stop()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from pg_kafka.broker.answers import Answerable, OrderedWrites
+from pg_kafka.broker.group_timers import GroupTimers
+from pg_kafka.broker.groups import GroupCoordinator
+from pg_kafka.config import Config
+from pg_kafka.coordinator.group_offsets import Committed, OffsetKey
+from pg_kafka.coordinator.group_steps import Record
+from pg_kafka.coordinator.transaction_steps import (
+    NO_PRODUCER,
+    ONGOING,
+    Ending,
+    Step,
+    TopicPartition,
+    TransactionSettings,
+)
+from pg_kafka.coordinator.transactions import Transaction
+from pg_kafka.errors import StorageError
+from pg_kafka.storage import endings
+from pg_kafka.storage.endings import Marker
+from pg_kafka.storage.journal import MAX_GROUP_ID_BYTES, JournalWrite
+from pg_kafka.storage.log import Log
+from pg_kafka.storage.partition import Partition
+from pg_kafka.storage.topics import Topics
+from pg_kafka.storage.transactions import TransactionStore, transaction_write
+from pg_kafka.wire.error_codes import ErrorCode
+
+log = logging.getLogger("pg_kafka.transactions")
+
+# Delays between attempts to load machines, or the partitions of an ending.
+RETRY_DELAYS_S = (0.0, 0.1, 0.5, 1.0, 2.0)
+# Machines made before the event loop gets its turn.
+MACHINES_PER_TURN = 500
+
+Pairs = Sequence[tuple[Partition, Marker]]
+Shape = Callable[[Step], Any]
+
+
+class TransactionalId(OrderedWrites):
+    """A transactional id in memory."""
+
+    __slots__ = ("id", "machine", "producer_id", "term")
+
+    def __init__(self, transactional_id: str, machine: Transaction, term: int) -> None:
+        super().__init__()
+        self.id = transactional_id
+        self.machine = machine
+        self.producer_id = -1  # by which it is found
+        self.term = term  # of the load that it came with
+
+
+class TransactionCoordinator:
+    """See the module. Everything runs on one event loop."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        topics: Topics,
+        log: Log,
+        store: TransactionStore,
+        groups: GroupCoordinator,
+        wall_ms: Callable[[], int],
+    ) -> None:
+        self.refusal = ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
+        """What requests get instead of an answer; NONE while transactional ids are served."""
+        self._settings = TransactionSettings(
+            transaction_max_timeout_ms=config.transaction_max_timeout_ms,
+            transactional_id_expiration_ms=config.transactional_id_expiration_ms,
+        )
+        self._topics = topics
+        self._log = log
+        self._store = store
+        self._groups = groups
+        # Steady, and near enough to the time of day that what a machine stores of it means something after a restart.
+        self._epoch_ms = wall_ms() - time.monotonic_ns() // 1_000_000
+        self._ids: dict[str, TransactionalId] = {}
+        self._by_producer: dict[int, TransactionalId] = {}
+        self._pending = groups.pending
+        self._term = 0
+        self._timers = GroupTimers(self.now_ms, self._on_timer)
+        self._reload = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()  # endings and timers that wait for something, of this term
+        log.admits_transactional = self._admits
+
+    # -- life --------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Load all transactional ids and serve. Raises StorageError."""
+        await self._load()
+        self._keeper = asyncio.create_task(self._keep_loaded(), name="load transactional ids")
+
+    def release(self) -> None:
+        """Take nothing new. What is under way goes on."""
+        self.refusal = ErrorCode.NOT_COORDINATOR
+
+    async def stop(self) -> None:
+        """End timers and tasks. What is queued is written by the log's own stop."""
+        self.release()
+        self._drop_machines()
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+        await self._end_tasks()
+
+    def now_ms(self) -> int:
+        return self._epoch_ms + time.monotonic_ns() // 1_000_000
+
+    async def _load(self) -> None:
+        await self._end_tasks()
+        found: dict[str, TransactionalId] = {}
+        for stored in await self._store.load():
+            machine = Transaction(stored.transactional_id, self._settings)
+            for record in stored.records:
+                machine.apply(record)
+            found[stored.transactional_id] = TransactionalId(stored.transactional_id, machine, self._term)
+            if len(found) % MACHINES_PER_TURN == 0:
+                await asyncio.sleep(0)
+        if self.refusal is ErrorCode.NOT_COORDINATOR:
+            return
+        self._ids = found
+        self.refusal = ErrorCode.NONE
+        self._pending.clear()
+        for one in found.values():
+            self._find_by_producer(one)
+            for offset in one.machine.pending.values():
+                self._pending.add(one.id, offset.group, (offset.topic_id, offset.partition))
+        now_ms = self.now_ms()
+        for one in list(found.values()):
+            if self.refusal is ErrorCode.NONE:
+                self._run(one, one.machine.restart, now_ms)
+
+    async def _end_tasks(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _keep_loaded(self) -> None:
+        """Load again whenever that is asked for, however often it takes."""
+        attempt = 0
+        while True:
+            await self._reload.wait()
+            await asyncio.sleep(RETRY_DELAYS_S[min(attempt, len(RETRY_DELAYS_S) - 1)])
+            self._reload.clear()
+            try:
+                await self._load()
+            except StorageError as error:
+                log.warning("transactional ids cannot be loaded", extra={"error": str(error)})
+            except Exception:
+                log.exception("transactional ids cannot be loaded")
+            else:
+                log.warning("transactional ids are loaded again", extra={"transactional_ids": len(self._ids)})
+                attempt = 1
+                continue
+            attempt += 1
+            self._reload.set()
+
+    def _fail(self, reason: str, error: BaseException | None = None) -> None:
+        """Memory and database may differ: throw all machines away and load again."""
+        if self.refusal is not ErrorCode.NONE:
+            return
+        log.warning("transactional ids have to be loaded again", extra={"reason": reason}, exc_info=error)
+        self.refusal = ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
+        self._drop_machines()
+        self._reload.set()
+
+    def _drop_machines(self) -> None:
+        self._term += 1
+        self._timers.stop()
+        self._ids = {}
+        self._by_producer = {}
+
+    # -- what handlers ask -------------------------------------------------------------------------------------------
+
+    def __iter__(self) -> Iterator[TransactionalId]:
+        return iter(list(self._ids.values()))
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def get(self, transactional_id: str) -> TransactionalId | None:
+        return self._ids.get(transactional_id)
+
+    def find_producer(self, producer_id: int) -> TransactionalId | None:
+        """Whose producer has this id."""
+        return self._by_producer.get(producer_id)
+
+    @staticmethod
+    def can_be_id(transactional_id: str) -> bool:
+        """Can this be stored? Kafka takes any text; PostgreSQL takes no NUL and indexes 2,000 bytes."""
+        return "\0" not in transactional_id and (
+            len(transactional_id) * 4 <= MAX_GROUP_ID_BYTES or len(transactional_id.encode()) <= MAX_GROUP_ID_BYTES
+        )
+
+    async def init_producer(
+        self, transactional_id: str, producer_id: int, epoch: int, timeout_ms: int, version: int
+    ) -> tuple[int, tuple[int, int]]:
+        """A producer begins: the error code, and its id and epoch. Raises StorageError when no id is to be had."""
+        fresh: int | None = None
+        one = self._ids.get(transactional_id)
+        if one is None or one.machine.needs_producer_id:
+            fresh = await self._log.allocate_producer_id()
+            if self.refusal:
+                return int(self.refusal), NO_PRODUCER
+            one = self._ids.get(transactional_id)
+        if one is None:
+            one = TransactionalId(transactional_id, Transaction(transactional_id, self._settings), self._term)
+            self._ids[transactional_id] = one
+        begin = partial(one.machine.init_producer, fresh_producer_id=fresh, version=version, now_ms=self.now_ms())
+        step = self._run(one, begin, producer_id, epoch, timeout_ms)
+        if one.machine.is_blank and self._ids.get(transactional_id) is one:
+            del self._ids[transactional_id]  # refused before there was anything of it
+        if step is None:
+            return int(ErrorCode.UNKNOWN_SERVER_ERROR), NO_PRODUCER
+        code = step.error
+        if not code or step.ending is not None:
+            code = await one.written() or code
+        return int(code), step.reply if not code else NO_PRODUCER
+
+    def step(self, transactional_id: str, act: Callable[[Transaction], Step], asked: Answerable, shape: Shape) -> None:
+        """Let the machine of an id that must be there take a step; `shape` makes the answer of the step."""
+        one = self._ids.get(transactional_id)
+        if one is None:
+            asked.answer(shape(Step(ErrorCode.INVALID_PRODUCER_ID_MAPPING)))
+            return
+        step = self._run(one, act, one.machine)
+        if step is None:
+            asked.refuse(ErrorCode.UNKNOWN_SERVER_ERROR)
+        elif step.error and step.ending is None:
+            asked.answer(shape(step))
+        else:
+            one.after_writes(asked, shape(step))
+
+    async def step_with_producer_id(
+        self,
+        transactional_id: str,
+        act: Callable[[Transaction, int], Step],
+        asked: Answerable,
+        shape: Shape,
+    ) -> None:
+        """The same where the machine may need a new producer id, because the epochs of the one it has are used up."""
+        try:
+            fresh = await self._log.allocate_producer_id()
+        except StorageError as error:
+            asked.refuse(ErrorCode.COORDINATOR_NOT_AVAILABLE if error.retriable else error.code)
+            return
+        if self.refusal:
+            asked.refuse(self.refusal)
+            return
+        self.step(transactional_id, lambda machine: act(machine, fresh), asked, shape)
+
+    def admit(
+        self,
+        transactional_id: str,
+        producer_id: int,
+        epoch: int,
+        partitions: Sequence[Partition],
+        version: int,
+        then: Callable[[Mapping[TopicPartition, int]], None],
+    ) -> None:
+        """May batches of this producer be appended? `then` is told which partitions must not get theirs, now or later.
+
+        What a batch makes part of the transaction is committed before the batch is queued: an open transaction that
+        nobody knows of would hold back its partition for ever. Whatever the id produces keeps its order.
+        """
+        one = self._ids.get(transactional_id)
+        if self.refusal or one is None:
+            # What Kafka makes of a coordinator that does not answer: older producers know no better code.
+            code = ErrorCode.NOT_ENOUGH_REPLICAS if self.refusal else ErrorCode.INVALID_PRODUCER_ID_MAPPING
+            then({_place(partition): int(code) for partition in partitions})
+            return
+        places = [(*_place(partition), partition.high_watermark) for partition in partitions]
+        step = self._run(
+            one, partial(one.machine.produce, version=version, now_ms=self.now_ms()), producer_id, epoch, places
+        )
+        if step is None:
+            then({_place(partition): int(ErrorCode.UNKNOWN_SERVER_ERROR) for partition in partitions})
+            return
+        one.after_writes(_Admission(partitions, then), step.reply)
+
+    async def abort(self, transactional_id: str, producer_id: int, epoch: int) -> str | None:
+        """End a transaction because an operator asks for it; says why that was not done. Raises StorageError."""
+        one = self._ids.get(transactional_id)
+        if self.refusal:
+            return "the broker loads its transactional ids: try again"
+        if one is None:
+            return "there is no such transactional id"
+        machine = one.machine
+        if (machine.producer_id, machine.producer_epoch) != (producer_id, epoch) or machine.state != ONGOING:
+            return "that transaction is over"
+        fresh: int | None = None
+        if machine.needs_producer_id:
+            fresh = await self._log.allocate_producer_id()
+            if one.term != self._term:
+                return "the broker loads its transactional ids: try again"
+        step = self._run(one, partial(machine.abort, self.now_ms(), fresh_producer_id=fresh))
+        code = ErrorCode.UNKNOWN_SERVER_ERROR if step is None else step.error or await one.written()
+        return ErrorCode(code).name if code else None
+
+    async def forget_offsets(self, group_id: str, keys: Collection[OffsetKey] | None = None) -> int:
+        """Offsets of a group are deleted, all without keys: what waits for an open transaction goes too. An error code."""
+        asked = []
+        for one in [self._ids[each] for each in sorted(self._pending.ids(group_id, keys)) if each in self._ids]:
+            if self._run(one, one.machine.forget_offsets, group_id, keys) is None:
+                return int(ErrorCode.UNKNOWN_SERVER_ERROR)
+            asked.append(one.written())
+        for waiting in asked:
+            if code := await waiting:
+                return code
+        return int(ErrorCode.NONE)
+
+    # -- steps -------------------------------------------------------------------------------------------------------
+
+    def _run(self, one: TransactionalId, act: Callable[..., Step], *arguments: Any) -> Step | None:
+        """Take a step and do what it says, but for the answer; None when the machine failed."""
+        try:
+            step = act(*arguments)
+            self._perform(one, step)
+        except Exception as error:
+            self._fail("the machine of a transactional id failed", error)
+            return None
+        return step
+
+    def _perform(self, one: TransactionalId, step: Step) -> None:
+        self._take_over(one, step)
+        if step.ending is not None:
+            self._end(one, step.records, step.ending)
+        elif step.records:
+            self._write(one, step.records)
+        if step.is_dead:
+            self._timers.clear(one)
+            del self._ids[one.id]
+            self._by_producer.pop(one.producer_id, None)
+
+    def _take_over(self, one: TransactionalId, step: Step) -> None:
+        """What follows from a step at once."""
+        if step.timers:
+            self._timers.update(one, {(name,): deadline_ms for name, deadline_ms in step.timers.items()})
+        if one.machine.producer_id != one.producer_id:
+            self._find_by_producer(one)
+
+    def _find_by_producer(self, one: TransactionalId) -> None:
+        if self._by_producer.get(one.producer_id) is one:
+            del self._by_producer[one.producer_id]
+        one.producer_id = one.machine.producer_id
+        self._by_producer[one.producer_id] = one
+
+    def _admits(self, place: TopicPartition, producer_id: int, epoch: int) -> int:
+        """Asked by a lane, as it gives a transactional batch its offset: is that transaction open there?"""
+        one = self._by_producer.get(producer_id)
+        if one is None:
+            return int(ErrorCode.NOT_ENOUGH_REPLICAS if self.refusal else ErrorCode.INVALID_PRODUCER_ID_MAPPING)
+        machine = one.machine
+        if epoch != machine.producer_epoch:
+            return int(ErrorCode.INVALID_PRODUCER_EPOCH)
+        is_open = machine.state == ONGOING and place in machine.partitions
+        return int(ErrorCode.NONE if is_open else ErrorCode.INVALID_TXN_STATE)
+
+    def _on_timer(self, owner: object, name: tuple[str, ...]) -> None:
+        assert isinstance(owner, TransactionalId)
+        if owner.machine.needs_producer_id:
+            self._spawn(owner, self._fire_with_producer_id(owner, name[0]))
+        else:
+            self._run(owner, owner.machine.on_timer, name[0], self.now_ms())
+
+    async def _fire_with_producer_id(self, one: TransactionalId, name: str) -> None:
+        fresh = await self._persistently(self._log.allocate_producer_id)
+        if one.term == self._term:
+            self._run(one, partial(one.machine.on_timer, name, self.now_ms(), fresh_producer_id=fresh))
+
+    def _spawn(self, one: TransactionalId, work: Coroutine[Any, Any, None]) -> None:
+        """A task that ends with the term; who waits for what it was to write is then told so."""
+        task = asyncio.create_task(work, name="end a transaction")
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._on_task_done, one))
+
+    def _on_task_done(self, one: TransactionalId, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and one.term == self._term:
+            self._fail("a transaction cannot be ended", error)
+        if error is not None or task.cancelled():
+            one.settle(failed=True)
+
+    # -- writes ------------------------------------------------------------------------------------------------------
+
+    def _write(self, one: TransactionalId, records: Sequence[Record]) -> None:
+        self._stage_pending(one.id, records)
+        one.issued += 1
+        self._store.write(one.id, records, partial(self._on_written, one, records))
+
+    def _on_written(self, one: TransactionalId, records: Sequence[Record], error: StorageError | None) -> None:
+        """A write is committed, or has failed; those of one id end in the order in which they began."""
+        if one.term == self._term:
+            if error is None:
+                self._settle_pending(one.id, records)
+            else:
+                self._fail(str(error))
+        one.settle(failed=error is not None)
+
+    def _stage_pending(self, transactional_id: str, records: Sequence[Record]) -> None:
+        for record in records:
+            if record.kind == "offset" and record.value is not None:
+                key = (record.value["topic_id"], record.value["partition"])
+                self._pending.add(transactional_id, record.value["group"], key)
+
+    def _settle_pending(self, transactional_id: str, records: Sequence[Record]) -> None:
+        """Offsets wait no more once it is committed what became of them."""
+        for record in records:
+            if record.kind == "offset" and record.value is None:
+                group_id, topic_id, partition = record.key.rsplit("\n", 2)
+                self._pending.remove(transactional_id, group_id, (int(topic_id), int(partition)))
+
+    # -- endings -----------------------------------------------------------------------------------------------------
+
+    def _end(self, one: TransactionalId, records: Sequence[Record], ending: Ending) -> None:
+        """Write what was decided, alone when more than one lane has to do with it, and carry it out."""
+        if ending.is_timeout or ending.by_operator:
+            log.warning(
+                "an operator has aborted a transaction" if ending.by_operator else "a transaction timed out",
+                extra={
+                    "transactional_id": one.id,
+                    "producer_id": ending.producer_id,
+                    "timeout_ms": one.machine.timeout_ms,
+                    "open_ms": self.now_ms() - one.machine.started_ms,
+                    "partitions": len(ending.partitions),
+                },
+            )
+        one.issued += 1
+        if records and len(self._lanes_of(one, ending)) > 1:
+            self._store.write(one.id, records, partial(self._on_decided, one, ending))
+        else:
+            self._carry_out(one, records, ending)
+
+    def _on_decided(self, one: TransactionalId, ending: Ending, error: StorageError | None) -> None:
+        if error is not None:
+            self._on_written(one, (), error)
+        elif one.term != self._term:
+            one.settle(failed=True)
+        else:
+            try:
+                self._carry_out(one, (), ending)
+            except Exception as failure:
+                self._fail("a transaction cannot be ended", failure)
+                one.settle(failed=True)
+
+    def _lanes_of(self, one: TransactionalId, ending: Ending) -> set[int]:
+        lanes = {self._log.lane_of_journal(one.id)}
+        if ending.commit:
+            lanes.update(self._log.lane_of_journal(offset.group) for offset in ending.offsets)
+        lanes.update(self._log.lane_of(topic_id, index) for topic_id, index in ending.partitions)
+        return lanes
+
+    def _carry_out(self, one: TransactionalId, records: Sequence[Record], ending: Ending) -> None:
+        """Queue markers and offsets, at once when all that they touch is in memory, else as soon as it is."""
+        pairs = self._loaded(ending)
+        if pairs is None:
+            self._spawn(one, self._carry_out_later(one, records, ending))
+        else:
+            self._queue(one, records, ending, pairs)
+
+    async def _carry_out_later(self, one: TransactionalId, records: Sequence[Record], ending: Ending) -> None:
+        pairs: Pairs | None = None
+        while pairs is None:
+            await self._groups.loaded()
+            await self._persistently(partial(self._log.load_for_markers, self._markers(ending)))
+            pairs = self._loaded(ending)
+        self._queue(one, records, ending, pairs)
+
+    async def _persistently(self, ask: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        """What `ask` gives, however often the database has to be asked."""
+        attempt = 0
+        while True:
+            try:
+                return await ask()
+            except StorageError as error:
+                attempt += 1
+                log.warning("the end of a transaction has to wait", extra={"error": str(error)})
+            await asyncio.sleep(RETRY_DELAYS_S[min(attempt, len(RETRY_DELAYS_S) - 1)])
+
+    def _markers(self, ending: Ending) -> list[Marker]:
+        producer = (ending.producer_id, ending.producer_epoch)
+        return [Marker(*place, *producer, ending.commit, self._log.epoch) for place in ending.partitions]
+
+    def _loaded(self, ending: Ending) -> Pairs | None:
+        """The markers with their partitions, without those of topics that are gone; None when something has to be loaded."""
+        if self._groups.refusal and ending.offsets:
+            return None
+        pairs = []
+        for marker in self._markers(ending):
+            topic = self._topics.by_id.get(marker.topic_id)
+            if topic is not None and marker.partition < topic.partitions:
+                partition = self._log.partition(topic, marker.partition)
+                if partition is None:
+                    return None
+                pairs.append((partition, marker))
+        return pairs
+
+    def _queue(self, one: TransactionalId, records: Sequence[Record], ending: Ending, pairs: Pairs) -> None:
+        """Hand an ending to its lanes. Nothing may come between the look at memory and this."""
+        home = self._log.lane_of_journal(one.id)
+        is_whole = self._lanes_of(one, ending) == {home}
+        by_lane: defaultdict[int, tuple[list[JournalWrite], list[tuple[Partition, Marker]]]]
+        by_lane = defaultdict(lambda: ([], []))
+        kept: Sequence[Record] = ()
+        if is_whole:
+            last = one.machine.ended(self.now_ms())
+            self._take_over(one, last)
+            kept = list({(record.kind, record.key): record for record in (*records, *last.records)}.values())
+            by_lane[home][0].append(_prepared(one.id, kept))
+        for partition, marker in pairs:
+            by_lane[self._log.lane_of(*_place(partition))][1].append((partition, marker))
+        for write in self._offset_writes(ending):
+            by_lane[self._log.lane_of_journal(write.group_id)][0].append(write)
+        if is_whole:
+            self._queue_for_lane(home, *by_lane[home], partial(self._on_written, one, kept))
+            return
+        left = len(by_lane)
+
+        def on_lane_done(error: StorageError | None) -> None:
+            nonlocal left
+            left -= 1
+            if error is not None and one.term == self._term:
+                self._fail(str(error))
+            if not left:
+                self._on_carried_out(one)
+
+        for lane, (writes, of_lane) in by_lane.items():
+            self._queue_for_lane(lane, writes, of_lane, on_lane_done)
+        if not by_lane:
+            self._on_carried_out(one)
+
+    def _offset_writes(self, ending: Ending) -> list[JournalWrite]:
+        """What groups write of it. Raises StorageError when one cannot."""
+        by_group: dict[str, dict[OffsetKey, Committed]] = {}
+        for offset in ending.offsets if ending.commit else ():
+            if offset.topic_id in self._topics.by_id:
+                committed = Committed(offset.offset, offset.leader_epoch, offset.metadata, offset.committed_at_ms)
+                by_group.setdefault(offset.group, {})[offset.topic_id, offset.partition] = committed
+        writes: list[JournalWrite] = []
+        try:
+            for group_id, commits in by_group.items():
+                writes += self._groups.commit_with_transaction(group_id, commits)
+        except StorageError as error:
+            for write in writes:
+                write.done(error)
+            raise
+        return writes
+
+    def _queue_for_lane(
+        self, lane: int, writes: Sequence[JournalWrite], pairs: Pairs, done: Callable[[StorageError | None], None]
+    ) -> None:
+        def on_done(error: StorageError | None) -> None:
+            for write in writes:
+                write.done(error)
+            done(error)
+
+        error = self._log.end_transaction(lane, endings.Ending(writes, pairs, on_done))
+        if error is not None:
+            on_done(error)
+
+    def _on_carried_out(self, one: TransactionalId) -> None:
+        """Markers and offsets are committed, if no lane has failed. That they are is written last, and nobody waits for it."""
+        is_over = one.term != self._term
+        if not is_over:
+            self._run(one, one.machine.ended, self.now_ms())
+        one.settle(failed=is_over)
+
+
+class _Admission:
+    """Batches that wait for what their id has to write before they are queued."""
+
+    def __init__(self, partitions: Sequence[Partition], then: Callable[[Mapping[TopicPartition, int]], None]) -> None:
+        self._partitions = partitions
+        self._then = then
+
+    def answer(self, message: Mapping[TopicPartition, int]) -> None:
+        self._then(message)
+
+    def refuse(self, code: int) -> None:
+        self._then({_place(partition): int(ErrorCode.NOT_ENOUGH_REPLICAS) for partition in self._partitions})
+
+
+def _prepared(transactional_id: str, records: Sequence[Record]) -> JournalWrite:
+    write = transaction_write(transactional_id, records)
+    if reason := write.prepare():
+        raise StorageError(False, ErrorCode.UNKNOWN_SERVER_ERROR, reason)
+    return write
+
+
+def _place(partition: Partition) -> TopicPartition:
+    return partition.topic.id, partition.index
