@@ -1,0 +1,636 @@
+"""The bank: transfers between accounts by transactional processors, which are killed, as are broker and PostgreSQL.
+
+    python -m tests.crash.bank [--seconds N] [--seed S] [--protocol classic|consumer] [--results FILE] [--kafka]
+
+Orders ("give 7 from account 3 to account 11") come steadily. Tellers of one group (two libraries, two with static members)
+take them and book each as two entries, of which each account's go to one partition, in a transaction with their offsets;
+some attempts they abort. Meanwhile
+
+- a read_committed reader is told, again and again, where each partition's last stable offset is: what all accounts have
+  by the entries up to there is what was paid in
+- SQL says so too, at any moment, of `kafka.messages` and of the topic's view
+
+In the end all is quiet, and the books are checked: `ledger.py`. With `--kafka` the broker is Apache Kafka and only tellers
+are killed; there a transaction's partitions become visible one after another, so a cut may be between its two entries.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import asyncpg
+import confluent_kafka
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+from tests.clients.groups import SETTINGS
+from tests.crash.ledger import ACCOUNTS, DEPOSIT, OPENING, TOTAL, Books, Seen, total
+from tests.crash.servers import Given
+from tests.kafka_reference import ROOT, ApacheKafka, compiled, java
+
+ORDER_PARTITIONS, ENTRY_PARTITIONS = 4, 6
+ORDERS_A_SECOND = 60
+TRANSACTION_TIMEOUT_MS = 8_000
+ABORT_SHARE = 0.1
+QUIET_S = 90.0
+LIBRARIES = ("confluent-kafka", "java", "confluent-kafka", "java")
+TELLER_SOURCE = Path(__file__).with_name("Teller.java")
+QUIET = {"log_level": 0, "error_cb": lambda error: None, "reconnect.backoff.max.ms": 200}
+READER = {
+    "group.id": "unused",
+    "enable.auto.commit": False,
+    "auto.offset.reset": "error",
+    "enable.partition.eof": True,
+    "fetch.wait.max.ms": 100,
+}
+BROKER_SETTINGS = {**SETTINGS, "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000"}
+
+
+class Teller:
+    """A place in the group: the process that has it now, and the transactional id that it uses."""
+
+    def __init__(self, bank: Bank, number: int, library: str) -> None:
+        self._bank, self._number, self._library = bank, number, library
+        self._starts = 0
+        self._ids = 0
+        self._process: subprocess.Popen[str] | None = None
+        self._listener: threading.Thread | None = None
+
+    def start(self) -> None:
+        bank = self._bank
+        self._starts += 1
+        bank.tell(f"{self._library}-{self._number}", f"started as {self._starts}")
+        settings = {
+            "name": f"{self._library}-{self._number}/{self._starts}",
+            "bootstrap": bank.bootstrap,
+            "transactional_id": f"{bank.name}-teller-{self._number}-{self._ids}",
+            "group": bank.group,
+            "protocol": bank.protocol,
+            "instance_id": f"teller-{self._number}" if self._number < 2 else None,
+            "orders": bank.orders,
+            "entries": bank.entries,
+            "partitions": ENTRY_PARTITIONS,
+            "timeout_ms": TRANSACTION_TIMEOUT_MS,
+            "session_timeout_ms": 4000,
+            "abort_share": ABORT_SHARE,
+            "batch": 20,
+        }
+        command = [sys.executable, "-m", "tests.crash.teller", json.dumps(settings)]
+        if self._library == "java":
+            options = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx96m")
+            command = java("Teller", json.dumps(settings), options=options, more_classes=compiled(TELLER_SOURCE))
+        with bank.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT
+            )
+        self._listener = threading.Thread(target=self._listen, args=(self._process,), daemon=True)
+        self._listener.start()
+
+    def _listen(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            what, _, about = line.strip().partition(" ")
+            self._bank.tell(f"{self._library}-{self._number}", line.strip())
+            if what == "committed":
+                self._bank.books.committed.add(about)
+            elif what == "aborted":
+                self._bank.books.aborted.add(about)
+            elif what == "failed":
+                self._bank.failures[f"{self._library}: {about}"] += 1
+
+    def has_ended(self) -> bool:
+        return self._process is not None and self._process.poll() is not None
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self._process is not None
+        self._bank.tell(f"{self._library}-{self._number}", "killed")
+        self._process.kill()
+        self._finish()
+
+    def abandon(self) -> None:
+        """kill -9, and whoever starts next has another transactional id: what is open has to time out."""
+        self.kill()
+        self._ids += 1
+
+    def stop(self) -> None:
+        """In good order."""
+        assert self._process is not None and self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(40)
+        except subprocess.TimeoutExpired:
+            self._bank.books.faults.append(f"{self._library}-{self._number} did not come to an end")
+            self._process.kill()
+        self._finish()
+
+    def _finish(self) -> None:
+        assert self._process is not None and self._listener is not None
+        self._process.wait()
+        self._listener.join()  # what it said before is heard
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+
+class Bank:
+    """Topics, orders, tellers and the reader, at work on a broker."""
+
+    def __init__(self, bootstrap: str, name: str, protocol: str, log: Path) -> None:
+        self.bootstrap, self.name, self.protocol, self.log = bootstrap, name, protocol, log
+        self.orders, self.entries, self.group = f"{name}-orders", f"{name}-entries", f"{name}-tellers"
+        self.books = Books()
+        self.seen = Seen(ENTRY_PARTITIONS)
+        self.failures: Counter[str] = Counter()
+        self.tellers = [Teller(self, number, library) for number, library in enumerate(LIBRARIES)]
+        self.story: list[str] = []
+        self.newest = 0.0
+        self.silence_s = 0.0
+        self.admin = AdminClient({"bootstrap.servers": bootstrap, **QUIET})
+        self._ending = threading.Event()
+        self._closed = threading.Event()
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._order, self._read)]
+
+    def tell(self, who: str, what: str) -> None:
+        """For whoever wants to know how it came to a fault."""
+        self.story.append(f"{time.time():.3f} {who} {what}")
+
+    def open(self) -> None:
+        topics = [NewTopic(self.orders, ORDER_PARTITIONS, 1), NewTopic(self.entries, ENTRY_PARTITIONS, 1)]
+        for answer in self.admin.create_topics(topics).values():
+            answer.result(30)
+        opening = confluent_kafka.Producer(
+            {"bootstrap.servers": self.bootstrap, "transactional.id": f"{self.name}-{OPENING}", **QUIET}
+        )
+        opening.init_transactions(30)
+        opening.begin_transaction()
+        for account in range(ACCOUNTS):
+            value = f"{OPENING} {account} {DEPOSIT} {OPENING}"
+            opening.produce(self.entries, value, str(account), partition=account % ENTRY_PARTITIONS)
+        opening.commit_transaction(30)
+        self.newest = time.monotonic()
+        for thread in self._threads:
+            thread.start()
+        for teller in self.tellers:
+            teller.start()
+
+    async def close_orders(self) -> None:
+        """Order nothing more; return when all that was ordered is booked."""
+        self._ending.set()
+        await asyncio.to_thread(self._threads[0].join)
+        deadline = time.monotonic() + QUIET_S
+        while self._booked() < len(self.books.ordered) and time.monotonic() < deadline:
+            self.revive()
+            await asyncio.sleep(0.1)
+        for teller in self.tellers:
+            await asyncio.to_thread(teller.stop)
+
+    def _booked(self) -> int:
+        return (sum(len(entries) for entries in self.seen.log.values()) - ACCOUNTS) // 2
+
+    def revive(self) -> None:
+        """Start tellers that could not go on."""
+        for teller in self.tellers:
+            if teller.has_ended():
+                teller.kill()
+                teller.start()
+
+    async def quiet(self) -> None:
+        """Return when the last stable offsets are at the ends and the reader has come there."""
+        deadline = time.monotonic() + QUIET_S
+        while True:
+            stable = await self.ends(self.entries, ENTRY_PARTITIONS, confluent_kafka.IsolationLevel.READ_COMMITTED)
+            high = await self.ends(self.entries, ENTRY_PARTITIONS, confluent_kafka.IsolationLevel.READ_UNCOMMITTED)
+            if stable == high == self.seen.ends:
+                return
+            if time.monotonic() > deadline:
+                self.books.faults.append(f"not quiet: stable to {stable} of {high}, read to {self.seen.ends}")
+                return
+            await asyncio.sleep(0.2)
+
+    async def ends(self, topic: str, partitions: int, isolation: confluent_kafka.IsolationLevel) -> dict[int, int]:
+        """Where each partition ends for such a reader: one request, so one moment."""
+        places = [confluent_kafka.TopicPartition(topic, index) for index in range(partitions)]
+        asked = {place: OffsetSpec.latest() for place in places}
+        answers = self.admin.list_offsets(asked, isolation_level=isolation, request_timeout=5)
+        found = [await asyncio.to_thread(answers[place].result) for place in places]
+        return {index: one.offset for index, one in enumerate(found)}
+
+    def close(self) -> None:
+        """Leave nothing running, whatever happened."""
+        self._ending.set()
+        for teller in self.tellers:
+            with contextlib.suppress(AssertionError):
+                teller.kill()
+        self._closed.set()
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join()
+
+    def committed_offsets(self) -> dict[int, int]:
+        """The group's."""
+        places = [confluent_kafka.TopicPartition(self.orders, index) for index in range(ORDER_PARTITIONS)]
+        asker = confluent_kafka.Consumer({"bootstrap.servers": self.bootstrap, "group.id": self.group, **QUIET})
+        try:
+            return {place.partition: place.offset for place in asker.committed(places, 20)}
+        finally:
+            asker.close()
+
+    def read_all(self, topic: str, ends: Mapping[int, int]) -> dict[int, list[tuple[int, str]]]:
+        """All that is written in a topic, aborted or not."""
+        found: dict[int, list[tuple[int, str]]] = {index: [] for index in ends}
+        open_partitions = set(ends)
+        with self._reader(topic, len(ends), "read_uncommitted") as consumer:
+            deadline = time.monotonic() + QUIET_S
+            while open_partitions:
+                assert time.monotonic() < deadline, f"{topic} cannot be read to {ends}"
+                for message in consumer.consume(5000, 0.2):
+                    error = message.error()
+                    if error is None:
+                        found[message.partition()].append((message.offset(), message.value().decode()))
+                    elif error.code() == confluent_kafka.KafkaError._PARTITION_EOF:
+                        open_partitions.discard(message.partition())
+        return found
+
+    @contextlib.contextmanager
+    def _reader(self, topic: str, partitions: int, isolation: str) -> Iterator[confluent_kafka.Consumer]:
+        consumer = confluent_kafka.Consumer(
+            {"bootstrap.servers": self.bootstrap, "isolation.level": isolation, **READER, **QUIET}
+        )
+        consumer.assign([confluent_kafka.TopicPartition(topic, index, 0) for index in range(partitions)])
+        try:
+            yield consumer
+        finally:
+            consumer.close()
+
+    def _order(self) -> None:
+        """Gives orders, steadily."""
+        producer = confluent_kafka.Producer(
+            {
+                "bootstrap.servers": self.bootstrap,
+                "enable.idempotence": True,
+                "message.timeout.ms": 120_000,
+                "linger.ms": 5,
+                **QUIET,
+            }
+        )
+        chance = random.Random(self.name)
+
+        def delivered(error: confluent_kafka.KafkaError | None, message: confluent_kafka.Message) -> None:
+            if error is None:
+                order = message.value().decode()
+                self.books.ordered[order.split()[0]] = order
+            else:
+                self.books.faults.append(f"an order was refused: {error.str()}")
+
+        number = 0
+        while not self._ending.wait(1 / ORDERS_A_SECOND):
+            giver, taker = chance.sample(range(ACCOUNTS), 2)
+            order = f"{number} {giver} {taker} {chance.randrange(1, 100)}"
+            producer.produce(self.orders, order, partition=number % ORDER_PARTITIONS, on_delivery=delivered)
+            producer.poll(0)
+            number += 1
+        producer.flush(120)
+
+    def _read(self) -> None:
+        """Sees the entries as a read_committed reader does."""
+        with self._reader(self.entries, ENTRY_PARTITIONS, "read_committed") as consumer:
+            while not self._closed.is_set():
+                for message in consumer.consume(1000, 0.1):
+                    error = message.error()
+                    if error is None:
+                        self.seen.add(message.partition(), message.offset(), message.value().decode())
+                        now = time.monotonic()
+                        self.silence_s = max(self.silence_s, now - self.newest)
+                        self.newest = now
+                    elif error.code() == confluent_kafka.KafkaError._PARTITION_EOF:
+                        self.seen.ends[message.partition()] = message.offset()
+                    elif error.code() == confluent_kafka.KafkaError._AUTO_OFFSET_RESET or error.fatal():
+                        self.books.faults.append(f"the reader: {error.str()}")
+
+
+class Audits:
+    """Totals while transfers are under way."""
+
+    def __init__(self, bank: Bank, system: Given | None) -> None:
+        self._bank, self._system = bank, system
+        self.cuts = 0
+        self.cuts_between = 0  # an order's entries
+        self.totals = 0
+        self._stopping = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        self._tasks = [asyncio.create_task(self._by_kafka())]
+        if self._system is not None:
+            self._tasks.append(asyncio.create_task(self._by_sql(self._system)))
+
+    async def stop(self) -> None:
+        self._stopping.set()
+        await asyncio.gather(*self._tasks)
+
+    async def _by_kafka(self) -> None:
+        bank = self._bank
+        while not self._stopping.is_set():
+            await asyncio.sleep(0.3)
+            try:
+                cut = await bank.ends(bank.entries, ENTRY_PARTITIONS, confluent_kafka.IsolationLevel.READ_COMMITTED)
+            except confluent_kafka.KafkaException:  # the broker is away
+                continue
+            while any(bank.seen.ends[partition] < end for partition, end in cut.items()):
+                if self._stopping.is_set():
+                    return
+                await asyncio.sleep(0.02)
+            found = total(bank.seen.log, cut)
+            self.cuts += 1
+            if found != TOTAL:
+                self.cuts_between += 1
+                if self._system is not None:
+                    bank.books.faults.append(f"by the entries up to {cut} the accounts have {found}")
+
+    async def _by_sql(self, system: Given) -> None:
+        bank, entries = self._bank, 0
+        sources = (
+            f"(SELECT m.* FROM kafka.messages m JOIN kafka.topics t ON t.id = m.topic_id WHERE t.name = '{bank.entries}') s",
+            f'topics."{bank.entries}"',
+        )
+        while not self._stopping.is_set():
+            try:
+                async with system.sql() as connection:
+                    while not self._stopping.is_set():
+                        row = await connection.fetchrow(
+                            "SELECT count(*) AS entries, sum(split_part(kafka.as_text(value), ' ', 3)::bigint)::bigint AS total "
+                            f"FROM {sources[self.totals % 2]}",
+                            timeout=30,
+                        )
+                        self.totals += 1
+                        if row["total"] != TOTAL:
+                            bank.books.faults.append(
+                                f"by SQL the accounts have {row['total']} ({row['entries']} entries)"
+                            )
+                        if row["entries"] < entries:
+                            bank.books.faults.append(f"by SQL entries went from {entries} to {row['entries']}")
+                        entries = row["entries"]
+                        await asyncio.sleep(0.5 + entries / 50_000)
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):  # PostgreSQL is away
+                await asyncio.sleep(0.2)
+
+
+@dataclass
+class Trouble:
+    """What faults work on."""
+
+    bank: Bank
+    system: Given | None
+    chance: random.Random
+
+
+async def teller_killed(t: Trouble) -> None:
+    teller = t.chance.choice(t.bank.tellers)
+    teller.kill()
+    await asyncio.sleep(t.chance.choice([0, 0, 1]))
+    teller.start()
+
+
+async def teller_abandoned(t: Trouble) -> None:
+    teller = t.chance.choice(t.bank.tellers)
+    teller.abandon()
+    teller.start()
+
+
+async def broker_killed(t: Trouble) -> None:
+    assert t.system is not None
+    broker = t.system.brokers[0]
+    broker.kill()
+    broker.start()
+    await broker.serves()
+
+
+async def postgres_killed(t: Trouble) -> None:
+    assert t.system is not None
+    t.system.server.kill()
+    await asyncio.to_thread(t.system.server.start_again)
+
+
+async def both_killed(t: Trouble) -> None:
+    assert t.system is not None
+    t.system.server.kill()
+    t.system.brokers[0].kill()
+    await asyncio.to_thread(t.system.server.start_again)
+    t.system.brokers[0].start()
+    await t.system.brokers[0].serves()
+
+
+async def backend_killed(t: Trouble) -> None:
+    assert t.system is not None
+    with contextlib.suppress(RuntimeError, ProcessLookupError):  # it has just come back and has none yet
+        if lanes := await t.system.backends("lane"):
+            os.kill(t.chance.choice(lanes), signal.SIGKILL)
+
+
+Fault = Callable[[Trouble], Awaitable[None]]
+OF_TELLERS: tuple[Fault, ...] = (teller_killed, teller_abandoned)
+OF_BROKERS: tuple[Fault, ...] = (broker_killed, postgres_killed, backend_killed, both_killed)
+
+
+@dataclass
+class Report:
+    """What became of a run."""
+
+    seed: int
+    protocol: str
+    seconds: float = 0.0
+    transfers: int = 0
+    silence_s: float = 0.0
+    notes: dict[str, int] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+    def line(self) -> str:
+        notes = "".join(f", {value} {name}" for name, value in self.notes.items())
+        return (
+            f"bank ({self.protocol}) seed {self.seed}: {'FAILED' if self.faults else 'ok'} in {self.seconds:.0f} s, "
+            f"{self.transfers} transfers, silent for {self.silence_s:.1f} s{notes}"
+        )
+
+
+async def play(bootstrap: str, system: Given | None, folder: Path, seed: int, protocol: str, seconds: float) -> Report:
+    """One run on a broker that serves; `system` is None where only tellers may be killed. Logs go into the folder."""
+    started = time.monotonic()
+    report = Report(seed, protocol)
+    bank = Bank(bootstrap, f"bank{seed}-{protocol}", protocol, folder / "tellers.log")
+    trouble = Trouble(bank, system, random.Random(seed))
+    audits = Audits(bank, system)
+    try:
+        await asyncio.to_thread(bank.open)
+        audits.start()
+        played = await _trouble(trouble, seconds)
+        await bank.close_orders()
+        await bank.quiet()
+        await audits.stop()
+        if not audits.cuts or (system is not None and not audits.totals):
+            report.faults.append("no audit was made")
+        await _account(bank, system, report)
+        report.notes |= dict(sorted(played.items()))
+    except Exception:
+        report.faults.append(traceback.format_exc())
+    finally:
+        with contextlib.suppress(Exception):
+            await audits.stop()
+        await asyncio.to_thread(bank.close)
+    (folder / "story.log").write_text("\n".join(bank.story))
+    report.transfers, report.silence_s = len(bank.books.ordered), bank.silence_s
+    report.notes |= {
+        "attempts committed": len(bank.books.committed),
+        "aborted": len(bank.books.aborted),
+        "tellers gave up": bank.failures.total(),
+        "cuts": audits.cuts,
+        "between two entries": audits.cuts_between,
+        "totals by SQL": audits.totals,
+    }
+    report.faults += bank.books.faults
+    if system is not None:
+        report.faults += system.brokers[0].complaints()
+    if report.faults:
+        report.faults += [f"{count} times: {reason}" for reason, count in bank.failures.most_common()]
+        keep_logs(folder, report)
+    report.seconds = time.monotonic() - started
+    return report
+
+
+async def _trouble(trouble: Trouble, seconds: float) -> Counter[str]:
+    """Every fault once, then any, until the time is over."""
+    chance, played = trouble.chance, Counter[str]()
+    of_brokers = OF_BROKERS if trouble.system is not None else ()
+    first = chance.sample([*OF_TELLERS, *of_brokers], len(OF_TELLERS) + len(of_brokers))
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline or first:
+        pause = time.monotonic() + chance.uniform(0.5, 4)
+        while time.monotonic() < pause:
+            trouble.bank.revive()
+            await asyncio.sleep(0.1)
+        fault = first.pop() if first else chance.choice([*OF_TELLERS * 2, *of_brokers])
+        trouble.bank.tell("fault", fault.__name__)
+        await fault(trouble)
+        played[fault.__name__] += 1
+    return played
+
+
+async def _account(bank: Bank, system: Given | None, report: Report) -> None:
+    all_of = confluent_kafka.IsolationLevel.READ_UNCOMMITTED
+    entry_ends = await bank.ends(bank.entries, ENTRY_PARTITIONS, all_of)
+    order_ends = await bank.ends(bank.orders, ORDER_PARTITIONS, all_of)
+    orders = await asyncio.to_thread(bank.read_all, bank.orders, order_ends)
+    everything = await asyncio.to_thread(bank.read_all, bank.entries, entry_ends)
+    bank.books.check((value for records in orders.values() for _, value in records), bank.seen.log, everything)
+    committed = await asyncio.to_thread(bank.committed_offsets)
+    if committed != order_ends:
+        bank.books.faults.append(f"committed offsets are {committed}, the orders end at {order_ends}")
+    if bank.seen.halves:
+        bank.books.faults.append(f"{len(bank.seen.halves)} transfers are half seen")
+    written = sum(len(records) for records in everything.values())
+    report.notes["entries hidden"] = written - sum(len(records) for records in bank.seen.log.values())
+    if system is not None:
+        await _compare_with_sql(bank, system)
+
+
+async def _compare_with_sql(bank: Bank, system: Given) -> None:
+    rows = await system.fetch(
+        "SELECT m.partition_id AS partition, m.partition_offset AS at, kafka.as_text(m.value) AS value FROM kafka.messages m "
+        "JOIN kafka.topics t ON t.id = m.topic_id WHERE t.name = $1 ORDER BY m.partition_id, m.partition_offset",
+        bank.entries,
+    )
+    by_sql: dict[int, list[tuple[int, str]]] = {index: [] for index in range(ENTRY_PARTITIONS)}
+    for row in rows:
+        by_sql[row["partition"]].append((row["at"], row["value"]))
+    for partition, records in by_sql.items():
+        if records != bank.seen.log[partition]:
+            differing = sorted(set(records) ^ set(bank.seen.log[partition]))
+            bank.books.faults.append(f"{partition}: SQL and the reader differ in {len(differing)}: {differing[:3]}")
+
+
+async def run(seed: int, protocol: str, seconds: float) -> Report:
+    """A run on a system made for it."""
+    system = Given()
+    await system.open()
+    try:
+        place = await system.serving()
+        return await play(f"{place.host}:{place.port}", system, system.folder, seed, protocol, seconds)
+    finally:
+        await system.close()
+
+
+async def run_on_kafka(seed: int, protocol: str, seconds: float) -> Report:
+    """A run on Apache Kafka, where only tellers are killed."""
+    folder = Path(tempfile.mkdtemp(prefix="pgk-bank-"))
+    kafka = ApacheKafka(folder, BROKER_SETTINGS, heap="512m")
+    try:
+        await asyncio.to_thread(kafka.start)
+        return await play(kafka.bootstrap, None, folder, seed, protocol, seconds)
+    finally:
+        await asyncio.to_thread(kafka.stop)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def keep_logs(folder: Path, report: Report) -> None:
+    """Put the logs of a failed run where they outlive the system."""
+    kept = Path("build/crash") / f"bank-{report.protocol}-{report.seed}"
+    kept.mkdir(parents=True, exist_ok=True)
+    for log in folder.glob("*.log"):
+        shutil.copyfile(log, kept / log.name)
+
+
+def environment() -> dict[str, str]:
+    """What the broker of a run is told."""
+    return {f"PG_KAFKA_{name.replace('.', '_').upper()}": value for name, value in SETTINGS.items()}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--seed", type=int, default=time.time_ns() % (1 << 30))
+    parser.add_argument("--protocol", choices=("classic", "consumer"), default=None)
+    parser.add_argument("--results", type=Path, default=None)
+    parser.add_argument("--kafka", action="store_true")
+    given = parser.parse_args()
+    os.environ.update(environment())
+    play_it = run_on_kafka if given.kafka else run
+    failed = False
+    protocols = [given.protocol] if given.protocol else ["classic", "consumer"]
+    for protocol in protocols:
+        report = asyncio.run(play_it(given.seed, protocol, given.seconds / len(protocols)))
+        print(report.line(), *report.faults[:20], sep="\n    ", flush=True)
+        failed |= bool(report.faults)
+        if given.results is not None:
+            _append(given.results, report)
+    return int(failed)
+
+
+def _append(results: Path, report: Report) -> None:
+    notes = " ".join(f"{name.replace(' ', '_')}={value}" for name, value in report.notes.items())
+    faults = "; ".join(" ".join(fault.split())[:200] for fault in report.faults[:3]).replace("|", "/")
+    with results.open("a") as file:
+        file.write(
+            f"| bank, {report.protocol} | {report.seed} | {'FAILED' if report.faults else 'ok'} | {report.transfers} "
+            f"| {report.silence_s:.1f} | {notes} | {faults} |\n"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
