@@ -46,20 +46,33 @@ SCHEMA = """
            concat_ws(' | ', pg_get_functiondef(oid), proacl::text, obj_description(oid, 'pg_proc'))
     FROM pg_proc WHERE pronamespace = 'kafka'::regnamespace
     UNION ALL
+    SELECT 'trigger', tgrelid::regclass || '.' || tgname, pg_get_triggerdef(t.oid)
+    FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid WHERE c.relnamespace = 'kafka'::regnamespace AND NOT t.tgisinternal
+    UNION ALL
     SELECT 'row', journal, concat_ws(' | ', active, state, live_bytes) FROM kafka.journals
 """
 
+COMMIT = {
+    1: "INSERT INTO kafka.offset_journal (group_id, topic_id, partition_id, committed_offset, metadata, committed_at) "
+    "VALUES ('g', $1, 0, $2, 'note', timestamptz 'epoch' + interval '5 s')",
+    2: "INSERT INTO kafka.offset_journal_0 "
+    "(entry, group_id, topic_id, partition_id, committed_offset, metadata, committed_at) "
+    "VALUES (nextval('kafka.journal_entries') + $2, 'g', $1, 0, $2, 'note', timestamptz 'epoch' + interval '5 s')",
+}
 
-async def make_old(dsn: str, version: int) -> asyncpg.Connection:
+
+async def make_old(dsn: str, version: int, monkeypatch: pytest.MonkeyPatch) -> asyncpg.Connection:
     """A database as that version's program made it."""
     connection = await asyncpg.connect(dsn)
     async with connection.transaction():
         await connection.execute(MIGRATE["search_path"])
         await connection.execute((OLD / f"{version}.sql").read_text())
         await connection.execute(MIGRATE["insert_cluster"], "x" * 22, version)
-        await segments.create_shared_series(connection, "none")
         if version < 3:
-            await connection.execute("DROP INDEX kafka.log_0_0_markers")
+            monkeypatch.setitem(segments.SQL, "index_markers", "SELECT")
+            monkeypatch.setitem(segments.SQL, "note_markers", "SELECT")
+        await segments.create_shared_series(connection, "none")
+        monkeypatch.undo()
         await connection.execute(MIGRATE["revoke_all"])
     return connection
 
@@ -72,8 +85,10 @@ async def described(connection: asyncpg.Connection) -> dict[tuple[str, str], str
 
 @pytest.mark.parametrize("postgres_server", ["postgresql-15", "embedded"], indirect=True)
 @pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
-async def test_an_upgraded_schema_is_a_new_one(pg_dsn: str, postgres_server: Any, version: int) -> None:
-    old = await make_old(pg_dsn, version)
+async def test_an_upgraded_schema_is_a_new_one(
+    pg_dsn: str, postgres_server: Any, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = await make_old(pg_dsn, version, monkeypatch)
     await migrate(old)
     other = postgres_server.create_database()
     fresh = await connect_migrated(other.dsn, compression="none")
@@ -87,19 +102,17 @@ async def test_an_upgraded_schema_is_a_new_one(pg_dsn: str, postgres_server: Any
     postgres_server.drop_database(other)
 
 
-async def test_what_was_there_is_served_after_the_upgrade(pg_dsn: str) -> None:
-    old = await make_old(pg_dsn, 1)
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
+async def test_what_was_there_is_served_after_the_upgrade(
+    pg_dsn: str, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = await make_old(pg_dsn, version, monkeypatch)
     topic = await add_topic(old, "orders", 2)
     await add_row(old, topic, 0, [b"a", b"b"])
     await old.execute("SELECT kafka.create_topic_view($1)", topic)
     await old.execute("CREATE VIEW public.mine AS SELECT * FROM kafka.consumer_offsets")
     for offset in (1, 2):
-        await old.execute(
-            "INSERT INTO kafka.offset_journal (group_id, topic_id, partition_id, committed_offset, metadata, committed_at) "
-            "VALUES ('g', $1, 0, $2, 'note', timestamptz 'epoch' + interval '5 s')",
-            topic,
-            offset,
-        )
+        await old.execute(COMMIT[version], topic, offset)
     await migrate(old)
     assert await old.fetchval("SELECT count(*) FROM topics.orders") == 2
     async with leading(pg_dsn) as leader:

@@ -1,7 +1,7 @@
 """The task that keeps the tables of the log in order while the lanes write.
 
 It makes the views of new topics, frees deleted ones, rolls segments, gives topics that have grown their own series, and
-rotates the journals of groups.
+rotates the journals.
 All it has to do is read from tables, and every step leaves them so that a janitor that was killed goes on where it
 stopped. It works in small steps in turn, so that a long job delays no other. A job that fails is logged, counted and
 tried again later, and stops no other job.
@@ -47,6 +47,7 @@ LANES_TIMEOUT_S = 60.0
 VIEWS_PER_STEP = 100
 # Rows of up to 1 MB, so that deleting them takes tens of milliseconds.
 ROWS_PER_STEP = 100
+MARKERS_PER_STEP = 10_000
 STOP_TIMEOUT_S = 5.0
 # No step takes so long, not even vacuuming a segment on a slow disk: its session is given up.
 STEP_TIMEOUT_S = 3600.0
@@ -435,5 +436,7 @@ class Janitor:
             done = await self._connection.execute(render(SQL["delete_rows"], leaf=leaf), topic_id, ROWS_PER_STEP)
             if done != "DELETE 0":
                 return True
+        if await self._connection.execute(SQL["delete_markers"], topic_id, MARKERS_PER_STEP) != "DELETE 0":
+            return True
         await self._connection.execute(SQL["forget_topic"], topic_id)
         return True

@@ -196,6 +196,7 @@ async def _build_segment(connection: asyncpg.Connection, series: int, segment: i
     name, leaf = series_table(series), leaf_table(series, segment)
     await connection.execute(render(SQL["create_leaf"], leaf=leaf, name=name, segment=segment))
     await connection.execute(render(SQL["index_markers"], leaf=leaf, index=f"{leaf}_markers"))
+    await connection.execute(render(SQL["note_markers"], leaf=leaf))
     if compression == "none":
         await connection.execute(render(SQL["store_none"], leaf=leaf))
     else:

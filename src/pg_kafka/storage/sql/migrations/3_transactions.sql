@@ -1,10 +1,37 @@
--- Version 3: the journal of transactions, and an index on the markers of each segment.
--- Locks: ACCESS EXCLUSIVE on kafka.journals, SHARE on each segment in turn, which is scanned without its TOAST.
+-- Version 3: the journal of transactions, and for each segment an index and a trigger on its markers.
+-- Locks: ACCESS EXCLUSIVE on kafka.journals, SHARE ROW EXCLUSIVE on each segment in turn, which is scanned without its TOAST.
 
 ALTER TABLE kafka.journals DROP CONSTRAINT journals_journal_check;
 ALTER TABLE kafka.journals ADD CONSTRAINT journals_journal_check
     CHECK (journal IN ('offsets', 'groups', 'history', 'transactions'));
 INSERT INTO kafka.journals (journal) VALUES ('transactions');
+
+CREATE TABLE kafka.markers (
+    topic          bigint  NOT NULL,
+    producer_id    bigint  NOT NULL,
+    marker_offset  bigint  NOT NULL,
+    partition      integer NOT NULL,
+    is_commit      boolean NOT NULL,
+    PRIMARY KEY (topic, partition, producer_id, marker_offset) INCLUDE (is_commit)
+);
+COMMENT ON TABLE kafka.markers IS
+    'Where transactions have ended. A transactional record is what the first marker of its producer above it says, and open when there is none. Written by a trigger with the marker''s row.';
+COMMENT ON COLUMN kafka.markers.marker_offset IS 'Offset of the marker in its partition.';
+
+CREATE FUNCTION kafka.note_marker() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- The key of a control record is a version and a type, two bytes each; type 1 is COMMIT.
+    -- A row that moves to another segment is noted already.
+    INSERT INTO kafka.markers (topic, partition, producer_id, marker_offset, is_commit)
+    VALUES (NEW.topic, NEW.partition, NEW.producer_id, NEW.base_offset, get_byte(NEW.keys[1], 3) = 1)
+    ON CONFLICT DO NOTHING;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION kafka.note_marker() IS 'Trigger of each segment, for its control rows alone: keeps kafka.markers.';
 
 CREATE TABLE kafka.transaction_journal_0 (
     entry             bigint NOT NULL,
@@ -52,8 +79,10 @@ BEGIN
         SELECT format('log_%s_%s', s.series, s.segment) AS name FROM kafka.segments s ORDER BY s.series, s.segment
     LOOP
         IF to_regclass('kafka.' || leaf.name) IS NOT NULL THEN
-            EXECUTE format('CREATE INDEX IF NOT EXISTS %I ON kafka.%I (topic, partition, producer_id, base_offset) WHERE is_control',
+            EXECUTE format('CREATE INDEX %I ON kafka.%I (topic, partition, producer_id, base_offset) WHERE is_control',
                            leaf.name || '_markers', leaf.name);
+            EXECUTE format('CREATE TRIGGER note_marker AFTER INSERT ON kafka.%I
+                            FOR EACH ROW WHEN (NEW.is_control AND NEW.producer_id IS NOT NULL) EXECUTE FUNCTION kafka.note_marker()', leaf.name);
         END IF;
     END LOOP;
 END

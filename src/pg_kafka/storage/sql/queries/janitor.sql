@@ -42,6 +42,10 @@ WHERE e.topic = $1 AND e.series = 0 AND g.state NOT IN ('freed', 'detached') ORD
 -- A chunk of a topic's rows; index (topic, partition, base_offset).
 DELETE FROM kafka.{leaf} WHERE ctid = ANY (ARRAY(SELECT l.ctid FROM kafka.{leaf} l WHERE l.topic = $1 LIMIT $2));
 
+-- name: delete_markers
+-- A chunk of a topic's markers; primary key of kafka.markers.
+DELETE FROM kafka.markers WHERE ctid = ANY (ARRAY(SELECT m.ctid FROM kafka.markers m WHERE m.topic = $1 LIMIT $2));
+
 -- name: forget_topic
 -- All that is kept by topic; rows are locked table by table, and nobody else touches those of a deleted topic.
 WITH extents AS (DELETE FROM kafka.extents WHERE topic = $1),

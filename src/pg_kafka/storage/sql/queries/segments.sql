@@ -25,6 +25,11 @@ CREATE TABLE kafka.{leaf} (
 -- For the end of a transaction: the first marker of its producer above a record. Empty where there are no transactions.
 CREATE INDEX {index} ON kafka.{leaf} (topic, partition, producer_id, base_offset) WHERE is_control;
 
+-- name: note_markers
+-- Rows that are no markers never reach the function, and COPY writes them as fast as without.
+CREATE TRIGGER note_marker AFTER INSERT ON kafka.{leaf}
+FOR EACH ROW WHEN (NEW.is_control AND NEW.producer_id IS NOT NULL) EXECUTE FUNCTION kafka.note_marker();
+
 -- name: store_none
 -- Arrays go to TOAST as they are, and have no statistics: a most common value of 100 kB helps nobody.
 ALTER TABLE kafka.{leaf}

@@ -1,7 +1,36 @@
 -- Transactions. Their state is a journal like those of consumer groups (040_groups.sql), with a row in kafka.journals.
 --
 -- What became of a record is decided in the log alone: by the first marker of its producer above it, or by there being
--- none. Each leaf has an index on its markers, (topic, partition, producer_id, base_offset) WHERE is_control.
+-- none. Brokers find markers by an index of each segment, (topic, partition, producer_id, base_offset) WHERE is_control.
+-- SQL cannot: a view would have to plan all segments that a marker might be in, 0.2 ms each. So that the views need one
+-- look-up in one table, a trigger of each segment notes its markers in kafka.markers, in the statement that appends them.
+
+CREATE TABLE kafka.markers (
+    topic          bigint  NOT NULL,
+    producer_id    bigint  NOT NULL,
+    marker_offset  bigint  NOT NULL,
+    partition      integer NOT NULL,
+    is_commit      boolean NOT NULL,
+    PRIMARY KEY (topic, partition, producer_id, marker_offset) INCLUDE (is_commit)
+);
+COMMENT ON TABLE kafka.markers IS
+    'Where transactions have ended. A transactional record is what the first marker of its producer above it says, and open when there is none. Written by a trigger with the marker''s row.';
+COMMENT ON COLUMN kafka.markers.marker_offset IS 'Offset of the marker in its partition.';
+
+CREATE FUNCTION kafka.note_marker() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- The key of a control record is a version and a type, two bytes each; type 1 is COMMIT.
+    -- A row that moves to another segment is noted already.
+    INSERT INTO kafka.markers (topic, partition, producer_id, marker_offset, is_commit)
+    VALUES (NEW.topic, NEW.partition, NEW.producer_id, NEW.base_offset, get_byte(NEW.keys[1], 3) = 1)
+    ON CONFLICT DO NOTHING;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION kafka.note_marker() IS 'Trigger of each segment, for its control rows alone: keeps kafka.markers.';
 
 CREATE TABLE kafka.transaction_journal_0 (
     entry             bigint NOT NULL,
