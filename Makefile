@@ -4,6 +4,7 @@
 # make lint     format, lint, layers, types
 # make crash    one round of each fault under load, some four minutes
 # make soak     rounds of faults under load until stopped; make soak ARGS='--rounds 100'
+# make bank     transfers in transactions under faults, ten minutes; make bank ARGS='--seconds 3600'
 # make fuzz     a minute of each fuzzer; make fuzz ARGS='--seconds 1200 --targets records'
 # make bench    the yardstick, five minutes; make bench ARGS='--profile full', ARGS='--list'; make bench BENCH=codec for a part
 # make wheel    dist/*.whl
@@ -23,7 +24,7 @@ PYTHON ?= $(shell for python in python3.11 python3; do $$python -c '' 2>/dev/nul
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 NATIVE      := $(wildcard src/pg_kafka/wire/*.pyx src/pg_kafka/wire/*.pxd)
 
-.PHONY: install serve test crash soak fuzz lint bench wheel lock clean
+.PHONY: install serve test crash soak bank fuzz lint bench wheel lock clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.package
@@ -39,6 +40,9 @@ crash: install $(VENV)/.test
 
 soak: install $(VENV)/.test
 	$(BIN)/python -m tests.crash.rounds --results tests/crash/soak-results.md $(ARGS)
+
+bank: install $(VENV)/.test
+	$(BIN)/python -m tests.crash.bank --results tests/crash/soak-results.md $(ARGS)
 
 fuzz: install $(VENV)/.test
 	$(BIN)/python -m tests.fuzz.run --results tests/fuzz/results.md $(ARGS)
