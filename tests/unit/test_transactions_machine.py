@@ -23,7 +23,7 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tests.unit.transaction_world import BEGIN_MS, Txn, World
+from tests.unit.transaction_world import BEGIN_MS, Reply, Txn, World
 
 from pg_kafka.coordinator.transaction_steps import COMPLETE_COMMIT, EMPTY, ONGOING, TopicPartition
 from pg_kafka.coordinator.transactions import LAST_EPOCH, Transaction
@@ -42,7 +42,9 @@ ABORTABLE = {ErrorCode.INVALID_TXN_STATE, ErrorCode.TRANSACTION_ABORTABLE}
 
 ids = st.sampled_from(IDS)
 numbers = st.integers(0, 5)
-whats = st.sampled_from(["record", "record", "offset", "commit", "abort"])
+whats = st.sampled_from(["record", "record", "bold record", "offset", "commit", "abort", "lose patience"])
+ends = st.sampled_from(["commit", "commit", "abort"])
+troubles = st.sampled_from(["", "", "", "lost", "change of mind", "crash", "crash, and change of mind"])
 commits = st.sampled_from([0, 1, 3, 3, 3])
 
 
@@ -67,10 +69,14 @@ class Producer:
     is_new: bool  # transactions version 2
     producer: tuple[int, int] = (-1, -1)
     phase: str = "init"  # init, idle, open, committing, aborting, gone
-    is_waiting: bool = False
+    waits_for: int = 0  # the number of a request
     is_replaced: bool = False  # another one has its transactional id
     added: set[Any] = field(default_factory=set)  # partitions and groups
     work: Work = field(default_factory=Work)
+
+    @property
+    def is_waiting(self) -> bool:
+        return self.waits_for > 0
 
 
 class TransactionMachine(RuleBasedStateMachine):
@@ -112,6 +118,24 @@ class TransactionMachine(RuleBasedStateMachine):
         partitions = sorted(self.world.logs)
         return partitions[number % len(partitions)] if partitions else None
 
+    def wait(self, producer: Producer, handle: Reply) -> Reply:
+        """Handle the answer, unless the producer has given up by then."""
+        number = producer.waits_for = next(self.labels)
+
+        def answer(error: int, reply: Any, txn: Txn | None) -> None:
+            if producer.waits_for == number:
+                producer.waits_for = 0
+                handle(error, reply, txn)
+
+        return answer
+
+    def give_up(self, producer: Producer, is_fickle: bool) -> None:
+        """Nobody knows what became of its request."""
+        if producer.is_waiting:
+            producer.waits_for = 0
+            if producer.phase in ("idle", "open") or (is_fickle and producer.phase == "committing"):
+                producer.phase = "aborting"
+
     def begin_work(self, producer: Producer) -> None:
         producer.work, producer.added, producer.phase = Work(), set(), "idle"
         self.works.append(producer.work)
@@ -130,7 +154,6 @@ class TransactionMachine(RuleBasedStateMachine):
 
     def send_init(self, producer: Producer) -> None:
         def answer(error: int, reply: Any, txn: Txn | None) -> None:
-            producer.is_waiting = False
             if error == ErrorCode.CONCURRENT_TRANSACTIONS:
                 return
             if error:
@@ -144,17 +167,15 @@ class TransactionMachine(RuleBasedStateMachine):
                     each.is_replaced = each is not producer
             self.begin_work(producer)
 
-        producer.is_waiting = True
         if producer.producer == (-1, -1):
-            self.world.init(producer.transactional_id, reply=answer)
+            self.world.init(producer.transactional_id, reply=self.wait(producer, answer))
         else:
-            self.world.init(producer.transactional_id, *producer.producer, reply=answer)
+            self.world.init(producer.transactional_id, *producer.producer, reply=self.wait(producer, answer))
 
     def send_record(self, producer: Producer, partition: TopicPartition) -> None:
         label, work = next(self.labels), producer.work
 
         def answer(error: int, reply: Any, txn: Txn | None) -> None:
-            producer.is_waiting = False
             if error:
                 self.fail(producer, error)
                 return
@@ -163,32 +184,37 @@ class TransactionMachine(RuleBasedStateMachine):
             work.records.append((partition, label))
             producer.phase = "open"
 
-        producer.is_waiting = True
         version = 12 if producer.is_new else 11
         self.world.produce(
-            producer.transactional_id, producer.producer, partition, label, version=version, reply=answer
+            producer.transactional_id,
+            producer.producer,
+            partition,
+            label,
+            version=version,
+            reply=self.wait(producer, answer),
         )
 
     def send_addition(self, producer: Producer, thing: Any) -> None:
         def answer(error: int, reply: Any, txn: Txn | None) -> None:
-            producer.is_waiting = False
             if error:
                 self.fail(producer, error)
                 return
             producer.added.add(thing)
             producer.phase = "open"
 
-        producer.is_waiting = True
         if isinstance(thing, str):
-            self.world.add_offsets(producer.transactional_id, producer.producer, thing, reply=answer)
+            self.world.add_offsets(
+                producer.transactional_id, producer.producer, thing, reply=self.wait(producer, answer)
+            )
         else:
-            self.world.add_partitions(producer.transactional_id, producer.producer, [thing], reply=answer)
+            self.world.add_partitions(
+                producer.transactional_id, producer.producer, [thing], reply=self.wait(producer, answer)
+            )
 
     def send_offset(self, producer: Producer, group: str, partition: TopicPartition) -> None:
         offset, work, now_ms = next(self.labels), producer.work, self.world.now_ms
 
         def answer(error: int, reply: Any, txn: Txn | None) -> None:
-            producer.is_waiting = False
             if error:
                 self.fail(producer, error)
                 return
@@ -198,18 +224,22 @@ class TransactionMachine(RuleBasedStateMachine):
             work.unsure.discard((group, partition))
             producer.phase = "open"
 
-        producer.is_waiting = True
         work.unsure.add((group, partition))
         version = 5 if producer.is_new else 4
         self.world.commit_offsets(
-            producer.transactional_id, producer.producer, group, partition, offset, version=version, reply=answer
+            producer.transactional_id,
+            producer.producer,
+            group,
+            partition,
+            offset,
+            version=version,
+            reply=self.wait(producer, answer),
         )
 
     def send_end(self, producer: Producer) -> None:
         commit, work = producer.phase == "committing", producer.work
 
         def answer(error: int, reply: Any, txn: Txn | None) -> None:
-            producer.is_waiting = False
             if error == ErrorCode.CONCURRENT_TRANSACTIONS:
                 return
             if error:
@@ -221,9 +251,10 @@ class TransactionMachine(RuleBasedStateMachine):
                 producer.producer = reply
             self.begin_work(producer)
 
-        producer.is_waiting = True
         version = 5 if producer.is_new else 3
-        self.world.end(producer.transactional_id, producer.producer, commit, version=version, reply=answer)
+        self.world.end(
+            producer.transactional_id, producer.producer, commit, version=version, reply=self.wait(producer, answer)
+        )
 
     # -- rules ---------------------------------------------------------------------------------------------------------
 
@@ -239,23 +270,36 @@ class TransactionMachine(RuleBasedStateMachine):
         for what, where, times in deeds:
             producer, partition = self.one_of(number), self.partition(where)
             self.world.now_ms += 1
-            if producer and partition:
+            if what == "lose patience":
+                for each in self.producers:
+                    self.give_up(each, is_fickle=where % 2 == 0)
+            elif producer and partition:
                 self.do(producer, what, where, partition)
             for lane in range(times):
                 self.world.commit(lane % self.world.lanes)
 
-    @rule(number=numbers, wheres=st.lists(numbers, min_size=1, max_size=3), commit=st.booleans())
-    def whole_transaction(self, number: int, wheres: list[int], commit: bool) -> None:
-        """One producer gets through a transaction, if nothing is in its way."""
+    @rule(
+        number=numbers,
+        wheres=st.lists(numbers, min_size=1, max_size=3),
+        end=ends,
+        trouble=troubles,
+        lane=st.integers(0, 2),
+    )
+    def whole_transaction(self, number: int, wheres: list[int], end: str, trouble: str, lane: int) -> None:
+        """One producer gets through a transaction, if nothing is in its way; it may have to ask twice for the end."""
         producer = self.one_of(number)
-        whats = ["record", *(("record", "offset")[where % 2] for where in wheres), "commit" if commit else "abort"]
-        for number, what in enumerate(("init", *whats)):
-            for _ in range(2):  # what was not added yet is added first
+        things = ["record", *(("record", "offset")[where % 2] for where in wheres)]
+        for number, what in enumerate(("init", *things, end)):
+            for attempt in range(2):  # what was not added yet is added first
                 where = wheres[number % len(wheres)]
                 partition = self.partition(where)
                 self.world.now_ms += 1
                 if producer and partition and not producer.is_waiting and (what != "init" or producer.phase == "init"):
                     self.do(producer, what, where, partition)
+                    if what == end and trouble and not attempt:
+                        self.give_up(producer, is_fickle="change" in trouble)
+                    if what == end and "crash" in trouble and not attempt:
+                        self.crash(lane, False)
                     self.world.drain()
 
     def do(self, producer: Producer, what: str, where: int, partition: TopicPartition) -> None:
@@ -270,6 +314,8 @@ class TransactionMachine(RuleBasedStateMachine):
                 self.send_end(producer)
         elif producer.phase == "gone":
             pass
+        elif what == "bold record":  # an older producer has to add the partition first
+            self.send_record(producer, partition)
         elif what == "record":
             if producer.is_new or partition in producer.added:
                 self.send_record(producer, partition)
@@ -347,15 +393,14 @@ class TransactionMachine(RuleBasedStateMachine):
     def commit_all(self) -> None:
         self.world.drain()
 
-    @rule()
-    def crash(self) -> None:
-        """All requests that wait fail, and nobody knows what became of them."""
+    @rule(lane=st.integers(-1, 2), is_fickle=st.booleans())
+    def crash(self, lane: int, is_fickle: bool) -> None:
+        """All requests that wait fail, and nobody knows what became of them; one lane has committed still."""
+        if lane >= 0:
+            self.world.commit(lane % self.world.lanes, is_heard=False)
         self.world.crash()
         for producer in self.producers:
-            if producer.is_waiting:
-                producer.is_waiting = False
-                if producer.phase in ("idle", "open"):
-                    producer.phase = "aborting"
+            self.give_up(producer, is_fickle)
 
     # -- invariants ----------------------------------------------------------------------------------------------------
 
@@ -428,6 +473,8 @@ class TransactionMachine(RuleBasedStateMachine):
                 assert not machine.partitions
                 assert not machine.groups
                 assert not machine.pending
+            topics = {topic_id for topic_id, _ in machine.partitions} | {e.topic_id for e in machine.pending.values()}
+            assert not topics & self.world.forgotten
 
     def teardown(self) -> None:
         """When all that is under way has come to its end, books and logs agree."""

@@ -83,6 +83,7 @@ class World:
         self.logs: dict[TopicPartition, list[Row]] = {}
         self.offsets: dict[tuple[str, int, int], tuple[int, int]] = {}  # committed_at_ms and offset
         self.all_commits: dict[tuple[str, int, int], list[tuple[int, int]]] = {}  # that happened, in any order
+        self.forgotten: set[int] = set()  # topics that are gone, and left out by all machines
         # What a crash takes.
         self.queues: list[deque[Commit]] = []
         self.machines: dict[str, Transaction] = {}
@@ -103,15 +104,15 @@ class World:
         self.queues[lane].append(commit)
         return commit
 
-    def commit(self, lane: int) -> bool:
-        """Carry out the lane's next commit; False when there is none."""
+    def commit(self, lane: int, *, is_heard: bool = True) -> bool:
+        """Carry out the lane's next commit; False when there is none. The broker may die before it hears of it."""
         queue = self.queues[lane]
         if not queue:
             return False
         commit = queue.popleft()
         for change in commit.changes:
             change()
-        for action in commit.after:
+        for action in commit.after if is_heard else ():
             action()
         return True
 
@@ -122,7 +123,7 @@ class World:
     def crash(self) -> None:
         """All that is not committed is gone; the broker starts again."""
         self.queues = [deque() for _ in range(self.lanes)]
-        self.timers, self.last_write, self.machines = {}, {}, {}
+        self.timers, self.last_write, self.machines, self.forgotten = {}, {}, {}, set()
         self.txns = dict(self.durable_txns)
         self.written = {transactional_id: dict(records) for transactional_id, records in self.journal.items()}
         for transactional_id in list(self.journal):
@@ -443,6 +444,7 @@ class World:
         def forget() -> None:
             for transactional_id, machine in list(self.machines.items()):
                 self.perform(transactional_id, machine.forget_topic(topic_id))
+            self.forgotten.add(topic_id)
 
         self.submit(0, Commit([change], [forget]))
 
