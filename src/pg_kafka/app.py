@@ -28,6 +28,7 @@ from pg_kafka.broker.context import Broker
 from pg_kafka.broker.fetch_sessions import FetchSessions
 from pg_kafka.broker.groups import GroupCoordinator
 from pg_kafka.broker.server import Server
+from pg_kafka.broker.transactions import TransactionCoordinator
 from pg_kafka.cluster.membership import History, Incarnation, Membership
 from pg_kafka.config import SETTINGS, Address, Config, with_database_settings
 from pg_kafka.embedded import Postgres
@@ -44,6 +45,7 @@ from pg_kafka.storage.log import Log
 from pg_kafka.storage.migrate import migrate as migrate_schema
 from pg_kafka.storage.sessions import Fenced, Identity
 from pg_kafka.storage.topics import Topics
+from pg_kafka.storage.transactions import TransactionStore
 from pg_kafka.tasks import supervised
 
 log = logging.getLogger("pg_kafka.app")
@@ -238,6 +240,7 @@ class Term:
         self._control: ControlSession | None = None
         self._log: Log | None = None
         self._groups: GroupCoordinator | None = None
+        self._transactions: TransactionCoordinator | None = None
         self._janitor: Janitor | None = None
         self._disk_watch: asyncio.Task[None] | None = None
         self._server: Server | None = None
@@ -325,6 +328,15 @@ class Term:
             wall_ms=_wall_ms,
         )
         await self._groups.start()
+        self._transactions = TransactionCoordinator(
+            config=config,
+            topics=topics,
+            log=self._log,
+            store=TransactionStore(self._log, control),
+            groups=self._groups,
+            wall_ms=_wall_ms,
+        )
+        await self._transactions.start()
         self._server = Server(
             Broker(
                 config=config,
@@ -334,6 +346,7 @@ class Term:
                     config.max_incremental_fetch_session_cache_slots, lambda: random.getrandbits(31)
                 ),
                 groups=self._groups,
+                transactions=self._transactions,
                 apis=dispatch.APIS,
                 now_ms=_wall_ms,
                 decode_pool=self._pool,
@@ -347,11 +360,15 @@ class Term:
         """Stop in order: members that wait, no new requests, finish those under way, checkpoints, sessions."""
         if self._groups is not None:
             self._groups.release()
+        if self._transactions is not None:
+            self._transactions.release()
         if self._server is not None:
             if self.ended.is_set():
                 await self._server.stop(0.0)
             else:
                 await self._server.stop(STOP_DEADLINE_S)
+        if self._transactions is not None:
+            await self._transactions.stop()
         if self._groups is not None:
             await self._groups.stop()
         if self._disk_watch is not None:

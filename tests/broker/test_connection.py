@@ -96,6 +96,7 @@ async def serving(handlers: Handlers, **settings: Any) -> AsyncIterator[tuple[Se
         log=cast(Any, log),
         fetch_sessions=cast(Any, None),
         groups=cast(Any, None),
+        transactions=cast(Any, None),
         apis={row.key: row for row in rows},
         now_ms=lambda: 0,
         decode_pool=cast(Any, None),

@@ -337,14 +337,14 @@ async def test_every_group_is_coordinated_here(client: RawClient, group_broker: 
         assert codes == {ErrorCode.INVALID_REQUEST}
 
 
-async def test_the_consumer_protocol_is_a_feature(client: RawClient) -> None:
+async def test_the_consumer_protocol_and_transactions_are_features(client: RawClient) -> None:
     for version in (3, 4):
         request = ApiVersionsRequest(client_software_name="test", client_software_version="1")
         answer = await client.call(request, API_VERSIONS, version)
-        final = only(answer.finalized_features)
-        assert (final.name, final.min_version_level, final.max_version_level) == ("group.version", 1, 1)
+        final = {one.name: (one.min_version_level, one.max_version_level) for one in answer.finalized_features}
+        assert final == {"group.version": (1, 1), "transaction.version": (2, 2)}
         ranges = [(each.name, each.min_version, each.max_version) for each in answer.supported_features]
-        assert ranges == ([("group.version", 0, 1)] if version == 4 else [])
+        assert ranges == ([("group.version", 0, 1), ("transaction.version", 0, 2)] if version == 4 else [])
 
 
 # -- configs of groups ---------------------------------------------------------------------------------------------------

@@ -171,10 +171,10 @@ async def test_wrong_batch_is_refused_with_its_own_code(client: RawClient, case:
     assert await values(client, topic) == []
 
 
-async def test_transactional_id_is_refused(client: RawClient) -> None:
+async def test_plain_batch_in_a_request_with_transactional_id_is_taken(client: RawClient) -> None:
     topic = await client.create_topic()
     response = await client.call(producing(topic, {0: batch()}, transactional_id="t"), PRODUCE, 9)
-    assert answered(response)[0].error_code == ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED
+    assert answered(response)[0].error_code == ErrorCode.NONE
 
 
 async def test_batch_of_exactly_max_message_bytes_fits(client: RawClient) -> None:
@@ -285,7 +285,10 @@ async def test_producer_that_names_its_old_id_gets_a_new_one(client: RawClient) 
         ({"transactional_id": ""}, ErrorCode.INVALID_REQUEST),
         ({"producer_id": 5}, ErrorCode.INVALID_REQUEST),
         ({"producer_epoch": 5}, ErrorCode.INVALID_REQUEST),
-        ({"transactional_id": "t"}, ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED),
+        ({"transactional_id": "a\0b"}, ErrorCode.INVALID_REQUEST),
+        ({"transactional_id": "t" * 2001}, ErrorCode.INVALID_REQUEST),
+        ({"transactional_id": "t", "transaction_timeout_ms": 0}, ErrorCode.INVALID_TRANSACTION_TIMEOUT),
+        ({"transactional_id": "t", "transaction_timeout_ms": 900_001}, ErrorCode.INVALID_TRANSACTION_TIMEOUT),
     ],
 )
 async def test_refused_producer_ids(client: RawClient, request_fields: dict[str, Any], code: ErrorCode) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from pg_kafka.broker.fetch_sessions import FetchSessions
     from pg_kafka.broker.groups import GroupCoordinator
+    from pg_kafka.broker.transactions import TransactionCoordinator
     from pg_kafka.config import Config
     from pg_kafka.storage.log import Log
     from pg_kafka.storage.topics import Topics
@@ -59,6 +60,7 @@ class Broker:
     log: Log
     fetch_sessions: FetchSessions
     groups: GroupCoordinator
+    transactions: TransactionCoordinator
     apis: Mapping[int, Api]
     now_ms: Callable[[], int]
     decode_pool: Executor  # for batches that are too large to decode on the event loop

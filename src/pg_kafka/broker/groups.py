@@ -259,6 +259,11 @@ class GroupCoordinator:
         if member_id:
             self._run(group, None, group.machine.committed, member_id, self.now_ms())
 
+    def expect(self, group_id: str) -> None:
+        """Have a group, without members, for offsets that a transaction will commit."""
+        if group_id not in self._groups:
+            self._add(group_id, self._new_classic(group_id))
+
     async def loaded(self) -> None:
         """Wait until groups are served."""
         await self._served.wait()

@@ -20,18 +20,17 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from pg_kafka.broker.answers import Answerable, OrderedWrites
+from pg_kafka.broker.answers import OrderedWrites
 from pg_kafka.broker.group_timers import GroupTimers
 from pg_kafka.broker.groups import GroupCoordinator
 from pg_kafka.config import Config
 from pg_kafka.coordinator.group_offsets import Committed, OffsetKey
 from pg_kafka.coordinator.group_steps import Record
 from pg_kafka.coordinator.transaction_steps import (
-    NO_PRODUCER,
     ONGOING,
     Ending,
     Step,
@@ -57,7 +56,6 @@ RETRY_DELAYS_S = (0.0, 0.1, 0.5, 1.0, 2.0)
 MACHINES_PER_TURN = 500
 
 Pairs = Sequence[tuple[Partition, Marker]]
-Shape = Callable[[Step], Any]
 
 
 class TransactionalId(OrderedWrites):
@@ -221,60 +219,54 @@ class TransactionCoordinator:
 
     async def init_producer(
         self, transactional_id: str, producer_id: int, epoch: int, timeout_ms: int, version: int
-    ) -> tuple[int, tuple[int, int]]:
-        """A producer begins: the error code, and its id and epoch. Raises StorageError when no id is to be had."""
-        fresh: int | None = None
+    ) -> Step:
+        """A producer begins; the answer is in the step, with an error or when it is committed."""
+        is_new = not self.refusal and transactional_id not in self._ids
+        if is_new:
+            machine = Transaction(transactional_id, self._settings)
+            self._ids[transactional_id] = TransactionalId(transactional_id, machine, self._term)
+        step = await self.step(
+            transactional_id,
+            lambda machine, fresh: machine.init_producer(
+                producer_id, epoch, timeout_ms, fresh_producer_id=fresh, version=version, now_ms=self.now_ms()
+            ),
+            may_need_producer_id=True,
+        )
         one = self._ids.get(transactional_id)
-        if one is None or one.machine.needs_producer_id:
-            fresh = await self._log.allocate_producer_id()
-            if self.refusal:
-                return int(self.refusal), NO_PRODUCER
-            one = self._ids.get(transactional_id)
-        if one is None:
-            one = TransactionalId(transactional_id, Transaction(transactional_id, self._settings), self._term)
-            self._ids[transactional_id] = one
-        begin = partial(one.machine.init_producer, fresh_producer_id=fresh, version=version, now_ms=self.now_ms())
-        step = self._run(one, begin, producer_id, epoch, timeout_ms)
-        if one.machine.is_blank and self._ids.get(transactional_id) is one:
+        if is_new and one is not None and one.machine.is_blank:
             del self._ids[transactional_id]  # refused before there was anything of it
-        if step is None:
-            return int(ErrorCode.UNKNOWN_SERVER_ERROR), NO_PRODUCER
-        code = step.error
-        if not code or step.ending is not None:
-            code = await one.written() or code
-        return int(code), step.reply if not code else NO_PRODUCER
+        return step
 
-    def step(self, transactional_id: str, act: Callable[[Transaction], Step], asked: Answerable, shape: Shape) -> None:
-        """Let the machine of an id that must be there take a step; `shape` makes the answer of the step."""
-        one = self._ids.get(transactional_id)
-        if one is None:
-            asked.answer(shape(Step(ErrorCode.INVALID_PRODUCER_ID_MAPPING)))
-            return
-        step = self._run(one, act, one.machine)
-        if step is None:
-            asked.refuse(ErrorCode.UNKNOWN_SERVER_ERROR)
-        elif step.error and step.ending is None:
-            asked.answer(shape(step))
-        else:
-            one.after_writes(asked, shape(step))
-
-    async def step_with_producer_id(
+    async def step(
         self,
         transactional_id: str,
-        act: Callable[[Transaction, int], Step],
-        asked: Answerable,
-        shape: Shape,
-    ) -> None:
-        """The same where the machine may need a new producer id, because the epochs of the one it has are used up."""
-        try:
-            fresh = await self._log.allocate_producer_id()
-        except StorageError as error:
-            asked.refuse(ErrorCode.COORDINATOR_NOT_AVAILABLE if error.retriable else error.code)
-            return
+        act: Callable[[Transaction, int | None], Step],
+        *,
+        may_need_producer_id: bool = False,
+    ) -> Step:
+        """Let the machine of an id take a step; returns it, with the error to answer with, when all is committed.
+
+        `act` gets a producer id that was never used where the machine needs one (`needs_producer_id`).
+        """
+        one = self._ids.get(transactional_id)
         if self.refusal:
-            asked.refuse(self.refusal)
-            return
-        self.step(transactional_id, lambda machine: act(machine, fresh), asked, shape)
+            return Step(self.refusal)
+        if one is None:
+            return Step(ErrorCode.INVALID_PRODUCER_ID_MAPPING)
+        fresh: int | None = None
+        if may_need_producer_id and one.machine.needs_producer_id:
+            try:
+                fresh = await self._log.allocate_producer_id()
+            except StorageError as error:
+                return Step(ErrorCode.COORDINATOR_NOT_AVAILABLE if error.retriable else error.code)
+            if self._ids.get(transactional_id) is not one:
+                return Step(self.refusal or ErrorCode.COORDINATOR_LOAD_IN_PROGRESS)
+        step = self._run(one, act, one.machine, fresh)
+        if step is None:
+            return Step(ErrorCode.UNKNOWN_SERVER_ERROR)
+        if (not step.error or step.ending is not None) and (code := await one.written()):
+            return Step(code)
+        return step
 
     def admit(
         self,
@@ -305,8 +297,12 @@ class TransactionCoordinator:
             return
         one.after_writes(_Admission(partitions, then), step.reply)
 
+    def write_markers(self, lane: int, pairs: Pairs) -> Awaitable[None]:
+        """Write markers that no machine has asked for. Awaiting it raises StorageError."""
+        return self._store.end_loaded(lane, (), pairs)
+
     async def abort(self, transactional_id: str, producer_id: int, epoch: int) -> str | None:
-        """End a transaction because an operator asks for it; says why that was not done. Raises StorageError."""
+        """End a transaction because an operator asks for it; says why that was not done."""
         one = self._ids.get(transactional_id)
         if self.refusal:
             return "the broker loads its transactional ids: try again"
@@ -315,14 +311,12 @@ class TransactionCoordinator:
         machine = one.machine
         if (machine.producer_id, machine.producer_epoch) != (producer_id, epoch) or machine.state != ONGOING:
             return "that transaction is over"
-        fresh: int | None = None
-        if machine.needs_producer_id:
-            fresh = await self._log.allocate_producer_id()
-            if one.term != self._term:
-                return "the broker loads its transactional ids: try again"
-        step = self._run(one, partial(machine.abort, self.now_ms(), fresh_producer_id=fresh))
-        code = ErrorCode.UNKNOWN_SERVER_ERROR if step is None else step.error or await one.written()
-        return ErrorCode(code).name if code else None
+        step = await self.step(
+            transactional_id,
+            lambda machine, fresh: machine.abort(self.now_ms(), fresh_producer_id=fresh),
+            may_need_producer_id=True,
+        )
+        return ErrorCode(step.error).name if step.error else None
 
     async def forget_offsets(self, group_id: str, keys: Collection[OffsetKey] | None = None) -> int:
         """Offsets of a group are deleted, all without keys: what waits for an open transaction goes too. An error code."""

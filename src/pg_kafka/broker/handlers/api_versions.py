@@ -19,8 +19,13 @@ API_VERSIONS_KEY = 18
 _SOFTWARE = re.compile(r"[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?")
 _SINCE_SOFTWARE_NAMES = 3
 _SINCE_LEVEL_0 = 4
-_GROUP_VERSION = SupportedFeatureKey(name="group.version", min_version=0, max_version=1)
-_GROUP_VERSION_IS_ON = FinalizedFeatureKey(name="group.version", min_version_level=1, max_version_level=1)
+# The consumer protocol (KIP-848) and transactions whose ends have epochs of their own (KIP-890), with their levels.
+_FEATURES = {"group.version": 1, "transaction.version": 2}
+_SUPPORTED = [SupportedFeatureKey(name=name, min_version=0, max_version=level) for name, level in _FEATURES.items()]
+_FINALIZED = [
+    FinalizedFeatureKey(name=name, min_version_level=level, max_version_level=level)
+    for name, level in _FEATURES.items()
+]
 
 
 async def api_versions(ctx: Context, request: ApiVersionsRequest) -> ApiVersionsResponse:
@@ -29,9 +34,10 @@ async def api_versions(ctx: Context, request: ApiVersionsRequest) -> ApiVersions
     Versions  0-4. From 3 on the client names its software (KIP-511).
     Rules     - a software name or version that is not letters, digits, dots and inner dashes is INVALID_REQUEST
               - a version of this API that is not served is answered in the form of version 0 (`unsupported_version`)
-              - one feature, group.version (the consumer protocol, KIP-848), always at level 1; that it could be at 0
-                is told from version 4 on, as earlier clients take no 0
-    Not done  - Kafka's other features: `kafka-features.sh` shows group.version alone, and changes nothing
+              - two features: group.version (the consumer protocol, KIP-848), always at level 1, and transaction.version
+                (KIP-890), always at level 2; that they could be at 0 is told from version 4 on, as earlier clients take
+                no 0
+    Not done  - Kafka's other features: `kafka-features.sh` shows these two alone, and changes nothing
     """
     if ctx.version >= _SINCE_SOFTWARE_NAMES:
         name, version = request.client_software_name, request.client_software_version
@@ -41,9 +47,9 @@ async def api_versions(ctx: Context, request: ApiVersionsRequest) -> ApiVersions
         ctx.connection.client_software_version = version
     return ApiVersionsResponse(
         api_keys=_served(ctx),
-        supported_features=[_GROUP_VERSION] if ctx.version >= _SINCE_LEVEL_0 else (),
+        supported_features=_SUPPORTED if ctx.version >= _SINCE_LEVEL_0 else (),
         finalized_features_epoch=0,
-        finalized_features=[_GROUP_VERSION_IS_ON],
+        finalized_features=_FINALIZED,
     )
 
 

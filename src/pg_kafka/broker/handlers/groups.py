@@ -274,6 +274,7 @@ async def delete_groups(ctx: Context, request: DeleteGroupsRequest) -> DeleteGro
     Versions  0-2. 2 is flexible.
     Rules     - a group with members is NON_EMPTY_GROUP, an unknown one GROUP_ID_NOT_FOUND
               - one that is named twice is deleted and answered once
+              - commits that wait for the end of a transaction are forgotten with the group
     """
     groups = ctx.broker.groups
     if groups.refusal:
@@ -281,7 +282,12 @@ async def delete_groups(ctx: Context, request: DeleteGroupsRequest) -> DeleteGro
     results = []
     for group_id in dict.fromkeys(request.groups_names):
         group = groups.get(group_id)
-        code = int(ErrorCode.GROUP_ID_NOT_FOUND if group is None else await groups.delete(group))
+        code = int(ErrorCode.GROUP_ID_NOT_FOUND if group is None else group.machine.check_delete())
+        if not code and group_id in groups.pending:
+            code = await ctx.broker.transactions.forget_offsets(group_id)
+            group = groups.get(group_id)
+        if not code and group is not None:
+            code = await groups.delete(group)
         results.append(DeletableGroupResult(group_id=group_id, error_code=code))
     return DeleteGroupsResponse(results=results)
 

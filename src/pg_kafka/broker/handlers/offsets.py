@@ -295,6 +295,7 @@ async def offset_delete(ctx: Context, request: OffsetDeleteRequest) -> OffsetDel
               - a group with members that are no consumers is NON_EMPTY_GROUP
               - a topic that a member subscribes to is GROUP_SUBSCRIBED_TO_TOPIC, an unknown topic or partition
                 UNKNOWN_TOPIC_OR_PARTITION; a partition without a commit is no error
+              - what waits for the end of a transaction is forgotten with it
     """
     groups = ctx.broker.groups
     if groups.refusal:
@@ -308,6 +309,8 @@ async def offset_delete(ctx: Context, request: OffsetDeleteRequest) -> OffsetDel
     if refused := machine.check_offset_delete():
         return delete_failure(request, refused)
     doomed: list[OffsetKey] = []
+    unwanted: list[OffsetKey] = []
+    pending = groups.pending.of(group.id)
     answers = []
     for asked in request.topics:
         topic = ctx.broker.topics.by_name.get(asked.name)
@@ -323,9 +326,17 @@ async def offset_delete(ctx: Context, request: OffsetDeleteRequest) -> OffsetDel
                 code = ErrorCode.NONE
                 if group.offsets.get(topic.id, index) is not None:
                     doomed.append((topic.id, index))
+                if (topic.id, index) in pending:
+                    unwanted.append((topic.id, index))
             partitions.append(OffsetDeleteResponsePartition(partition_index=index, error_code=int(code)))
         if partitions:
             answers.append(OffsetDeleteResponseTopic(name=asked.name, partitions=partitions))
+    if unwanted:
+        failed = await ctx.broker.transactions.forget_offsets(group.id, unwanted)
+        if not failed and groups.get(group.id) is not group:
+            failed = int(ErrorCode.COORDINATOR_LOAD_IN_PROGRESS)
+        if failed:
+            return delete_failure(request, failed)
     if doomed and (failed := await groups.delete_offsets(group, doomed)):
         return delete_failure(request, failed)
     return OffsetDeleteResponse(topics=answers)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
 from pg_kafka.broker.context import Context, Reply
+from pg_kafka.broker.handlers import transactional_batches
 from pg_kafka.broker.handlers.refusals import shortened
 from pg_kafka.broker.partitions import FIRST_VERSION_WITH_TOPIC_IDS, PartitionError, find_topic, load_each
 from pg_kafka.coordinator.topic_configs import TopicSettings
@@ -61,8 +62,8 @@ def produce(ctx: Context, request: ProduceRequest, reply: Reply) -> Coroutine[An
               - a batch that says LogAppendTime of itself is INVALID_TIMESTAMP, in topics of either timestamp type
               - zstd below version 7 is UNSUPPORTED_COMPRESSION_TYPE
               - duplicates, sequence gaps and old epochs are the lane's to judge, in the order of its queue
-    Not done  - transactions: a transactional id, or a transactional batch, is TRANSACTIONAL_ID_AUTHORIZATION_FAILED
-              - timeout_ms: the answer waits for the commit or its failure, there are no replicas to wait for
+              - transactional batches: see `transactional_batches`
+    Not done  - timeout_ms: the answer waits for the commit or its failure, there are no replicas to wait for
     """
     answer = _Answer(request, reply)
     refusal = _refusal(request)
@@ -162,11 +163,12 @@ class _Append:
 class _Answer:
     """Collects what each partition answers; the last one sends the reply."""
 
-    __slots__ = ("_missing", "_reply", "_request", "_responses")
+    __slots__ = ("_missing", "_reply", "_request", "_responses", "transactional_id")
 
     def __init__(self, request: ProduceRequest, reply: Reply) -> None:
         self._request = request
         self._reply = reply
+        self.transactional_id = request.transactional_id
         self._responses: list[PartitionProduceResponse] = []
         self._missing = 1  # our own hold, until everything is queued
 
@@ -222,13 +224,7 @@ def _refusal(request: ProduceRequest) -> AppendResult | None:
     """What the whole request is refused with."""
     if request.acks not in _ACKS:
         return AppendResult(ErrorCode.INVALID_REQUIRED_ACKS, message=f"acks is {request.acks}, not -1, 0 or 1")
-    if request.transactional_id is not None:
-        return _no_transactions()
     return None
-
-
-def _no_transactions() -> AppendResult:
-    return AppendResult(ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, message="transactions are not supported")
 
 
 async def _append_later(ctx: Context, answer: _Answer, appends: list[_Append]) -> None:
@@ -258,6 +254,7 @@ def _append(ctx: Context, answer: _Answer, appends: list[_Append]) -> None:
     """Queue what is good, answer what is not."""
     log = ctx.broker.log
     now_ms = ctx.broker.now_ms()
+    of_transaction: list[tuple[Partition, Batch, Callable[[AppendResult], None]]] = []
     for append in appends:
         batch, partition = append.batch, append.partition
         if batch is None or partition is None:
@@ -269,7 +266,13 @@ def _append(ctx: Context, answer: _Answer, appends: list[_Append]) -> None:
         if wrong is not None:
             answer.fill(append.slot, wrong)
             continue
-        log.append(partition, batch, partial(answer.fill, append.slot), timestamp_type=settings.timestamp_type)
+        done = partial(answer.fill, append.slot)
+        if batch.is_transactional:
+            of_transaction.append((partition, batch, done))
+        else:
+            log.append(partition, batch, done, timestamp_type=settings.timestamp_type)
+    if of_transaction:
+        transactional_batches.append(ctx, answer.transactional_id, of_transaction)
     answer.release()
 
 
@@ -280,8 +283,6 @@ def _as_result(error: RecordsError) -> AppendResult:
 
 def _check_records(batch: Batch, settings: TopicSettings, now_ms: int) -> AppendResult | None:
     """The topic's own rules for records: keys where it is compacted, timestamps within bounds."""
-    if batch.is_transactional:
-        return _no_transactions()
     errors: dict[int, str] = {}
     code = ErrorCode.INVALID_RECORD
     message = "records without key were sent to a compacted topic"

@@ -1,0 +1,72 @@
+"""Produce's batches of transactions: they are queued once their partitions belong to the transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pg_kafka.broker.context import Context
+from pg_kafka.coordinator.transaction_steps import TopicPartition
+from pg_kafka.storage.partition import AppendResult, Partition
+from pg_kafka.wire._records import Batch
+from pg_kafka.wire.error_codes import ErrorCode
+
+# After these errors a producer sends the same batch again.
+_ASKED_AGAIN = (ErrorCode.NOT_ENOUGH_REPLICAS, ErrorCode.CONCURRENT_TRANSACTIONS)
+_MESSAGES = {
+    ErrorCode.INVALID_TXN_STATE: "the partition was not added to the transaction",
+    ErrorCode.TRANSACTION_ABORTABLE: "the partition was not added to the transaction",
+    ErrorCode.INVALID_PRODUCER_EPOCH: "the producer of the transactional id has another epoch",
+    ErrorCode.INVALID_PRODUCER_ID_MAPPING: "the transactional id has another producer id",
+    ErrorCode.CONCURRENT_TRANSACTIONS: "the producer's last transaction is not over yet",
+    ErrorCode.NOT_ENOUGH_REPLICAS: "the coordinator of the transaction cannot answer now",
+}
+
+
+def append(
+    ctx: Context,
+    transactional_id: str | None,
+    batches: Sequence[tuple[Partition, Batch, Callable[[AppendResult], None]]],
+) -> None:
+    """Queue the transactional batches of one request, each with what is called with its result.
+
+    Without a transactional id they are TRANSACTIONAL_ID_AUTHORIZATION_FAILED, with several producers
+    INVALID_PRODUCER_ID_MAPPING; otherwise the transaction says which ones it takes.
+    """
+    producers = {(batch.producer_id, batch.producer_epoch) for _, batch, _ in batches}
+    if transactional_id is None:
+        message = "a transactional batch needs a transactional id in the request"
+        _refuse_all(batches, AppendResult(ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, message=message))
+    elif len(producers) > 1:
+        message = "the transactional batches are of several producers"
+        _refuse_all(batches, AppendResult(ErrorCode.INVALID_PRODUCER_ID_MAPPING, message=message))
+    else:
+        ((producer_id, epoch),) = producers
+        ctx.broker.transactions.admit(
+            transactional_id,
+            producer_id,
+            epoch,
+            [partition for partition, _, _ in batches],
+            ctx.version,
+            lambda refused: _append(ctx, batches, refused),
+        )
+
+
+def _append(
+    ctx: Context, batches: Sequence[tuple[Partition, Batch, Any]], refused: Mapping[TopicPartition, int]
+) -> None:
+    log = ctx.broker.log
+    for partition, batch, done in batches:
+        topic = partition.topic
+        code = refused.get((topic.id, partition.index))
+        if not code:
+            log.append(partition, batch, done, timestamp_type=topic.settings.timestamp_type)
+            continue
+        if code in _ASKED_AGAIN:
+            log.awaits_again(topic.id, partition.index, batch.producer_id, batch.producer_epoch, batch.base_sequence)
+        done(AppendResult(code, message=_MESSAGES.get(ErrorCode(code))))
+
+
+def _refuse_all(batches: Sequence[tuple[Partition, Batch, Any]], result: AppendResult) -> None:
+    for _, _, done in batches:
+        done(result)
