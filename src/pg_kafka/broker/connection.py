@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, cast
 
-from pg_kafka.broker.budget import RequestBudget
-from pg_kafka.broker.context import Api, Broker, ConnectionInfo, Context, Handler, HotHandler, Reply
+from pg_kafka.broker.budget import RESERVE_BYTES, RequestBudget
+from pg_kafka.broker.context import Api, Broker, ConnectionInfo, Context, Handler, HotHandler, Recurrent, Reply
 from pg_kafka.broker.handlers.api_versions import API_VERSIONS_KEY, unsupported_version
 from pg_kafka.config import SETTINGS
 from pg_kafka.errors import StorageError
@@ -49,6 +49,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         config = broker.config
         self._max_request_bytes = config.connection_request_bytes
+        self._small_bytes = min(self._max_request_bytes, RESERVE_BYTES)
         self._max_queued_requests = config.connection_queued_requests
         self._max_unanswered_requests = config.connection_unanswered_requests
         self._splitter = FrameSplitter(config.socket_request_max_bytes)
@@ -56,8 +57,9 @@ class Connection(asyncio.Protocol):
         self._queue: deque[memoryview | bytes] = deque()  # frames not yet started
         self._replies: deque[Reply] = deque()  # of started requests, in order
         self._request_bytes = 0  # in _queue and _replies
-        self._charged = (0, 0)  # what the budget counts for this connection: all bytes, those of a half-sent frame
+        self._held_bytes = self._partial_bytes = 0  # as the budget counts them
         self._blocking: Reply | None = None  # the request that the next one waits for
+        self._recurrent: Recurrent | None = None  # what the last request may come again as
         self._task_running = False  # a handler's awaitable that the next request waits for
         self._unwritten: list[bytes | memoryview] = []  # of replies whose turn has come
         self._is_starting = False  # inside _run: it goes on by itself
@@ -103,7 +105,7 @@ class Connection(asyncio.Protocol):
             return
         if frames:
             self._queue.extend(frames)
-            self._request_bytes += sum(len(frame) for frame in frames)
+            self._request_bytes += sum(map(len, frames))
             self._budget.frame_ended(self)
         if frames or not had_partial:
             self.frame_begun = self.last_active
@@ -138,7 +140,10 @@ class Connection(asyncio.Protocol):
             return
         partial_bytes = self._splitter.buffered_bytes
         held_bytes = self._request_bytes + partial_bytes
-        self._charge(held_bytes, partial_bytes)
+        if held_bytes != self._held_bytes or partial_bytes != self._partial_bytes:
+            self._charge(held_bytes, partial_bytes)
+        if held_bytes <= self._small_bytes and self._is_reading and not self._queue and not self._is_draining:
+            return
         should_read = (
             not self._is_draining
             and self._request_bytes <= self._max_request_bytes
@@ -170,9 +175,9 @@ class Connection(asyncio.Protocol):
         )
 
     def _charge(self, held_bytes: int, partial_bytes: int) -> None:
-        if (charged := (held_bytes, partial_bytes)) != self._charged:
-            before, self._charged = self._charged, charged
-            self._budget.change(held_bytes - before[0], partial_bytes - before[1])
+        held_difference, partial_difference = held_bytes - self._held_bytes, partial_bytes - self._partial_bytes
+        self._held_bytes, self._partial_bytes = held_bytes, partial_bytes
+        self._budget.change(held_difference, partial_difference)
 
     # Requests
 
@@ -219,6 +224,14 @@ class Connection(asyncio.Protocol):
         self._update_reading()
 
     def _start(self, frame: memoryview | bytes) -> None:
+        if self._recurrent is not None:
+            reply = self._recurrent.come_again(frame, self)
+            if reply is not None:
+                self._replies.append(reply)
+                self._blocking = reply
+                self._recurrent.start()
+                return
+            self._recurrent = None
         try:
             header, offset = decode_request_header(frame)
             api = self._broker.apis.get(header.api_key)
@@ -247,6 +260,8 @@ class Connection(asyncio.Protocol):
             return
         if awaitable is not None:
             self._await(awaitable, api, request, reply)
+        elif api.recurrent is not None:
+            self._recurrent = api.recurrent(context, request, frame, offset)
 
     def _refuse_version(self, api: Api, header: RequestHeader, frame_bytes: int) -> None:
         if api.key != API_VERSIONS_KEY:

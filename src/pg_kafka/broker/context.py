@@ -12,6 +12,9 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pg_kafka.broker.waiters import Deadlines
+from pg_kafka.wire.frames import response_frame
+
 if TYPE_CHECKING:
     from pg_kafka.broker.fetch_sessions import FetchSessions
     from pg_kafka.broker.groups import GroupCoordinator
@@ -38,6 +41,8 @@ class Api:
     is_hot: bool = False  # the handler takes a Reply and completes it by callback
     is_pipelined: bool = False  # the next request may start once the handler has returned, before its reply is sent
     failure: Callable[[Any, int], Any] | None = None  # (request, error code) -> response, for an unexpected exception
+    # (context, request, frame, where its body begins): what to try on the next frame, if the request may come again
+    recurrent: Callable[[Context, Any, bytes | memoryview, int], Recurrent | None] | None = None
 
 
 @dataclass(slots=True)
@@ -64,6 +69,7 @@ class Broker:
     apis: Mapping[int, Api]
     now_ms: Callable[[], int]
     decode_pool: Executor  # for batches that are too large to decode on the event loop
+    deadlines: Deadlines = field(default_factory=Deadlines)  # of fetches that wait
     warned_configs: set[str] = field(default_factory=set)  # topic configs without effect that a log line has named
 
     def advertised(self, connection: ConnectionInfo) -> tuple[str, int]:
@@ -83,6 +89,16 @@ class Context:
     @property
     def version(self) -> int:
         return self.header.api_version
+
+
+class Recurrent(Protocol):
+    """A request of a hot handler that its client sends again and again, changed as little as the handler knows."""
+
+    def come_again(self, frame: bytes | memoryview, sink: ReplySink) -> Reply | None:
+        """Take a frame that is the same request and give the reply it will get; None: decode it as any other."""
+
+    def start(self) -> None:
+        """Do what the handler would do with the frame."""
 
 
 class ReplySink(Protocol):
@@ -123,6 +139,12 @@ class Reply:
         self.on_abandon = None
         if not self.is_abandoned:
             self._sink.complete(self, message)
+
+    def send_encoded(self, body: bytes) -> None:
+        """Answer with a message that has been encoded, in the version of the request."""
+        header = self.context.header
+        self.parts = response_frame(header.correlation_id, header.api_key, header.api_version, (body,))
+        self.send(None)
 
     def close(self, reason: str) -> None:
         """Close the connection instead of answering."""

@@ -38,7 +38,15 @@ _ROWS = (
         is_hot=True,
         is_pipelined=True,
     ),
-    Api(key=1, name="Fetch", min_version=4, max_version=18, handler=fetch.fetch, is_hot=True),
+    Api(
+        key=1,
+        name="Fetch",
+        min_version=4,
+        max_version=18,
+        handler=fetch.fetch,
+        is_hot=True,
+        recurrent=fetch.recurrent,
+    ),
     Api(key=2, name="ListOffsets", min_version=1, max_version=11, handler=list_offsets.list_offsets),
     Api(
         key=3,

@@ -14,12 +14,15 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Protocol
 from uuid import UUID
 
+from pg_kafka.wire import codec
 from pg_kafka.wire.error_codes import ErrorCode
+from pg_kafka.wire.messages.fetch_response import FetchResponse
 
 if TYPE_CHECKING:
     from pg_kafka.storage.partition import Partition
     from pg_kafka.wire.messages.fetch_request import FetchPartition, FetchRequest
 
+FETCH_KEY = 1
 NO_SESSION = 0
 INITIAL_EPOCH = 0
 FINAL_EPOCH = -1
@@ -113,6 +116,7 @@ class FetchSession:
     """The partitions of one consumer. `id` is 0 until the cache takes it; without an id it lives for one request."""
 
     __slots__ = (
+        "_no_news",
         "created_ms",
         "epoch",
         "id",
@@ -136,6 +140,14 @@ class FetchSession:
         self.is_closed = False
         self.created_ms = 0
         self.last_used_ms = 0
+        self._no_news: tuple[int, bytes] = (-1, b"")
+
+    def no_news(self, version: int) -> bytes:
+        """The body of an answer that says nothing about any partition: always the same."""
+        if self._no_news[0] != version:
+            parts = codec.encode_response(FetchResponse(session_id=self.id), FETCH_KEY, version)
+            self._no_news = (version, b"".join(parts))
+        return self._no_news[1]
 
     def update(self, request: FetchRequest) -> None:
         """Add or change the partitions that the request names, then drop those it forgets."""
@@ -223,6 +235,22 @@ class FetchSessions:
             self.remove(session.id)
             raise FetchSessionError(ErrorCode.FETCH_SESSION_ID_NOT_FOUND)
         session.epoch = 1 if session.epoch == _LAST_EPOCH else session.epoch + 1
+        self._touch(session, now_ms)
+        return session
+
+    def unchanged(self, session_id: int, epoch: int, uses_topic_ids: bool, now_ms: int) -> FetchSession | None:
+        """The session for a request that names nothing, if that is in order and no partition may have news."""
+        session = self._sessions.get(session_id)
+        if (
+            session is None
+            or session.epoch != epoch
+            or epoch == _LAST_EPOCH
+            or session.uses_topic_ids != uses_topic_ids
+            or session.ready
+            or self._total > MAX_PARTITIONS
+        ):
+            return None
+        session.epoch = epoch + 1
         self._touch(session, now_ms)
         return session
 

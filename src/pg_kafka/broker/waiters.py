@@ -1,29 +1,54 @@
-"""A parked fetch: it sleeps until enough has been appended, until something else concerns it, or until its deadline.
+"""Parked fetches: one sleeps until enough has been appended, until something else concerns it, or until its deadline.
 
 It is woken by calls, never by looking. Several partitions that grow in one commit wake it once, after the commit's last
 callback, since waking goes through the event loop's queue.
+
+A thousand consumers that were woken together wait together, and would come back together at each deadline: `Deadlines`
+spreads them, and ends only a few waits in a turn of the event loop, so that a record does not queue behind them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import deque
+from math import ceil
+from typing import Final
+
+TICK_MS: Final = 4
+"""Waits that are long against it end together, one timer for all of them; they may last this much longer."""
+
+SHORT_MS: Final = 40
+"""Shorter waits end at their own millisecond."""
+
+CROWD: Final = 8
+"""More waits than these in one tick are a crowd: some of it leaves earlier."""
+
+EARLY_SHARE: Final = 10
+"""A tenth of its time is what a wait may lose when it is in a crowd."""
+
+ENDS_PER_TURN: Final = 8
+"""Waits that end in one turn of the event loop, each with an answer and, at once, the client's next request."""
+
+LATE_MS: Final = 100
+"""What is overdue by so much ends whatever else there is to do."""
 
 
 class Waiting:
     """Counts what arrives; while `wait` is in force, calls `on_wake` once, from the event loop."""
 
-    __slots__ = ("_added_bytes", "_handle", "_is_stirred", "_loop", "_needed_bytes", "_on_wake", "_timer", "is_due")
+    __slots__ = ("_added_bytes", "_deadlines", "_handle", "_is_stirred", "_needed_bytes", "end_ms", "is_due")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, deadline: float, on_wake: Callable[[], None]) -> None:
-        self._loop = loop
-        self._on_wake = on_wake
+    def __init__(self, deadlines: Deadlines) -> None:
+        self._deadlines = deadlines
         self._added_bytes = 0
         self._needed_bytes: int | None = None  # None: nobody sleeps now
         self._is_stirred = False
         self._handle: asyncio.Handle | None = None
+        self.end_ms = 0  # where it stands in `Deadlines`; 0: nowhere
         self.is_due = False  # the deadline has passed
-        self._timer = loop.call_at(deadline, self._on_deadline)
+
+    def on_wake(self) -> None:
+        """Enough has arrived, something else has happened, or the time is over."""
 
     def restart(self) -> None:
         """Count from now on."""
@@ -49,15 +74,99 @@ class Waiting:
     def cancel(self) -> None:
         """Never call `on_wake` again."""
         self._needed_bytes = None
-        self._timer.cancel()
+        if self.end_ms:
+            self._deadlines.discard(self)
         if self._handle is not None:
             self._handle.cancel()
+            self._handle = None
 
-    def _on_deadline(self) -> None:
+    def on_deadline(self) -> None:
         self.is_due = True
         if self._needed_bytes is not None:
-            self._fire()
+            self._needed_bytes = None
+            self.on_wake()
 
     def _fire(self) -> None:
         self._needed_bytes = None
-        self._handle = self._loop.call_soon(self._on_wake)
+        self._handle = self._deadlines.loop.call_soon(self.on_wake)
+
+
+class Deadlines:
+    """Calls `on_deadline` of each wait when its time is over."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self.loop = loop or asyncio.get_running_loop()
+        self._ticks: dict[int, tuple[dict[Waiting, None], asyncio.TimerHandle]] = {}
+        # What is over; as long as something stands here, `_end_some` is under way.
+        self._due: deque[tuple[int, dict[Waiting, None]]] = deque()
+        self._next_early = 0  # whose turn it is to be chosen by a wait that leaves a crowd
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return sum(len(waits) for waits, _ in self._ticks.values()) + sum(len(waits) for _, waits in self._due)
+
+    def add(self, waiting: Waiting, from_s: float, max_wait_ms: int) -> None:
+        """End it `max_wait_ms` after `from_s`, a time of the event loop; earlier in a crowd."""
+        end_ms = ceil(from_s * 1000) + max_wait_ms
+        if max_wait_ms >= SHORT_MS:
+            end_ms += -end_ms % TICK_MS
+            end_ms = self._away_from_crowd(end_ms, max_wait_ms)
+        waiting.end_ms = end_ms
+        tick = self._ticks.get(end_ms)
+        if tick is None:
+            timer = self.loop.call_at(end_ms / 1000, self._on_tick, end_ms)
+            self._ticks[end_ms] = ({waiting: None}, timer)
+        else:
+            tick[0][waiting] = None
+
+    def discard(self, waiting: Waiting) -> None:
+        """Do not end it any more."""
+        end_ms, waiting.end_ms = waiting.end_ms, 0
+        tick = self._ticks.get(end_ms)
+        if tick is not None:
+            waits, timer = tick
+            waits.pop(waiting, None)
+            if not waits:
+                timer.cancel()
+                del self._ticks[end_ms]
+            return
+        for due_ms, waits in self._due:
+            if due_ms == end_ms:
+                waits.pop(waiting, None)
+
+    def _away_from_crowd(self, end_ms: int, max_wait_ms: int) -> int:
+        """A tick before `end_ms` with fewer waits, if that has many."""
+        tick = self._ticks.get(end_ms)
+        if tick is None or len(tick[0]) < CROWD:
+            return end_ms
+        self._next_early += 1
+        choices = max_wait_ms // (EARLY_SHARE * TICK_MS)
+        early_ms = end_ms - TICK_MS * (1 + self._next_early % choices)
+        earlier = self._ticks.get(early_ms)
+        return early_ms if earlier is None or len(earlier[0]) < len(tick[0]) else end_ms
+
+    def _on_tick(self, end_ms: int) -> None:
+        waits, _ = self._ticks.pop(end_ms)
+        self._due.append((end_ms, waits))
+        if len(self._due) == 1:
+            self.loop.call_soon(self._end_some)
+
+    def _end_some(self) -> None:
+        """A few now, the rest in the next turn: what has arrived in between goes first."""
+        late_ms = self.loop.time() * 1000 - LATE_MS
+        due = self._due
+        ended = 0
+        try:
+            while due:
+                end_ms, waits = due[0]
+                while waits:
+                    if ended >= ENDS_PER_TURN and end_ms > late_ms:
+                        return
+                    ended += 1
+                    waiting, _ = waits.popitem()
+                    waiting.end_ms = 0
+                    waiting.on_deadline()
+                due.popleft()
+        finally:
+            if due:
+                self.loop.call_soon(self._end_some)

@@ -96,10 +96,11 @@ def response_frame(
 class FrameSplitter:
     """Cuts what a connection receives into frames. After MalformedRequest it must not be used again."""
 
-    __slots__ = ("_frame", "_head", "_max_frame_bytes", "_missing")
+    __slots__ = ("_frame", "_head", "_max_frame_bytes", "_missing", "_most_at_once")
 
     def __init__(self, max_frame_bytes: int) -> None:
         self._max_frame_bytes = max_frame_bytes
+        self._most_at_once = 4 + min(max_frame_bytes, _COPIED_FRAME_BYTES)
         # The start of a size, up to three bytes of it.
         self._head = b""
         # A frame that has begun, and how much of it has not arrived. A bytearray grows with what arrives.
@@ -116,6 +117,11 @@ class FrameSplitter:
 
         A frame may be a view of `data`, which must not change afterwards.
         """
+        if 4 <= len(data) <= self._most_at_once and self._frame is None and not self._head:
+            # Most often one small frame has come, whole.
+            size: int = _INT32.unpack_from(data)[0]
+            if size == len(data) - 4:
+                return [bytes(data[4:])]
         frames: list[bytes | memoryview] = []
         view = memoryview(data)
         start = 0

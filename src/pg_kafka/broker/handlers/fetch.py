@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import struct
 from collections.abc import Coroutine, Sequence
 from typing import Any, Final, cast
 from uuid import UUID
 
-from pg_kafka.broker.context import Context, Reply
+from pg_kafka.broker.context import Context, Recurrent, Reply, ReplySink
 from pg_kafka.broker.fetch_sessions import INITIAL_EPOCH, NO_SESSION, FetchSession, FetchSessionError, SessionPartition
 from pg_kafka.broker.partitions import (
     FIRST_VERSION_WITH_TOPIC_IDS,
@@ -23,6 +24,7 @@ from pg_kafka.storage import aborted
 from pg_kafka.storage.partition import Partition
 from pg_kafka.storage.topics import Topic
 from pg_kafka.wire.error_codes import ErrorCode
+from pg_kafka.wire.frames import RequestHeader
 from pg_kafka.wire.messages.fetch_request import FetchRequest
 from pg_kafka.wire.messages.fetch_response import (
     AbortedTransaction,
@@ -40,7 +42,11 @@ READS_AT_ONCE: Final = 8
 """Reads from the database that one Fetch may cause; partitions beyond are served by the next one of the session."""
 
 _FIRST_VERSION_WITH_SESSIONS = 7
+_FIRST_VERSION_WITHOUT_REPLICA_ID = 15
 _FIRST_VERSION_WITH_NODE_ENDPOINTS = 16
+_CORRELATION_ID_AT = 4
+_HEADER_START = struct.Struct(">hhi")
+_INT32 = struct.Struct(">i")
 _READ_UNCOMMITTED = 0
 _NOTHING: tuple[()] = ()
 
@@ -70,31 +76,126 @@ def fetch(ctx: Context, request: FetchRequest, reply: Reply) -> Coroutine[Any, A
     return _Fetch(ctx, request, reply, session).start()
 
 
-class _Fetch:
+def recurrent(ctx: Context, request: FetchRequest, frame: bytes | memoryview, body_at: int) -> Recurrent | None:
+    """A poll that names nothing comes again with the session's next epoch, until a partition has news."""
+    if request.session_epoch <= INITIAL_EPOCH or request.topics or request.forgotten_topics_data:
+        return None
+    if min(request.max_wait_ms, request.min_bytes, request.max_bytes) <= 0:
+        return None
+    return _Poll(ctx, request, frame, body_at)
+
+
+class _Poll(Waiting):
+    """The polls of one connection while its session has no news: each is parked as it comes, and ends with a known answer.
+
+    Whatever else happens, a `_Fetch` takes over.
+    """
+
+    __slots__ = (
+        "_after",
+        "_before",
+        "_ctx",
+        "_epoch",
+        "_epoch_at",
+        "_min_bytes",
+        "_reply",
+        "_request",
+        "_session",
+        "_start_s",
+    )
+
+    def __init__(self, ctx: Context, request: FetchRequest, frame: bytes | memoryview, body_at: int) -> None:
+        super().__init__(ctx.broker.deadlines)
+        self._ctx = ctx
+        self._request = request
+        self._epoch_at = at = body_at + (21 if ctx.version < _FIRST_VERSION_WITHOUT_REPLICA_ID else 17)
+        self._before = bytes(frame[_CORRELATION_ID_AT + 4 : at])
+        self._after = bytes(frame[at + 4 :])
+        self._min_bytes = min(request.min_bytes, request.max_bytes, ctx.broker.config.fetch_max_bytes)
+        self._reply: Reply | None = None
+        self._session: FetchSession | None = None
+        self._epoch = INITIAL_EPOCH
+        self._start_s = 0.0
+
+    def come_again(self, frame: bytes | memoryview, sink: ReplySink) -> Reply | None:
+        at = self._epoch_at
+        if frame[_CORRELATION_ID_AT + 4 : at] != self._before or frame[at + 4 :] != self._after:
+            return None
+        (key, version, correlation_id), (epoch,) = _HEADER_START.unpack_from(frame), _INT32.unpack_from(frame, at)
+        ctx = self._ctx
+        header = ctx.header
+        if version != header.api_version or key != header.api_key:
+            return None
+        broker = ctx.broker
+        session = broker.fetch_sessions.unchanged(
+            self._request.session_id, epoch, version >= FIRST_VERSION_WITH_TOPIC_IDS, broker.now_ms()
+        )
+        if session is None:
+            return None
+        header = RequestHeader(key, version, correlation_id, header.client_id)
+        self._ctx = Context(broker, header, ctx.connection)
+        self._reply = Reply(sink, self._ctx, len(frame))
+        self._session = session
+        self._epoch = session.epoch
+        return self._reply
+
+    def start(self) -> None:
+        session, reply = self._session, self._reply
+        assert session is not None
+        assert reply is not None
+        if session.parked is not None:
+            session.parked.wake()
+        session.parked = self
+        self._start_s = self._deadlines.loop.time()
+        self.is_due = False
+        self._deadlines.add(self, self._start_s, self._request.max_wait_ms)
+        reply.on_abandon = self._leave
+        self.restart()
+        self.wait(self._min_bytes)
+
+    def on_wake(self) -> None:
+        session, reply = self._session, self._reply
+        assert session is not None
+        assert reply is not None
+        self._leave()
+        if self.is_due and not session.ready and session.epoch == self._epoch and not session.is_closed:
+            reply.send_encoded(session.no_news(self._ctx.version))
+        else:
+            _Fetch(self._ctx, self._request, reply, session).take_over(self._epoch, self._start_s, self.is_due)
+
+    def _leave(self) -> None:
+        self.cancel()
+        assert self._session is not None
+        if self._session.parked is self:
+            self._session.parked = None
+        self._reply = self._session = None
+
+
+class _Fetch(Waiting):
     """One request on its way: attempts, between which it may be parked, and one answer."""
 
     __slots__ = (
         "_answers",
         "_ctx",
-        "_deadline",
         "_epoch",
         "_is_committed",
         "_is_incremental",
+        "_is_listening",
         "_is_urgent",
         "_log",
-        "_loop",
         "_max_bytes",
         "_min_bytes",
         "_reply",
         "_request",
         "_session",
+        "_start_s",
         "_task",
         "_total_bytes",
         "_unloadable",
-        "_waiting",
     )
 
     def __init__(self, ctx: Context, request: FetchRequest, reply: Reply, session: FetchSession) -> None:
+        super().__init__(ctx.broker.deadlines)
         self._ctx = ctx
         self._log = ctx.broker.log
         self._request = request
@@ -105,9 +206,8 @@ class _Fetch:
         self._is_committed = request.isolation_level != _READ_UNCOMMITTED
         self._max_bytes = max(0, min(request.max_bytes, ctx.broker.config.fetch_max_bytes))
         self._min_bytes = min(request.min_bytes, self._max_bytes)
-        self._loop = asyncio.get_running_loop()
-        self._deadline = self._loop.time() + request.max_wait_ms / 1000
-        self._waiting: Waiting | None = None
+        self._start_s = self._deadlines.loop.time()
+        self._is_listening = False
         self._task: asyncio.Task[None] | None = None
         self._unloadable: dict[SessionPartition, PartitionError] = {}
         self._answers: dict[SessionPartition, PartitionData] = {}
@@ -119,12 +219,18 @@ class _Fetch:
             self._session.parked.wake()
         return self._attempt()
 
+    def take_over(self, epoch: int, start_s: float, is_due: bool) -> None:
+        """Go on with what was parked as a poll that began at `start_s` with the session's `epoch`."""
+        self._epoch = epoch
+        self._start_s = start_s
+        self.is_due = is_due
+        self.on_wake()
+
     # -- one attempt -------------------------------------------------------------------------------------------------
 
     def _attempt(self) -> Coroutine[Any, Any, None] | None:
         """Look at all partitions that may have news; a coroutine is what remains when the database is needed."""
-        if self._waiting is not None:
-            self._waiting.restart()
+        self.restart()
         unloaded = self._find_partitions()
         if unloaded:
             return self._load(unloaded)
@@ -304,30 +410,30 @@ class _Fetch:
             or not session.partitions
             or session.is_closed
             or session.epoch != self._epoch
-            or (self._waiting is not None and self._waiting.is_due)
+            or self.is_due
         ):
             self._answer()
         else:
-            self._listen().wait(missing)
+            self._listen()
+            self.wait(missing)
 
-    def _listen(self) -> Waiting:
+    def _listen(self) -> None:
         """Hear of what happens to the partitions from now on, and of the connection's end."""
-        waiting = self._waiting
-        if waiting is None:
-            waiting = self._waiting = Waiting(self._loop, self._deadline, self._on_wake)
+        if not self._is_listening:
+            self._is_listening = True
+            self._deadlines.add(self, self._start_s, self._request.max_wait_ms)
             self._session.arm()
-            self._session.parked = waiting
+            self._session.parked = self
             self._reply.on_abandon = self._on_abandon
-        return waiting
 
-    def _on_wake(self) -> None:
+    def on_wake(self) -> None:
         try:
             remaining = self._attempt()
         except Exception:
             self._fail()
             return
         if remaining is not None:
-            self._task = self._loop.create_task(self._finish(remaining))
+            self._task = self._deadlines.loop.create_task(self._finish(remaining))
 
     async def _finish(self, remaining: Coroutine[Any, Any, None]) -> None:
         try:
@@ -348,10 +454,10 @@ class _Fetch:
 
     def _leave(self) -> None:
         """Wait for nothing any more; a session that only this request had ends with it."""
-        waiting, session = self._waiting, self._session
-        if waiting is not None:
-            waiting.cancel()
-            if session.parked is waiting:
+        session = self._session
+        if self._is_listening:
+            self.cancel()
+            if session.parked is self:
                 session.parked = None
             if session.id == NO_SESSION:
                 session.close()
@@ -360,6 +466,10 @@ class _Fetch:
 
     def _answer(self) -> None:
         session = self._session
+        if self._is_incremental and not self._answers and session.epoch == self._epoch:
+            self._leave()
+            self._reply.send_encoded(session.no_news(self._ctx.version))
+            return
         if self._is_incremental:
             if session.epoch != self._epoch:
                 response = FetchResponse(error_code=ErrorCode.INVALID_FETCH_SESSION_EPOCH)
