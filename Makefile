@@ -90,6 +90,6 @@ lock: $(VENV)/.lint
 	cd requirements && for name in runtime build test lint; do ../$(PIP_COMPILE) --upgrade --output-file $$name.txt $$name.in; done
 
 clean:
-	rm -rf build dist src/*.egg-info src/pg_kafka/wire/*.so src/pg_kafka/wire/_records.c $(VENV)/.package
+	rm -rf build dist src/*.egg-info src/pg_kafka/wire/*.so src/pg_kafka/wire/_*.c $(VENV)/.package
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests bench scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -29,11 +29,8 @@ class _BuildExt(build_ext):
 
 setup(
     ext_modules=[
-        Extension(
-            "pg_kafka.wire._records",
-            ["src/pg_kafka/wire/_records.pyx"],
-            extra_compile_args=["-O3"],
-        )
+        Extension(f"pg_kafka.wire.{name}", [f"src/pg_kafka/wire/{name}.pyx"], extra_compile_args=["-O3"])
+        for name in ("_records", "_produce")
     ],
     cmdclass={"build_ext": _BuildExt},
 )

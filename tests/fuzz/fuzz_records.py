@@ -1,35 +1,23 @@
-"""Fuzzer of the native core, built anew with AddressSanitizer and UndefinedBehaviorSanitizer.
+"""Fuzzer of the native core, built anew with sanitizers.
 
 Batches are damaged in their header, in their records before they are compressed, and after it, mostly behind a right
 length and CRC so that the damage is looked at. What is accepted goes through a row and back. Rows get arrays and numbers
-that lie. The interpreter takes all its memory from malloc, and what is read lies in memory of exactly its size, so that
-a read one byte too far is seen.
+that lie. What is read lies in memory of exactly its size, so that a read one byte too far is seen.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib.util
-import os
-import subprocess
 import sys
-import sysconfig
 from array import array
-from pathlib import Path
+from functools import partial
 from random import Random
 from typing import Any
 
-import pg_kafka.wire
+from tests.fuzz import sanitized
 
-INSTRUMENTED = os.environ.get("FUZZ_INSTRUMENTED_RECORDS")
-if INSTRUMENTED is not None:
-    # Before anything imports the installed one.
-    _spec = importlib.util.spec_from_file_location("pg_kafka.wire._records", INSTRUMENTED)
-    assert _spec is not None and _spec.loader is not None
-    _module = importlib.util.module_from_spec(_spec)
-    sys.modules["pg_kafka.wire._records"] = pg_kafka.wire._records = _module  # type: ignore[attr-defined]
-    _spec.loader.exec_module(_module)
+INSTRUMENTED = sanitized.load("_records")
 
 from tests.batches import (  # noqa: E402
     HEADER,
@@ -52,9 +40,6 @@ from pg_kafka.wire._records import Batch, RecordsError  # noqa: E402
 from pg_kafka.wire.compression import decompress  # noqa: E402
 from pg_kafka.wire.error_codes import ErrorCode  # noqa: E402
 
-SOURCE = Path(__file__).resolve().parents[2] / "src" / "pg_kafka" / "wire" / "_records.pyx"
-SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer")
-
 BATCHES = 20
 NOW = 1_700_000_000_000
 MAX_BASE_OFFSET = 2**63 - 1 - (2**31 - 1)
@@ -66,27 +51,6 @@ INT64 = (*INT32, NOW, 2**63 - 1, -(2**63), 2**63 - 2, MAX_BASE_OFFSET, MAX_BASE_
 # Offset, width of each number in a batch's header but the CRC, and what it may lie.
 FIELDS = ((0, 8), (8, 4), (12, 4), (16, 1), (21, 2), (23, 4), (27, 8), (35, 8), (43, 8), (51, 2), (53, 4), (57, 4))
 LIMITS = (0, 10, 500, 40_000, 3 << 20, 1 << 27)
-
-
-def environment(folder: Path) -> dict[str, str]:
-    """Build the core with sanitizers; the variables of a process that uses it."""
-    source, library = folder / "_records.c", folder / "_records.so"
-    include = sysconfig.get_path("include")
-    subprocess.run([sys.executable, "-m", "cython", "-3", SOURCE, "-o", source], check=True)
-    compiler = ["gcc", "-shared", "-fPIC", "-g", "-O1", *SANITIZERS, f"-I{include}"]
-    subprocess.run([*compiler, source, "-o", library], check=True)
-    # What an instrumented library needs before the interpreter itself is loaded.
-    runtime = [
-        subprocess.run(["gcc", f"-print-file-name={name}"], check=True, capture_output=True, text=True).stdout.strip()
-        for name in ("libasan.so", "libubsan.so")
-    ]
-    return {
-        "FUZZ_INSTRUMENTED_RECORDS": str(library),
-        "LD_PRELOAD": ":".join(runtime),
-        "PYTHONMALLOC": "malloc",
-        "ASAN_OPTIONS": "detect_leaks=0:abort_on_error=0:allocator_may_return_null=1:quarantine_size_mb=16",
-        "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
-    }
 
 
 def play(rng: Random) -> int:
@@ -203,14 +167,14 @@ def decompress_exactly(codec: int, data: memoryview, limit: int) -> memoryview:
 
 def guarded(data: bytes) -> bytes:
     """A copy of the data whose NUL at the end must not be read."""
-    if INSTRUMENTED is None or len(data) < 2:
+    if not INSTRUMENTED or len(data) < 2:
         return data
     copy = bytes(bytearray(data))
     poison(ctypes.c_void_p(id(copy) + sys.getsizeof(copy) - 1), ctypes.c_size_t(1))
     return copy
 
 
-if INSTRUMENTED is not None:
+if INSTRUMENTED:
     poison = ctypes.CDLL(None).__asan_poison_memory_region
     _records.decompress = decompress_exactly  # type: ignore[attr-defined]
 
@@ -378,4 +342,4 @@ def short(arguments: dict[str, Any]) -> str:
     return ", ".join(f"{name}={str(value)[:300]}" for name, value in arguments.items())
 
 
-TARGET = Target(opened=playing(play), environment=environment, memory_bytes=700 << 20)
+TARGET = Target(opened=playing(play), environment=partial(sanitized.environment, "_records"), memory_bytes=700 << 20)

@@ -77,7 +77,7 @@ _set_uuid_int = UUID.__dict__["int"].__set__
 _set_uuid_safe = UUID.__dict__["is_safe"].__set__
 
 
-def _read_uuid(data: bytes) -> UUID:
+def read_uuid(data: bytes) -> UUID:
     """A third of the time of UUID(bytes=...), whose checks have nothing to find here."""
     value = int.from_bytes(data, "big")
     if not value:
@@ -92,7 +92,7 @@ _SCOPE = {
     "new": _new_object,
     "repeat": repeat,
     "unpack": struct.unpack_from,
-    "read_uuid": _read_uuid,
+    "read_uuid": read_uuid,
     "read_varint": read_varint,
     "read_tag": read_tag,
     "skip_tags": skip_tags,

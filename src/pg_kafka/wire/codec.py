@@ -14,8 +14,9 @@ import struct
 from importlib import import_module
 from typing import Any, Final
 
-from pg_kafka.wire._decoder import Decoder, MalformedRequest, compile_decoder
+from pg_kafka.wire._decoder import Decoder, MalformedRequest, compile_decoder, read_uuid
 from pg_kafka.wire._encoder import Encoder, Parts, compile_encoder
+from pg_kafka.wire._produce import RequestReader
 from pg_kafka.wire.message import Message
 from pg_kafka.wire.messages import API_SCHEMAS, ApiSchema
 
@@ -30,6 +31,7 @@ __all__ = [
     "response_header_version",
 ]
 
+PRODUCE_KEY: Final = 0
 API_VERSIONS_KEY: Final = 18
 
 # A cluster has some 100,000 partitions at most, and nothing that a request lists is more numerous. Responses come from
@@ -125,6 +127,8 @@ def _make_decoder(known: dict[tuple[int, int], Decoder], api_key: int, version: 
     is_flexible = version >= schema.first_flexible
     fills = kind == "response"
     decoder = compile_decoder(message_class(api_key, kind), version, is_flexible, max_items, fills=fills)
+    if api_key == PRODUCE_KEY and kind == "request":
+        decoder = RequestReader(version, decoder, read_uuid)
     return known.setdefault((api_key, version), decoder)
 
 

@@ -15,16 +15,23 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pg_kafka.wire._decoder import MalformedRequest, skip_tags
+from pg_kafka.wire._produce import FrameSplitter, HeaderReader
 from pg_kafka.wire.codec import request_header_version, response_header_version
 from pg_kafka.wire.messages import API_SCHEMAS
+
+__all__ = [
+    "FrameSplitter",
+    "RequestHeader",
+    "decode_request_header",
+    "decode_response_header",
+    "encode_request_header",
+    "response_frame",
+]
 
 _REQUEST_START = struct.Struct(">hhih")
 _INT32 = struct.Struct(">i")
 _RESPONSE_START = struct.Struct(">ii")
 _RESPONSE_START_TAGGED = struct.Struct(">iix")
-
-# Smaller frames are copied: reading them is faster from bytes, and the chunk they came in can go.
-_COPIED_FRAME_BYTES = 4096
 
 
 class RequestHeader(NamedTuple):
@@ -34,12 +41,22 @@ class RequestHeader(NamedTuple):
     client_id: str | None
 
 
+_read_header = HeaderReader(
+    RequestHeader, {key: (schema.first_flexible, schema.last_version) for key, schema in API_SCHEMAS.items()}
+)
+
+
 def decode_request_header(frame: bytes | memoryview) -> tuple[RequestHeader, int]:
     """The header of a request and the offset of its body. Raises MalformedRequest.
 
     For an API or version that we have no schema of, the offset is the end of the client id: nothing after it is looked
     at, so that an ApiVersions request from the future can be answered.
     """
+    return _read_header(frame) or _decode_request_header(frame)
+
+
+def _decode_request_header(frame: bytes | memoryview) -> tuple[RequestHeader, int]:
+    """The same for headers that are not ordinary: with tags, of an unknown API, or malformed."""
     try:
         api_key, api_version, correlation_id, length = _REQUEST_START.unpack_from(frame)
         offset = _REQUEST_START.size
@@ -91,73 +108,3 @@ def response_frame(
     if response_header_version(api_key, version):
         return [_RESPONSE_START_TAGGED.pack(size + 5, correlation_id), *body]
     return [_RESPONSE_START.pack(size + 4, correlation_id), *body]
-
-
-class FrameSplitter:
-    """Cuts what a connection receives into frames. After MalformedRequest it must not be used again."""
-
-    __slots__ = ("_frame", "_head", "_max_frame_bytes", "_missing", "_most_at_once")
-
-    def __init__(self, max_frame_bytes: int) -> None:
-        self._max_frame_bytes = max_frame_bytes
-        self._most_at_once = 4 + min(max_frame_bytes, _COPIED_FRAME_BYTES)
-        # The start of a size, up to three bytes of it.
-        self._head = b""
-        # A frame that has begun, and how much of it has not arrived. A bytearray grows with what arrives.
-        self._frame: bytearray | None = None
-        self._missing = 0
-
-    @property
-    def buffered_bytes(self) -> int:
-        """What is held of a frame that is not complete."""
-        return len(self._head) + (0 if self._frame is None else len(self._frame))
-
-    def feed(self, data: bytes | memoryview) -> list[bytes | memoryview]:
-        """The frames that `data` completes, without their sizes. Raises MalformedRequest for a size out of bounds.
-
-        A frame may be a view of `data`, which must not change afterwards.
-        """
-        if 4 <= len(data) <= self._most_at_once and self._frame is None and not self._head:
-            # Most often one small frame has come, whole.
-            size: int = _INT32.unpack_from(data)[0]
-            if size == len(data) - 4:
-                return [bytes(data[4:])]
-        frames: list[bytes | memoryview] = []
-        view = memoryview(data)
-        start = 0
-        if self._frame is not None:
-            start = min(self._missing, len(view))
-            self._frame += view[:start]
-            self._missing -= start
-            if self._missing:
-                return frames
-            frames.append(memoryview(self._frame).toreadonly())
-            self._frame = None
-        elif self._head:
-            start = min(4 - len(self._head), len(view))
-            self._head += view[:start]
-            if len(self._head) < 4:
-                return frames
-            head, self._head = self._head, b""
-            start = self._take(head, 0, view, start, frames)
-        while len(view) - start >= 4:
-            start = self._take(view, start, view, start + 4, frames)
-        if start < len(view):
-            self._head = bytes(view[start:])
-        return frames
-
-    def _take(
-        self, head: bytes | memoryview, at: int, view: memoryview, start: int, frames: list[bytes | memoryview]
-    ) -> int:
-        """The offset after the frame whose size is at `head[at:]` and whose bytes begin at `start`."""
-        size: int = _INT32.unpack_from(head, at)[0]
-        if not 0 <= size <= self._max_frame_bytes:
-            raise MalformedRequest(f"a frame of {size} bytes; at most {self._max_frame_bytes} are allowed")
-        stop = start + size
-        if stop > len(view):
-            self._frame = bytearray(view[start:])
-            self._missing = stop - len(view)
-            return len(view)
-        frame = view[start:stop]
-        frames.append(bytes(frame) if size <= _COPIED_FRAME_BYTES else frame)
-        return stop
