@@ -28,6 +28,7 @@ from pg_kafka.broker.context import Broker
 from pg_kafka.broker.fetch_sessions import FetchSessions
 from pg_kafka.broker.groups import GroupCoordinator
 from pg_kafka.broker.server import Server
+from pg_kafka.broker.transaction_requests import OperatorRequests
 from pg_kafka.broker.transactions import TransactionCoordinator
 from pg_kafka.cluster.membership import History, Incarnation, Membership
 from pg_kafka.config import SETTINGS, Address, Config, with_database_settings
@@ -45,6 +46,7 @@ from pg_kafka.storage.log import Log
 from pg_kafka.storage.migrate import migrate as migrate_schema
 from pg_kafka.storage.sessions import Fenced, Identity
 from pg_kafka.storage.topics import Topics
+from pg_kafka.storage.transaction_requests import TransactionRequests
 from pg_kafka.storage.transactions import TransactionStore
 from pg_kafka.tasks import supervised
 
@@ -241,6 +243,7 @@ class Term:
         self._log: Log | None = None
         self._groups: GroupCoordinator | None = None
         self._transactions: TransactionCoordinator | None = None
+        self._requests: OperatorRequests | None = None
         self._janitor: Janitor | None = None
         self._disk_watch: asyncio.Task[None] | None = None
         self._server: Server | None = None
@@ -337,6 +340,8 @@ class Term:
             wall_ms=_wall_ms,
         )
         await self._transactions.start()
+        self._requests = OperatorRequests(TransactionRequests(control), self._transactions)
+        await self._requests.start()
         self._server = Server(
             Broker(
                 config=config,
@@ -360,6 +365,8 @@ class Term:
         """Stop in order: members that wait, no new requests, finish those under way, checkpoints, sessions."""
         if self._groups is not None:
             self._groups.release()
+        if self._requests is not None:
+            await self._requests.stop()
         if self._transactions is not None:
             self._transactions.release()
         if self._server is not None:

@@ -302,21 +302,25 @@ class TransactionCoordinator:
         return self._store.end_loaded(lane, (), pairs)
 
     async def abort(self, transactional_id: str, producer_id: int, epoch: int) -> str | None:
-        """End a transaction because an operator asks for it; says why that was not done."""
+        """End a transaction because an operator asks for it; says why it is not to be. Raises StorageError."""
         one = self._ids.get(transactional_id)
-        if self.refusal:
-            return "the broker loads its transactional ids: try again"
-        if one is None:
+        if not self.refusal and one is None:
             return "there is no such transactional id"
-        machine = one.machine
-        if (machine.producer_id, machine.producer_epoch) != (producer_id, epoch) or machine.state != ONGOING:
-            return "that transaction is over"
+        if one is not None:
+            machine = one.machine
+            is_other = (machine.producer_id, machine.producer_epoch) != (producer_id, epoch)
+            if is_other or machine.state != ONGOING:
+                return "that transaction is over"
         step = await self.step(
             transactional_id,
             lambda machine, fresh: machine.abort(self.now_ms(), fresh_producer_id=fresh),
             may_need_producer_id=True,
         )
-        return ErrorCode(step.error).name if step.error else None
+        if step.error == ErrorCode.INVALID_TXN_STATE:
+            return "that transaction is over"
+        if step.error:
+            raise StorageError(True, step.error, f"it cannot be aborted now: {ErrorCode(step.error).name}")
+        return None
 
     async def forget_offsets(self, group_id: str, keys: Collection[OffsetKey] | None = None) -> int:
         """Offsets of a group are deleted, all without keys: what waits for an open transaction goes too. An error code."""

@@ -25,6 +25,20 @@ class ControlSession:
         self._open = open_session
         self._session: Session | None = None
         self._lock = asyncio.Lock()
+        self._listeners: dict[str, Callable[[], None]] = {}
+
+    async def listen(self, channel: str, on_notify: Callable[[], None]) -> None:
+        """Have a callback called for each NOTIFY on a channel, and when one may have been lost. Raises StorageError."""
+        self._listeners[channel] = on_notify
+        async with self._lock:
+            session = self._session
+            if session is None or session.is_closed:
+                return  # the one that the next statement opens listens
+            try:
+                await _add_listener(session, channel, on_notify)
+            except (asyncpg.PostgresError, *CONNECTION_ERRORS) as error:
+                session.drop()
+                raise unavailable(f"the database did not answer: {describe(error)}") from error
 
     async def fetch(self, sql: str, *arguments: Any) -> list[asyncpg.Record]:
         """Run one statement and commit it. Raises StorageError."""
@@ -43,6 +57,9 @@ class ControlSession:
             try:
                 if self._session is None or self._session.is_closed:
                     self._session = await self._open("control")
+                    for channel, on_notify in self._listeners.items():
+                        await _add_listener(self._session, channel, on_notify)
+                        on_notify()
                 rows: list[asyncpg.Record] = await self._session.connection.fetch(sql, *arguments)
             except Fenced as error:
                 raise unavailable("this broker no longer leads") from error
@@ -66,3 +83,11 @@ class ControlSession:
         except TimeoutError:
             if self._session is not None:
                 self._session.drop()
+
+
+async def _add_listener(session: Session, channel: str, on_notify: Callable[[], None]) -> None:
+    def call(*_: object) -> None:
+        on_notify()
+
+    async with asyncio.timeout(STATEMENT_TIMEOUT_S):
+        await session.connection.add_listener(channel, call)
