@@ -102,7 +102,7 @@ def command(program: str) -> list[str]:
         if program in ("franz-go", "sarama"):
             return [str(go_agent()), program, "members"]
         if program == "kafkajs":
-            return [need("node", "apt-get install nodejs npm"), str(_node_folder() / "members.js")]
+            return node_program("members.js")
         return [sys.executable, str(Path(__file__).with_name("group_members.py")), program]
 
 
@@ -117,19 +117,19 @@ def java_classes() -> Path:
     return target
 
 
-def _node_folder() -> Path:
-    """The folder where npm has put what the lock file names."""
-    npm = need("npm", "apt-get install nodejs npm")
+def node_program(name: str) -> list[str]:
+    """The command line of a program beside what npm has installed by the lock file."""
+    node, npm = (need(tool, "apt-get install nodejs npm") for tool in ("node", "npm"))
     target = BUILD_DIR / "node"
     target.mkdir(parents=True, exist_ok=True)
     lock = target / "package-lock.json"
     wanted = (NODE_DIR / "package-lock.json").read_bytes()
     is_there = lock.exists() and lock.read_bytes() == wanted and (target / "node_modules" / "kafkajs").exists()
-    for name in ("package.json", "package-lock.json", "members.js"):
-        shutil.copyfile(NODE_DIR / name, target / name)
+    for file in NODE_DIR.iterdir():
+        shutil.copyfile(file, target / file.name)
     if not is_there:
         subprocess.run([npm, "ci", "--no-audit", "--no-fund"], cwd=target, check=True, capture_output=True, timeout=300)
-    return target
+    return [node, str(target / name)]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 // The Go clients behind one JSON object a line: a request on stdin, its answer on stdout.
 // tests/clients/agents.py speaks to it and says what each operation takes and returns. The argument chooses the library;
-// a second one, "members", makes it a home of consumer groups' members (members.go).
+// a second one makes it a home of consumer groups' members (members.go) or of transactional producers (transactors.go).
 package main
 
 import (
@@ -181,8 +181,8 @@ func code(err error) int {
 }
 
 func main() {
-	if len(os.Args) > 2 && os.Args[2] == "members" {
-		runMembers(os.Args[1])
+	if len(os.Args) > 2 {
+		map[string]func(string){"members": runMembers, "transactors": runTransactors}[os.Args[2]](os.Args[1])
 		return
 	}
 	libraries := map[string]library{"franz-go": franzGo{}, "sarama": saramaLibrary{}}
