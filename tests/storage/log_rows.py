@@ -42,9 +42,11 @@ async def add_row(
     offset_deltas: Sequence[int] | None = None,
     headers: Sequence[Sequence[tuple[bytes, bytes | None]]] | None = None,
     is_control: bool = False,
+    is_transactional: bool = False,
+    producer_ids: Sequence[int] = (),
     first_timestamp: int = 1_700_000_000_000,
 ) -> None:
-    """One row, and its extent when it is the first of its partition in the segment."""
+    """One row, and its extent when it is the first of its partition in the segment. Its batches have epoch 0."""
     ends = header_keys = header_values = None
     if headers is not None:
         flat = [header for record in headers for header in record]
@@ -57,9 +59,10 @@ async def add_row(
         INSERT INTO kafka.log (series, segment, topic, partition, base_offset, last_offset, global_base, max_timestamp,
             running_max_timestamp, append_time, first_timestamp, record_count, row_bytes, leader_epoch, timestamp_type,
             codec, is_transactional, is_control, timestamps, offset_deltas, keys, header_ends, header_keys,
-            header_values, values)
-        VALUES ($1, $2, $3, $4, $5::bigint, $6, $5::bigint + 1000000, $7, $7, $7, $8, $9, $10, 1, 0, 0, false,
-            $11, $12, $13, $14, $15, $16, $17, $18)
+            header_values, values, producer_id, producer_epoch, producer_ids, producer_epochs)
+        VALUES ($1, $2, $3, $4, $5::bigint, $6, $5::bigint + 1000000, $7, $7, $7, $8, $9, $10, 1, 0, 0, $19,
+            $11, $12, $13, $14, $15, $16, $17, $18, $20, CASE WHEN $20::bigint IS NOT NULL THEN 0 END, $21::bigint[],
+            CASE WHEN $21::bigint[] IS NOT NULL THEN array_fill(0::smallint, ARRAY[cardinality($21::bigint[])]) END)
         """,
         series,
         segment,
@@ -79,6 +82,9 @@ async def add_row(
         header_keys,
         header_values,
         values,
+        is_transactional or is_control,
+        producer_ids[0] if len(producer_ids) == 1 else None,
+        producer_ids if len(producer_ids) > 1 else None,
     )
     await connection.execute(
         """
@@ -91,4 +97,14 @@ async def add_row(
         base_offset,
         series,
         segment,
+    )
+
+
+async def add_marker(
+    connection: asyncpg.Connection, topic: int, offset: int, producer_id: int, *, is_commit: bool, **place: int
+) -> None:
+    """The end of a producer's transaction."""
+    key = b"\0\0\0" + (b"\1" if is_commit else b"\0")
+    await add_row(
+        connection, topic, offset, [bytes(6)], keys=[key], is_control=True, producer_ids=[producer_id], **place
     )

@@ -49,7 +49,7 @@ COMMENT ON FUNCTION kafka.first_open_offset(bigint, integer, bigint, bigint) IS
 
 CREATE OR REPLACE VIEW kafka.transactions AS
 SELECT t.transactional_id, t.state, t.producer_id, t.producer_epoch, t.timeout, t.started_at,
-       greatest(clock_timestamp() - t.started_at, interval '0') AS age,
+       CASE WHEN t.is_open THEN greatest(clock_timestamp() - t.started_at, interval '0') END AS age,
        p.partitions, t.groups,
        CASE WHEN t.is_open THEN (
            SELECT coalesce(jsonb_agg(jsonb_build_object('topic', o.topic, 'partition', o.partition, 'first_offset', o.first_offset)
