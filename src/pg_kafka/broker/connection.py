@@ -15,7 +15,7 @@ from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, cast
 
 from pg_kafka.broker.budget import RESERVE_BYTES, RequestBudget
-from pg_kafka.broker.context import Api, Broker, ConnectionInfo, Context, Handler, HotHandler, Recurrent, Reply
+from pg_kafka.broker.context import Api, Broker, ConnectionInfo, Context, Handler, Recurrent, Reply
 from pg_kafka.broker.handlers.api_versions import API_VERSIONS_KEY, unsupported_version
 from pg_kafka.config import SETTINGS
 from pg_kafka.errors import StorageError
@@ -253,8 +253,9 @@ class Connection(asyncio.Protocol):
         if not api.is_hot:
             self._await(self._answer(cast(Handler, api.handler), context, request, reply), api, request, reply)
             return
+        handler: Any = api.handler  # a HotHandler; a cast is a call
         try:
-            awaitable = cast(HotHandler, api.handler)(context, request, reply)
+            awaitable: Awaitable[None] | None = handler(context, request, reply)
         except Exception as error:
             self._answer_failure(api, request, reply, error)
             return
@@ -333,15 +334,17 @@ class Connection(asyncio.Protocol):
         self._request_bytes -= reply.request_bytes
         if reply is self._blocking:
             self._blocking = None
-        replies = self._replies
-        parts: list[bytes | memoryview] = []
+        replies, unwritten = self._replies, self._unwritten
+        is_due = bool(unwritten)
+        new_bytes = 0
         while replies and replies[0].is_sent:
-            parts += replies.popleft().parts
-        if parts:
-            if not self._unwritten:
+            parts = replies.popleft().parts
+            unwritten += parts
+            new_bytes += sum(map(len, parts))
+        if new_bytes:
+            if not is_due:
                 self._server.write_soon(self)
-            self._unwritten += parts
-            if sum(map(len, parts)) >= WRITE_NOW_BYTES:
+            if new_bytes >= WRITE_NOW_BYTES:
                 self.write()
         if self._is_draining:
             self.drain()
@@ -350,10 +353,16 @@ class Connection(asyncio.Protocol):
                 # Not at once: replies are completed by callbacks of the lane, which must stay short.
                 self._turn_scheduled = True
                 self._loop.call_soon(self._next_turn)
-            self._update_reading()
+            if not self._unwritten:  # else once for all answers of the turn
+                self._update_reading()
+
+    def write_due(self) -> None:
+        """Send what has been answered in this turn of the event loop, and count what that gives back."""
+        self.write()
+        self._update_reading()
 
     def write(self) -> None:
-        """Send what has been answered in this turn of the event loop, with one system call."""
+        """Send what has been answered, with one system call."""
         parts, self._unwritten = self._unwritten, []
         if parts and not self._transport.is_closing():
             self._transport.writelines(parts)

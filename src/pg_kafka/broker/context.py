@@ -146,6 +146,11 @@ class Reply:
         self.parts = response_frame(header.correlation_id, header.api_key, header.api_version, (body,))
         self.send(None)
 
+    def send_frame(self, frame: bytes) -> None:
+        """Answer with a whole response that has been encoded, its size and header included."""
+        self.parts = [frame]
+        self.send(None)
+
     def close(self, reason: str) -> None:
         """Close the connection instead of answering."""
         if not self.is_sent:

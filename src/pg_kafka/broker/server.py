@@ -145,7 +145,7 @@ class Server:
     def _write(self) -> None:
         connections, self._unwritten = self._unwritten, []
         for connection in connections:
-            connection.write()
+            connection.write_due()
 
     def run(self, work: Coroutine[Any, Any, None]) -> None:
         """Own a connection's task until it ends."""

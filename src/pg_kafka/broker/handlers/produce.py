@@ -18,7 +18,7 @@ from pg_kafka.errors import StorageError
 from pg_kafka.storage.log import Log
 from pg_kafka.storage.partition import AppendResult, Partition
 from pg_kafka.storage.topics import Topic
-from pg_kafka.wire import _records
+from pg_kafka.wire import _produce, _records
 from pg_kafka.wire._records import Batch, RecordsError
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.produce_request import PartitionProduceData, ProduceRequest, TopicProduceData
@@ -45,6 +45,7 @@ _BATCH_OVERHEAD_BYTES = 12  # base offset and length, which the length leaves ou
 _ATTRIBUTES_LOW_BYTE = 22
 _NO_TIMESTAMP = -1
 _CREATE_TIME, _LOG_APPEND_TIME = 0, 1
+_UNKNOWN: Final = AppendResult(ErrorCode.UNKNOWN_SERVER_ERROR)
 
 
 def produce(ctx: Context, request: ProduceRequest, reply: Reply) -> Coroutine[Any, Any, None] | None:
@@ -66,14 +67,14 @@ def produce(ctx: Context, request: ProduceRequest, reply: Reply) -> Coroutine[An
     Not done  - timeout_ms: the answer waits for the commit or its failure, there are no replicas to wait for
     """
     answer = _Answer(request, reply)
-    refusal = _refusal(request)
+    refusal = None if request.acks in _ACKS else _invalid_acks(request)
     appends: list[_Append] = []
     is_simple = True
     names_ids = ctx.version >= FIRST_VERSION_WITH_TOPIC_IDS
     for topic_data in request.topic_data:
         topic_key: str | UUID = topic_data.topic_id if names_ids else topic_data.name
         for data in topic_data.partition_data:
-            slot = answer.add(data.index)
+            slot = answer.add()
             try:
                 topic = find_topic(ctx.broker.topics, topic_key, data.index)
                 append = _Append(ctx, slot, topic, data)
@@ -163,68 +164,83 @@ class _Append:
 class _Answer:
     """Collects what each partition answers; the last one sends the reply."""
 
-    __slots__ = ("_missing", "_reply", "_request", "_responses", "transactional_id")
+    __slots__ = ("_has_errors", "_missing", "_reply", "_request", "_results", "transactional_id")
 
     def __init__(self, request: ProduceRequest, reply: Reply) -> None:
         self._request = request
         self._reply = reply
         self.transactional_id = request.transactional_id
-        self._responses: list[PartitionProduceResponse] = []
+        self._results: list[AppendResult] = []
         self._missing = 1  # our own hold, until everything is queued
+        self._has_errors = False
 
-    def add(self, index: int) -> int:
-        """A place in the answer."""
-        self._responses.append(PartitionProduceResponse(index=index))
+    def add(self) -> int:
+        """A place in the answer, for the request's next partition."""
+        self._results.append(_UNKNOWN)
         self._missing += 1
-        return len(self._responses) - 1
+        return len(self._results) - 1
 
     def fill(self, slot: int, result: AppendResult) -> None:
         """One partition's result; called once for each place."""
-        response = self._responses[slot]
-        response.error_code = result.error
-        response.base_offset = result.base_offset
-        response.log_append_time_ms = result.log_append_time_ms
-        response.log_start_offset = result.log_start_offset
+        self._results[slot] = result
         if result.error:
+            self._has_errors = True
             if result.error == ErrorCode.MESSAGE_TOO_LARGE:
                 message = result.message or ""
                 self._reply.note("batch too large", message, kind=message.rpartition("(")[2])  # the setting's name
-            response.error_message = shortened(result.message)
-            response.record_errors = [
-                BatchIndexAndErrorMessage(batch_index=index, batch_index_error_message=message)
-                for index, message in result.record_errors
-            ]
-        self.release()
+        self._missing -= 1
+        if not self._missing:
+            self._send()
 
     def release(self) -> None:
+        """Nothing is added any more."""
         self._missing -= 1
         if not self._missing:
             self._send()
 
     def _send(self) -> None:
-        if self._request.acks == _ACKS_NONE:
-            failed = next((r for r in self._responses if r.error_code), None)
+        request, reply, results = self._request, self._reply, self._results
+        if request.acks == _ACKS_NONE:
+            failed = next((result for result in results if result.error), None)
             if failed is None:
-                self._reply.send(None)
+                reply.send(None)
             else:
-                name = ErrorCode(failed.error_code).name
-                self._reply.close(f"produce with acks=0 failed: {name}: {failed.error_message}")
-            return
-        responses = iter(self._responses)
-        self._reply.send(ProduceResponse(responses=[_take(topic, responses) for topic in self._request.topic_data]))
+                name = ErrorCode(failed.error).name
+                reply.close(f"produce with acks=0 failed: {name}: {shortened(failed.message)}")
+        elif self._has_errors:
+            left = iter(results)
+            reply.send(ProduceResponse(responses=[_as_response(topic, left) for topic in request.topic_data]))
+        else:
+            header = reply.context.header
+            frame = _produce.acknowledgement(header.api_version, header.correlation_id, request.topic_data, results)
+            reply.send_frame(frame)
 
 
-def _take(topic: TopicProduceData, responses: Iterator[PartitionProduceResponse]) -> TopicProduceResponse:
+def _as_response(topic: TopicProduceData, results: Iterator[AppendResult]) -> TopicProduceResponse:
     return TopicProduceResponse(
-        name=topic.name, topic_id=topic.topic_id, partition_responses=[next(responses) for _ in topic.partition_data]
+        name=topic.name,
+        topic_id=topic.topic_id,
+        partition_responses=[
+            PartitionProduceResponse(
+                index=data.index,
+                error_code=result.error,
+                base_offset=result.base_offset,
+                log_append_time_ms=result.log_append_time_ms,
+                log_start_offset=result.log_start_offset,
+                error_message=shortened(result.message) if result.error else None,
+                record_errors=[
+                    BatchIndexAndErrorMessage(batch_index=index, batch_index_error_message=message)
+                    for index, message in result.record_errors
+                ],
+            )
+            for data, result in zip(topic.partition_data, results, strict=False)
+        ],
     )
 
 
-def _refusal(request: ProduceRequest) -> AppendResult | None:
+def _invalid_acks(request: ProduceRequest) -> AppendResult:
     """What the whole request is refused with."""
-    if request.acks not in _ACKS:
-        return AppendResult(ErrorCode.INVALID_REQUIRED_ACKS, message=f"acks is {request.acks}, not -1, 0 or 1")
-    return None
+    return AppendResult(ErrorCode.INVALID_REQUIRED_ACKS, message=f"acks is {request.acks}, not -1, 0 or 1")
 
 
 async def _append_later(ctx: Context, answer: _Answer, appends: list[_Append]) -> None:
@@ -283,6 +299,15 @@ def _as_result(error: RecordsError) -> AppendResult:
 
 def _check_records(batch: Batch, settings: TopicSettings, now_ms: int) -> AppendResult | None:
     """The topic's own rules for records: keys where it is compacted, timestamps within bounds."""
+    oldest = now_ms - settings.timestamp_before_max_ms
+    newest = now_ms + settings.timestamp_after_max_ms
+    if (
+        oldest <= batch.min_timestamp
+        and batch.max_record_timestamp <= newest
+        and batch.timestamp_type == _CREATE_TIME
+        and not (batch.has_null_key and settings.is_compacted)
+    ):
+        return None
     errors: dict[int, str] = {}
     code = ErrorCode.INVALID_RECORD
     message = "records without key were sent to a compacted topic"
@@ -292,17 +317,10 @@ def _check_records(batch: Batch, settings: TopicSettings, now_ms: int) -> Append
         code = ErrorCode.INVALID_TIMESTAMP
         message = "the batch says LogAppendTime, which only the broker may set"
         errors.setdefault(0, message)
-    elif settings.timestamp_type == _CREATE_TIME:
-        oldest = now_ms - settings.timestamp_before_max_ms
-        newest = now_ms + settings.timestamp_after_max_ms
-        if batch.min_timestamp < oldest or batch.max_record_timestamp > newest:
-            outside = _records_outside(batch, oldest, newest)
-            if outside:
-                code = ErrorCode.INVALID_TIMESTAMP
-                message = f"records have timestamps outside {oldest} to {newest}"
-                errors = {
-                    index: f"timestamp {stamp} is outside {oldest} to {newest}" for index, stamp in outside
-                } | errors
+    elif settings.timestamp_type == _CREATE_TIME and (outside := _records_outside(batch, oldest, newest)):
+        code = ErrorCode.INVALID_TIMESTAMP
+        message = f"records have timestamps outside {oldest} to {newest}"
+        errors = {index: f"timestamp {stamp} is outside {oldest} to {newest}" for index, stamp in outside} | errors
     if not errors:
         return None
     return AppendResult(code, message=message, record_errors=sorted(errors.items())[:MAX_RECORD_ERRORS])
