@@ -380,7 +380,9 @@ async def test_rotation_under_writes_loses_nothing(pg_dsn: str) -> None:
                     assert await generations(store) == {f"g{g}": [number] for g in range(10)}
                     _, offsets = await store.load()
                     assert {each.offset for each in offsets} == {number} and len(offsets) == 40
-            await until(pg_dsn, "SELECT bool_and(live_bytes > 0) FROM kafka.journals WHERE journal IN ('offsets', 'groups')")
+            await until(
+                pg_dsn, "SELECT bool_and(live_bytes > 0) FROM kafka.journals WHERE journal IN ('offsets', 'groups')"
+            )
             assert not janitor.failures
         # Readers see each key once, also between the copy and the truncation.
         rows = await query(pg_dsn, "SELECT count(*), min(committed_offset) FROM kafka.consumer_offsets")
