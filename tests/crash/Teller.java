@@ -48,7 +48,7 @@ public final class Teller {
         theirs.put("group.id", text("group"));
         theirs.put("group.protocol", text("protocol"));
         theirs.put("enable.auto.commit", "false");
-        theirs.put("auto.offset.reset", "earliest");
+        theirs.put("auto.offset.reset", "none");
         theirs.put("isolation.level", "read_committed");
         theirs.put("max.poll.records", text("batch"));
         theirs.put("fetch.max.wait.ms", "100");
@@ -146,8 +146,7 @@ public final class Teller {
 
     /** To the committed offsets. */
     private void goBack() {
-        persist(() -> consumer.committed(consumer.assignment()).forEach((place, committed) ->
-            consumer.seek(place, committed == null ? 0 : committed.offset())));
+        persist(() -> consumer.committed(consumer.assignment()).forEach(consumer::seek));
     }
 
     /** What the broker was too slow for is asked again. */

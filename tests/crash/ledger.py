@@ -118,6 +118,7 @@ class Seen:
         self.log: dict[int, list[tuple[int, str]]] = {index: [] for index in range(partitions)}
         self.ends = dict.fromkeys(range(partitions), 0)  # last stable offsets up to which all has been seen
         self.halves: dict[str, int] = {}  # by order: the sum of its entries, while that is not 0
+        self.booked: set[str] = set()  # orders whose entries have both been seen
 
     def add(self, partition: int, offset: int, value: str) -> None:
         self.log[partition].append((offset, value))
@@ -126,3 +127,5 @@ class Seen:
             left = self.halves.pop(entry.order, 0) + entry.delta
             if left:
                 self.halves[entry.order] = left
+            else:
+                self.booked.add(entry.order)

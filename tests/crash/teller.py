@@ -51,7 +51,7 @@ class Teller:
                 "group.id": settings["group"],
                 "group.protocol": settings["protocol"],
                 "enable.auto.commit": False,
-                "auto.offset.reset": "earliest",
+                "auto.offset.reset": "error",
                 "isolation.level": "read_committed",
                 "fetch.wait.max.ms": 100,
                 **more,
@@ -110,12 +110,12 @@ class Teller:
                 raise KafkaException(errors[0])
             time.sleep(0.1)
         for place in places:
-            self._consumer.seek(TopicPartition(place.topic, place.partition, max(0, place.offset)))
+            self._consumer.seek(place)
 
 
 def _is_order(message: Message) -> bool:
     error = message.error()
-    if error is not None and error.fatal():
+    if error is not None and (error.fatal() or error.code() == KafkaError._AUTO_OFFSET_RESET):
         raise KafkaException(error)
     return error is None
 
