@@ -391,7 +391,8 @@ class Transaction:
         """A Produce request with transactional batches.
 
         The reply holds the error code of each partition that may not be written to. The records must be committed
-        before the batches are, or with them: an open transaction that is not registered would never end.
+        before the batches are, or with them, and an ending must not come in between: an open transaction that is not
+        registered would never end. So batches are queued behind the records at once, or the machine is asked again.
         """
         registers = version >= PRODUCE_REGISTERS
         error = self._verify(producer_id, epoch, ErrorCode.INVALID_PRODUCER_EPOCH)
