@@ -52,6 +52,7 @@ class World:
             log=cast(Any, log),
             fetch_sessions=self.sessions,
             groups=cast(Any, None),
+            transactions=cast(Any, None),
             apis={},
             now_ms=lambda: int(self.loop.time() * 1000),
             decode_pool=cast(Any, None),
