@@ -103,6 +103,8 @@ class Connection(asyncio.Protocol):
         except MalformedRequest as error:
             self.close(f"{error} (socket.request.max.bytes)")
             return
+        if len(frames) == 1 and not had_partial and self._comes_again(frames[0]):
+            return
         if frames:
             self._queue.extend(frames)
             self._request_bytes += sum(map(len, frames))
@@ -223,15 +225,28 @@ class Connection(asyncio.Protocol):
         self._run()
         self._update_reading()
 
+    def _comes_again(self, frame: memoryview | bytes) -> bool:
+        """Start a frame that is the last request again. Nothing of it is kept, so that no limit is touched."""
+        if (
+            self._recurrent is None
+            or self._replies
+            or self._queue
+            or self._task_running
+            or self._is_writing_paused
+            or self._is_draining
+            or self._budget.is_backlogged
+        ):
+            return False
+        reply = self._recurrent.come_again(frame, self)
+        if reply is None:
+            return False
+        self._replies.append(reply)
+        self._blocking = reply
+        self._recurrent.start()
+        return True
+
     def _start(self, frame: memoryview | bytes) -> None:
-        if self._recurrent is not None:
-            reply = self._recurrent.come_again(frame, self)
-            if reply is not None:
-                self._replies.append(reply)
-                self._blocking = reply
-                self._recurrent.start()
-                return
-            self._recurrent = None
+        self._recurrent = None
         try:
             header, offset = decode_request_header(frame)
             api = self._broker.apis.get(header.api_key)

@@ -134,7 +134,7 @@ class _Poll(Waiting):
             return None
         header = RequestHeader(key, version, correlation_id, header.client_id)
         self._ctx = Context(broker, header, ctx.connection)
-        self._reply = Reply(sink, self._ctx, len(frame))
+        self._reply = Reply(sink, self._ctx, 0)
         self._session = session
         self._epoch = session.epoch
         return self._reply
