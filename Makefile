@@ -14,7 +14,10 @@
 
 VENV  := .venv
 BIN   := $(VENV)/bin
-TESTS ?= tests --ignore=tests/crash
+TESTS ?=
+# Tests that have brokers, servers and folders of their own run two at a time; clients wait for each other and run alone.
+SIDE_BY_SIDE := tests/unit tests/storage tests/broker
+ALONE := tests/clients tests/compare
 BENCH ?=
 ARGS  ?=
 
@@ -33,7 +36,12 @@ serve: install
 	@exec $(BIN)/pg-kafka serve $(ARGS)
 
 test: install $(VENV)/.test
+ifeq ($(TESTS),)
+	$(BIN)/python -m pytest -ra -n 2 --dist loadfile $(SIDE_BY_SIDE) $(ARGS)
+	$(BIN)/python -m pytest -ra $(ALONE) $(ARGS)
+else
 	$(BIN)/python -m pytest -ra $(TESTS) $(ARGS)
+endif
 
 crash: install $(VENV)/.test
 	$(BIN)/python -m pytest -ra tests/crash $(ARGS)
