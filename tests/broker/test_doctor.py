@@ -96,7 +96,7 @@ def test_migrate_makes_the_schema_once_and_nothing_else(place: Surroundings, doc
     assert seen[0] == seen[1]
     assert place.server.sql("SELECT count(*) FROM kafka.brokers", place.database.name) == "0\n"
     done = doctor("--listen", ANY_PORT, "--database", place.database.dsn)
-    assert "schema kafka, version 2" in done.out
+    assert "schema kafka, version 3" in done.out
 
 
 def test_migrate_of_an_embedded_database_leaves_nothing_running(embedded_folder: Path, doctor: Doctor) -> None:
