@@ -467,11 +467,14 @@ async def test_producers_of_a_partition(client: RawClient) -> None:
 async def test_marker_of_an_administrator(client: RawClient) -> None:
     topic = await client.create_topic()
     one = await begun(client)
+    await one.abort()
     await one.send(topic, b"x")
     await client.produce(topic, batch([b"after"]))
     producer = (one.producer_id, one.epoch)
     assert await write_marker(client, topic, 7, producer) == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
-    assert await write_marker(client, topic, 0, (producer[0], -1)) == ErrorCode.INVALID_PRODUCER_EPOCH
+    assert await write_marker(client, topic, 0, (producer[0], producer[1] - 1)) == ErrorCode.INVALID_PRODUCER_EPOCH
+    same = await write_marker(client, topic, 0, producer, version=2, transaction_version=2)
+    assert same == ErrorCode.INVALID_PRODUCER_EPOCH
     assert await write_marker(client, topic, 0, producer) == ErrorCode.NONE
     assert await committed(client, topic) == [b"after"]
 

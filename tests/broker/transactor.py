@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.broker.rawclient import PRODUCE, RawClient, SomeTopic, answered, batch, only, producing, records_of
+from aiokafka.record.default_records import DefaultRecordBatch
+from tests.broker.rawclient import PRODUCE, RawClient, SomeTopic, answered, batch, only, producing
 
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.add_offsets_to_txn_request import AddOffsetsToTxnRequest
@@ -250,33 +251,43 @@ async def write_marker(
 
 async def committed(client: RawClient, topic: SomeTopic, partition: int = 0) -> list[bytes | None]:
     """What a consumer with read_committed sees: it leaves out aborted transactions and markers by itself."""
-    answer = await client.fetch(topic, 0, partition, isolation_level=READ_COMMITTED)
-    assert answer.error_code == ErrorCode.NONE, answer
-    return _visible(answer)
-
-
-def _visible(answer: Any) -> list[bytes | None]:
-    from aiokafka.record.default_records import DefaultRecordBatch
-
-    data = bytes(answer.records or b"")
-    aborted = sorted((one.first_offset, one.producer_id) for one in answer.aborted_transactions or ())
-    inside: set[int] = set()
     found: list[bytes | None] = []
+    position = 0
+    inside: set[int] = set()
+    while True:
+        answer = await client.fetch(topic, position, partition, isolation_level=READ_COMMITTED)
+        assert answer.error_code == ErrorCode.NONE, answer
+        aborted = sorted((one.first_offset, one.producer_id) for one in answer.aborted_transactions or ())
+        for one in _batches(answer):
+            while aborted and aborted[0][0] < one.next_offset:
+                inside.add(aborted.pop(0)[1])
+            if one.is_control_batch:
+                inside.discard(one.producer_id)
+            elif not (one.is_transactional and one.producer_id in inside):
+                found += [record.value for record in one if record.offset >= position]
+            position = one.next_offset
+        if position >= answer.last_stable_offset:
+            return found
+
+
+def _batches(answer: Any) -> Iterator[DefaultRecordBatch]:
+    data = bytes(answer.records or b"")
     position = 0
     while position < len(data):
         end = position + 12 + int.from_bytes(data[position + 8 : position + 12], "big")
-        one = DefaultRecordBatch(data[position:end])
+        yield DefaultRecordBatch(data[position:end])
         position = end
-        while aborted and aborted[0][0] <= one.base_offset:
-            inside.add(aborted.pop(0)[1])
-        if one.is_control_batch:
-            inside.discard(one.producer_id)
-        elif not (one.is_transactional and one.producer_id in inside):
-            found += [record.value for record in one]
-    return found
 
 
 async def everything(client: RawClient, topic: SomeTopic, partition: int = 0) -> list[bytes | None]:
     """Values of all records, markers left out."""
-    answer = await client.fetch(topic, 0, partition)
-    return [value for _, value in records_of(answer) if value is None or len(value) != 6 or value[:2] != b"\0\0"]
+    found: list[bytes | None] = []
+    position = 0
+    while True:
+        answer = await client.fetch(topic, position, partition)
+        for one in _batches(answer):
+            if not one.is_control_batch:
+                found += [record.value for record in one]
+            position = one.next_offset
+        if position >= answer.high_watermark:
+            return found

@@ -1,0 +1,233 @@
+"""Transactions under brokers that end, lanes that lose their sessions, and time that passes; with one lane and with three."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import asyncpg
+import pytest
+from tests.broker.conftest import RunningBroker
+from tests.broker.groupclient import fetched, fresh_group
+from tests.broker.rawclient import RawClient
+from tests.broker.transactor import NEWER, OLDER, Transactor, committed, listed
+from tests.kafka_reference import end
+
+from pg_kafka.wire.error_codes import ErrorCode
+
+StartBroker = Callable[..., RunningBroker]
+
+both_lanes = pytest.mark.parametrize("lanes", ["1", "3"], ids=["one lane", "three lanes"])
+# On which producers ask again.
+RETRIABLE = {
+    ErrorCode.CONCURRENT_TRANSACTIONS,
+    ErrorCode.COORDINATOR_LOAD_IN_PROGRESS,
+    ErrorCode.COORDINATOR_NOT_AVAILABLE,
+    ErrorCode.NOT_ENOUGH_REPLICAS,
+    ErrorCode.NOT_LEADER_OR_FOLLOWER,
+    ErrorCode.KAFKA_STORAGE_ERROR,
+}
+
+
+async def insist(ask: Callable[[], Any]) -> ErrorCode:
+    """Ask until the answer is final, as producers do."""
+    async with asyncio.timeout(30):
+        while True:
+            code = ErrorCode(await ask())
+            if code not in RETRIABLE:
+                return code
+            await asyncio.sleep(0.02)
+
+
+async def change_state(dsn: str, transactional_id: str, changes: str) -> None:
+    """Write into what is stored of a transactional id, as JSON."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        for number in (0, 1):
+            await connection.execute(
+                f"UPDATE kafka.transaction_journal_{number} SET value = value || $2::jsonb"
+                " WHERE transactional_id = $1 AND kind = 'transaction'",
+                transactional_id,
+                changes,
+            )
+    finally:
+        await connection.close()
+
+
+@both_lanes
+@pytest.mark.parametrize("is_killed", [False, True], ids=["stopped", "killed"])
+async def test_open_transaction_goes_on_after_a_restart(start_broker: StartBroker, lanes: str, is_killed: bool) -> None:
+    first = start_broker(LANES=lanes)
+    group = fresh_group()
+    async with await RawClient.connect(first) as client:
+        topic = await client.create_topic(partitions=5)
+        one = Transactor(client)
+        await one.init()
+        assert set((await one.produce_many(topic, {index: [b"a"] for index in range(4)})).values()) == {0}
+        assert await one.commit_offsets(group, topic, {0: 5, 3: 6}) == {0: 0, 3: 0}
+    if is_killed:
+        first.process.kill()
+    end(first.process)
+    second = start_broker(LANES=lanes)
+    async with await RawClient.connect(second) as client:
+        one.client = client
+        assert (await one.describe()).transaction_state == "Ongoing"
+        assert await committed(client, topic) == []
+        assert set((await one.produce_many(topic, {index: [b"b"] for index in (0, 4)})).values()) == {0}
+        assert await one.commit() == ErrorCode.NONE
+        assert await fetched(client, group, topic, (0, 3)) == {0: 5, 3: 6}
+        seen = [await committed(client, topic, index) for index in range(5)]
+        assert seen == [[b"a", b"b"], [b"a"], [b"a"], [b"a"], [b"b"]]
+
+
+@both_lanes
+@pytest.mark.parametrize("is_commit", [True, False], ids=["commit", "abort"])
+async def test_what_was_decided_is_carried_out_after_a_restart(
+    start_broker: StartBroker, lanes: str, is_commit: bool
+) -> None:
+    first = start_broker(LANES=lanes)
+    group = fresh_group()
+    async with await RawClient.connect(first) as client:
+        topic = await client.create_topic(partitions=3)
+        one = Transactor(client, style=OLDER)
+        await one.init()
+        for index in range(3):
+            await one.send(topic, b"a", partition=index)
+        await one.commit_offsets(group, topic, {0: 5})
+    first.process.kill()
+    end(first.process)
+    await change_state(first.dsn, one.id, '{"state": "%s"}' % ("PrepareCommit" if is_commit else "PrepareAbort"))
+    second = start_broker(LANES=lanes)
+    async with await RawClient.connect(second) as client:
+        one.client = client
+        await one.until("CompleteCommit" if is_commit else "CompleteAbort")
+        assert await fetched(client, group, topic) == {0: 5 if is_commit else -1}
+        for index in range(3):
+            assert await committed(client, topic, index) == ([b"a"] if is_commit else [])
+            assert (await client.fetch(topic, 0, index)).last_stable_offset == 2
+        assert await one.send(topic, b"b") == ErrorCode.NONE
+        assert await insist(one.commit) == ErrorCode.NONE
+
+
+async def test_transaction_that_ran_out_meanwhile_is_aborted_at_the_start(start_broker: StartBroker) -> None:
+    first = start_broker()
+    async with await RawClient.connect(first) as client:
+        topic = await client.create_topic()
+        one = Transactor(client, timeout_ms=600_000)
+        await one.init()
+        await one.send(topic, b"a")
+    end(first.process)
+    await change_state(first.dsn, one.id, '{"timeout_ms": 1}')
+    second = start_broker()
+    async with await RawClient.connect(second) as client:
+        one.client = client
+        await one.until("CompleteAbort")
+        assert await one.produce(topic) == ErrorCode.INVALID_PRODUCER_EPOCH
+    assert "a transaction timed out" in second.log.read_text()
+
+
+@pytest.mark.parametrize("style", [OLDER, NEWER], ids=["older", "newer"])
+async def test_epochs_that_are_used_up_make_a_new_producer(start_broker: StartBroker, style: int) -> None:
+    first = start_broker()
+    async with await RawClient.connect(first) as client:
+        topic = await client.create_topic()
+        one = Transactor(client, style=style)
+        await one.init()
+    end(first.process)
+    await change_state(first.dsn, one.id, '{"producer_epoch": 32765}')
+    second = start_broker()
+    async with await RawClient.connect(second) as client:
+        one.client = client
+        assert await one.init() == ErrorCode.NONE
+        assert one.epoch == 32_766
+        before = one.producer_id
+        assert await one.send(topic, b"a") == ErrorCode.NONE
+        if style == NEWER:
+            last = (one.producer_id, one.epoch)
+            assert await one.commit() == ErrorCode.NONE
+            new = (one.producer_id, one.epoch)
+            one.producer_id, one.epoch = last
+            assert await one.commit() == ErrorCode.NONE  # a retry
+            assert (one.producer_id, one.epoch) == new
+        else:
+            fencer = Transactor(client, one.id)
+            assert await fencer.init() == ErrorCode.NONE
+            one = fencer
+        # The fencer's first request has ended the transaction, with the last epoch, and its second got one more.
+        assert (one.producer_id == before, one.epoch) == (False, 0 if style == NEWER else 1)
+        assert await one.send(topic, b"b") == ErrorCode.NONE
+        assert await one.commit() == ErrorCode.NONE
+        assert await committed(client, topic) == ([b"a", b"b"] if style == NEWER else [b"b"])
+
+
+async def test_ids_that_are_not_used_are_forgotten(start_broker: StartBroker) -> None:
+    broker = start_broker(TRANSACTIONAL_ID_EXPIRATION_MS="300")
+    async with await RawClient.connect(broker) as client:
+        topic = await client.create_topic()
+        idle, busy = Transactor(client), Transactor(client)
+        await idle.init()
+        await busy.init()
+        await busy.send(topic, b"a")
+        async with asyncio.timeout(10):
+            while True:
+                if set(await listed(client)) == {busy.id}:
+                    break
+                await asyncio.sleep(0.05)
+        assert await idle.produce(topic) == ErrorCode.INVALID_PRODUCER_ID_MAPPING
+        before = idle.producer_id
+        assert await idle.init() == ErrorCode.NONE
+        assert (idle.producer_id == before, idle.epoch) == (False, 0)
+        assert await busy.commit() == ErrorCode.NONE
+
+
+@both_lanes
+async def test_lost_sessions_lose_no_transaction(start_broker: StartBroker, lanes: str) -> None:
+    """Sessions are ended again and again under transactions of several producers: all that was answered holds."""
+    broker = start_broker(LANES=lanes, LOG_LEVEL="error")
+    group = fresh_group()
+    rounds = 12
+    async with await RawClient.connect(broker) as client:
+        topic = await client.create_topic(partitions=4)
+
+    async def transact(number: int) -> list[bytes]:
+        """Transactions of one producer, which begins anew when it is told to; what it has committed."""
+        done: list[bytes] = []
+        async with await RawClient.connect(broker) as client:
+            one = Transactor(client, timeout_ms=20_000)
+            await insist(one.init)
+            for round_ in range(rounds):
+                value = b"%d-%d" % (number, round_)
+                while True:
+                    codes = [await insist(lambda p=p, v=value: one.produce(topic, v, partition=p)) for p in range(4)]
+                    if not any(codes):
+                        offsets = await one.commit_offsets(group, topic, {number: round_ + 1})
+                        codes = [ErrorCode(offsets[number])]
+                    if not any(codes):
+                        codes = [await insist(one.commit)]
+                    if not any(codes):
+                        break
+                    await insist(one.init)  # aborts what is open; what is committed stays
+                done.append(value)
+        return done
+
+    async def disturb() -> None:
+        connection = await asyncpg.connect(broker.dsn)
+        try:
+            for _ in range(6):
+                await asyncio.sleep(0.4)
+                await connection.fetch(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND application_name LIKE '%lane%'"
+                )
+        finally:
+            await connection.close()
+
+    *all_done, _ = await asyncio.gather(*(transact(number) for number in range(4)), disturb())
+    async with await RawClient.connect(broker) as client:
+        for index in range(4):
+            seen = await committed(client, topic, index)
+            for done in all_done:
+                prefix = done[0].split(b"-")[0] + b"-"
+                assert [value for value in seen if value is not None and value.startswith(prefix)] == done
+        assert await fetched(client, group, topic, range(4)) == dict.fromkeys(range(4), rounds)
