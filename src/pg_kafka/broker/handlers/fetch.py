@@ -56,6 +56,7 @@ def fetch(ctx: Context, request: FetchRequest, reply: Reply) -> Coroutine[Any, A
 
     Versions  4-18. 7 brings sessions (KIP-227), 9 leader epochs, 12 is flexible, 13 has topic ids, 16 node endpoints.
     Rules     - parks until min_bytes are there, at most max_wait_ms; an error of any partition answers at once
+              - where many waits would end together some end earlier, by a tenth of max_wait_ms at most
               - whole batches only; the first partition that has data gives one batch even above all limits (KIP-74)
               - nothing at or above the high watermark, for read_committed nothing at or above the last stable offset
               - below the log start or above the high watermark is OFFSET_OUT_OF_RANGE, with both in the answer
