@@ -50,7 +50,7 @@ class Sleeper(Waiting):
         return (woken_s - self.begun_s) * 1000
 
 
-@pytest.mark.parametrize("max_wait_ms", [1, 7, 39, 40, 100, 101, 500, 60_000, 2**31 - 1])
+@pytest.mark.parametrize("max_wait_ms", [1, 7, 79, 80, 100, 101, 500, 60_000, 2**31 - 1])
 def test_a_wait_alone_lasts_its_time_and_a_tick_at_most(max_wait_ms: int) -> None:
     world = World()
     world.loop._now += 0.0123456
@@ -101,7 +101,7 @@ def test_a_crowd_that_polls_on_is_dispersed() -> None:
         Poller(world).poll()
     world.loop.run_until(world.loop.time() + 10)
     last = [at for at in polls if at > world.loop.time() - 0.5]
-    # 125 ticks in half a second: 8 in each would be even.
+    # 62 ticks in half a second: 16 in each would be even.
     assert max(last.count(at) for at in set(last)) <= 3 * CROWD
 
 
@@ -170,7 +170,7 @@ def test_one_that_fails_does_not_keep_the_others() -> None:
     assert all(sleeper.woken_s for sleeper in others)
 
 
-@given(st.lists(st.sampled_from([1, 20, 45, 500, 501, 5000]), max_size=300), st.integers(0, 5))
+@given(st.lists(st.sampled_from([1, 20, 79, 95, 500, 501, 5000]), max_size=300), st.integers(0, 5))
 def test_any_waits_end_once_within_their_bounds(waits_ms: list[int], step: int) -> None:
     world = World()
     sleepers = []

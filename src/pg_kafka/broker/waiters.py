@@ -14,13 +14,13 @@ from collections import deque
 from math import ceil
 from typing import Final
 
-TICK_MS: Final = 4
+TICK_MS: Final = 8
 """Waits that are long against it end together, one timer for all of them; they may last this much longer."""
 
-SHORT_MS: Final = 40
+SHORT_MS: Final = 80
 """Shorter waits end at their own millisecond."""
 
-CROWD: Final = 8
+CROWD: Final = 16
 """More waits than these in one tick are a crowd: some of it leaves earlier."""
 
 EARLY_SHARE: Final = 10
