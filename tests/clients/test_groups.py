@@ -1,8 +1,7 @@
 """Members of consumer groups, of every library, come, go, die and stall while a producer goes on.
 
 In every story all records are read, no partition has two owners at once, and committed offsets never go back. A story
-takes some 20 seconds of mostly waiting (for sessions to end), so all that were asked for are played at the same time; the
-tests wait for their own.
+takes some 20 seconds of mostly waiting (for sessions to end), so all are played at the same time (`stories.py`).
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import pytest
@@ -18,6 +17,7 @@ from tests.clients.brokers import Broker
 from tests.clients.client import Client
 from tests.clients.conftest import unavailable
 from tests.clients.groups import LIBRARIES, PARTITIONS, Group, Library, Process, Traffic, Watcher
+from tests.clients.stories import Stories
 from tests.kafka_reference import ToolMissing
 
 pytestmark = pytest.mark.timeout(400)
@@ -172,48 +172,25 @@ STORIES: Mapping[str, Callable[[Stage, str], None]] = {
 @pytest.fixture(scope="module")
 def stories(
     request: pytest.FixtureRequest, clients: Callable[[str], Client], group_brokers: Callable[[str], Broker]
-) -> Iterator[Callable[..., None]]:
-    """Plays a story; with the first all those that were asked for begin."""
-    stages: dict[str, Stage] = {}
-    playing: dict[tuple[str, str, str], Future[None]] = {}
+) -> Iterator[Stories[Stage]]:
+    def open_stage(flavour: str) -> Stage:
+        bootstrap = group_brokers(flavour).bootstrap
+        stage = Stage(bootstrap, clients("confluent-kafka"), Traffic(bootstrap), Watcher(bootstrap))
+        stage.watcher.start()
+        stage.traffic.start()
+        return stage
 
-    with ThreadPoolExecutor(AT_A_TIME) as pool:
-
-        def begin(flavour: str) -> None:
-            bootstrap = group_brokers(flavour).bootstrap
-            stage = stages[flavour] = Stage(
-                bootstrap, clients("confluent-kafka"), Traffic(bootstrap), Watcher(bootstrap)
-            )
-            stage.watcher.start()
-            stage.traffic.start()
-            for item in request.session.items:
-                if isinstance(item, pytest.Function) and item.module is request.module and item.originalname in STORIES:
-                    given = item.callspec.params
-                    if given["group_flavour"] == flavour:
-                        key = flavour, item.originalname, given["library"]
-                        playing[key] = pool.submit(STORIES[item.originalname], stage, given["library"])
-
-        def play(flavour: str, story: str, library: str) -> None:
-            if flavour not in stages:
-                begin(flavour)
-            playing[flavour, story, library].result()
-
-        try:
-            yield play
-        finally:
-            for future in playing.values():
-                future.cancel()
-            for stage in stages.values():
-                stage.close()
+    with closing(Stories(request, STORIES, open_stage, AT_A_TIME)) as found:
+        yield found
 
 
 @pytest.fixture
-def play(request: pytest.FixtureRequest, stories: Callable[..., None], group_flavour: str) -> Callable[[str], None]:
+def play(request: pytest.FixtureRequest, stories: Stories[Stage], group_flavour: str) -> Callable[[str], None]:
     """Plays this test's story with a library, or has done so already."""
 
     def of(library: str) -> None:
         try:
-            stories(group_flavour, request.node.originalname, library)
+            stories.play(group_flavour, request.node.originalname, library)
         except ToolMissing as missing:
             unavailable(missing)
 

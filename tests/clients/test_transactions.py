@@ -1,19 +1,20 @@
 """Transactions of every client library: what is committed is read, once, and what is not is not.
 
-Each test plays its story with one library, on a broker and with programs that all stories share. Some stories wait for a
-timeout or a session to end, so all that were asked for are played at the same time; the tests wait for their own.
+Each test plays its story (`stories.py`) with one library, on a broker and with programs that all stories share.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 from tests.clients.brokers import Broker
 from tests.clients.client import Client
 from tests.clients.conftest import unavailable
 from tests.clients.groups import PARTITIONS, SETTINGS
+from tests.clients.stories import Stories
 from tests.clients.transactions import (
     CONSUMERS,
     LIBRARIES,
@@ -26,15 +27,12 @@ from tests.clients.transactions import (
 )
 from tests.kafka_reference import ToolMissing
 
-from pg_kafka.broker.dispatch import APIS
-
 pytestmark = pytest.mark.timeout(300)
 
 AT_A_TIME = 3
 CROWD = 100
 CROWD_PARTITIONS = 4
 MANY_PARTITIONS = 50
-END_TXN = 26
 # Apache Kafka looks for transactions that have run out every ten seconds, and is to be no slower than we are.
 REFERENCE_SETTINGS = {
     **SETTINGS,
@@ -280,51 +278,22 @@ STORIES: Mapping[str, Callable[[Stage, str], None]] = {
 @pytest.fixture(scope="module")
 def stories(
     request: pytest.FixtureRequest, clients: Callable[[str], Client], brokers: Callable[..., Broker]
-) -> Iterator[Callable[..., None]]:
-    """Plays a story; with the first all those that were asked for begin."""
-    stages: dict[str, Stage] = {}
-    playing: dict[tuple[str, str, str], Future[None]] = {}
+) -> Iterator[Stories[Stage]]:
+    def open_stage(flavour: str) -> Stage:
+        name, settings = ("transactions", REFERENCE_SETTINGS) if flavour == "apache-kafka" else ("groups", SETTINGS)
+        return Stage(brokers(flavour, name, settings).bootstrap, clients("confluent-kafka"))
 
-    with ThreadPoolExecutor(AT_A_TIME) as pool:
-
-        def begin(flavour: str) -> None:
-            is_reference = flavour == "apache-kafka"
-            broker = (
-                brokers(flavour, "transactions", REFERENCE_SETTINGS)
-                if is_reference
-                else brokers(flavour, "groups", SETTINGS)
-            )
-            stage = stages[flavour] = Stage(broker.bootstrap, clients("confluent-kafka"))
-            for item in request.session.items:
-                if isinstance(item, pytest.Function) and item.module is request.module and item.originalname in STORIES:
-                    given = item.callspec.params
-                    if given["group_flavour"] == flavour:
-                        key = flavour, item.originalname, given["library"]
-                        playing[key] = pool.submit(STORIES[item.originalname], stage, given["library"])
-
-        def play(flavour: str, story: str, library: str) -> None:
-            if flavour not in stages:
-                begin(flavour)
-            playing[flavour, story, library].result()
-
-        try:
-            yield play
-        finally:
-            for future in playing.values():
-                future.cancel()
-            for stage in stages.values():
-                stage.close()
+    with closing(Stories(request, STORIES, open_stage, AT_A_TIME)) as found:
+        yield found
 
 
 @pytest.fixture
-def play(request: pytest.FixtureRequest, stories: Callable[..., None], group_flavour: str) -> Callable[[str], None]:
+def play(request: pytest.FixtureRequest, stories: Stories[Stage], group_flavour: str) -> Callable[[str], None]:
     """Plays this test's story with a library, or has done so already."""
-    if group_flavour != "apache-kafka" and END_TXN not in APIS:
-        pytest.skip("pg_kafka has no transactions")
 
     def of(library: str) -> None:
         try:
-            stories(group_flavour, request.node.originalname, library)
+            stories.play(group_flavour, request.node.originalname, library)
         except ToolMissing as missing:
             unavailable(missing)
 

@@ -23,9 +23,9 @@ import json
 import logging
 import sys
 import threading
-import uuid
 import warnings
-from collections.abc import Awaitable
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Coroutine
 from contextlib import closing
 from typing import Any
 
@@ -49,33 +49,63 @@ def failure_of(failed: BaseException) -> Answer:
     return {"error": name, "text": repr(failed)}
 
 
-class Confluent:
+class Home(ABC):
+    """The producers of one library."""
+
     def __init__(self) -> None:
         self.producers: dict[str, Any] = {}
 
+    def work(self, request: Request) -> None:
+        try:
+            write(request, self.answer(request))
+        except Exception as failed:
+            write(request, failure_of(failed))
+
     def answer(self, request: Request) -> Answer:
-        producer = self.producers.get(request.get("producer", ""))
+        name = request.get("producer", "")
+        producer = self.producers.get(name)
         match request["op"]:
             case "open":
-                self.producers[request["producer"]] = self.open(request)
-            case "begin":
-                producer.begin_transaction()
+                self.producers[name] = self.done(self.open(request))
+            case "begin" | "commit" | "abort" as op:
+                self.done(getattr(producer, f"{op}_transaction")())
             case "send":
-                self.send(producer, request["records"])
-            case "commit":
-                producer.commit_transaction(CALL_S)
-            case "abort":
-                producer.abort_transaction(CALL_S)
+                self.done(self.send(producer, request["records"]))
             case "close":
-                del self.producers[request["producer"]]
+                self.done(self.close(self.producers.pop(name)))
             case "read":
-                return {"records": self.read(request)}
+                return {"records": self.done(self.read(request))}
             case "process":
-                return self.process(request)
+                return {"is_held": self.done(self.process(request))}
             case "commit_when_gone":
-                self.commit_when_gone(producer, request)
+                self.done(self.commit_when_gone(producer, request))
         return {}
 
+    def done(self, result: Any) -> Any:
+        """A result, waited for where the library has coroutines."""
+        return result
+
+    @abstractmethod
+    def open(self, request: Request) -> Any: ...
+
+    @abstractmethod
+    def send(self, producer: Any, records: list[list[Any]]) -> Any: ...
+
+    @abstractmethod
+    def close(self, producer: Any) -> Any: ...
+
+    @abstractmethod
+    def read(self, request: Request) -> Any: ...
+
+    @abstractmethod
+    def process(self, request: Request) -> Any:
+        """Whether the last transaction is held."""
+
+    def commit_when_gone(self, producer: Any, request: Request) -> None:
+        raise AssertionError("the library does not hand on which member its offsets are from")
+
+
+class Confluent(Home):
     def open(self, request: Request) -> Any:
         import confluent_kafka
 
@@ -101,6 +131,9 @@ class Confluent:
         assert producer.flush(CALL_S) == 0
         if errors:
             raise confluent_kafka.KafkaException(errors[0])
+
+    def close(self, producer: Any) -> None:
+        """It has no such call."""
 
     def consumer(self, request: Request) -> Any:
         import confluent_kafka
@@ -140,7 +173,7 @@ class Confluent:
                         records.append([message.partition(), message.offset(), value])
         return records
 
-    def process(self, request: Request) -> Answer:
+    def process(self, request: Request) -> bool:
         import confluent_kafka
 
         producer, consumer = self.open(request), self.consumer(request)
@@ -160,17 +193,17 @@ class Confluent:
             producer.send_offsets_to_transaction(places, consumer.consumer_group_metadata(), CALL_S)
             if number == request["hold_after"]:
                 self.producers["held"] = producer, consumer
-                return {"is_held": True}
+                return True
             if request["abort_every"] and number % request["abort_every"] == 0:
-                producer.abort_transaction(CALL_S)
+                producer.abort_transaction()
                 starts = {one.partition(): one.offset() for one in reversed(polled)}
                 for start in starts.items():
                     consumer.seek(confluent_kafka.TopicPartition(request["topic"], *start))
             else:
-                producer.commit_transaction(CALL_S)
+                producer.commit_transaction()
                 finished |= {partition for partition, value in values if value == request["until"]}
         consumer.close()
-        return {"transactions": number}
+        return False
 
     def commit_when_gone(self, producer: Any, request: Request) -> None:
         import confluent_kafka
@@ -187,33 +220,7 @@ class Confluent:
         producer.send_offsets_to_transaction([place], metadata, CALL_S)
 
 
-class KafkaPython:
-    def __init__(self) -> None:
-        self.producers: dict[str, Any] = {}
-
-    def answer(self, request: Request) -> Answer:
-        producer = self.producers.get(request.get("producer", ""))
-        match request["op"]:
-            case "open":
-                self.producers[request["producer"]] = self.open(request)
-            case "begin":
-                producer.begin_transaction()
-            case "send":
-                self.send(producer, request["records"])
-            case "commit":
-                producer.commit_transaction()
-            case "abort":
-                producer.abort_transaction()
-            case "close":
-                self.producers.pop(request["producer"]).close(timeout=0)
-            case "read":
-                return {"records": self.read(request)}
-            case "process":
-                return self.process(request)
-            case "commit_when_gone":
-                self.commit_when_gone(producer, request)
-        return {}
-
+class KafkaPython(Home):
     def open(self, request: Request) -> Any:
         import kafka
 
@@ -231,6 +238,9 @@ class KafkaPython:
         producer.flush(CALL_S)
         for one in sent:
             one.get(CALL_S)
+
+    def close(self, producer: Any) -> None:
+        producer.close(timeout=0)
 
     def consumer(self, request: Request) -> Any:
         import kafka
@@ -265,7 +275,7 @@ class KafkaPython:
                             records.append([message.partition, message.offset, value])
         return records
 
-    def process(self, request: Request) -> Answer:
+    def process(self, request: Request) -> bool:
         import kafka
 
         producer, consumer = self.open(request), self.consumer(request)
@@ -285,7 +295,7 @@ class KafkaPython:
             producer.send_offsets_to_transaction(ends, consumer.group_metadata())
             if number == request["hold_after"]:
                 self.producers["held"] = producer, consumer
-                return {"is_held": True}
+                return True
             if request["abort_every"] and number % request["abort_every"] == 0:
                 producer.abort_transaction()
                 for place, messages in polled.items():
@@ -295,7 +305,7 @@ class KafkaPython:
                 finished |= {partition for partition, value in values if value == request["until"]}
         consumer.close(autocommit=False)
         producer.close()
-        return {"transactions": number}
+        return False
 
     def commit_when_gone(self, producer: Any, request: Request) -> None:
         import kafka
@@ -313,37 +323,16 @@ class KafkaPython:
         producer.send_offsets_to_transaction(ends, metadata)
 
 
-class Aiokafka:
-    """Does not hand on which member its offsets are from."""
+class Aiokafka(Home):
+    """All in one event loop."""
 
     def __init__(self) -> None:
-        self.producers: dict[str, Any] = {}
+        super().__init__()
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
 
-    def answer(self, request: Request) -> Answer:
-        return asyncio.run_coroutine_threadsafe(self.answered(request), self.loop).result()
-
-    async def answered(self, request: Request) -> Answer:
-        producer = self.producers.get(request.get("producer", ""))
-        match request["op"]:
-            case "open":
-                self.producers[request["producer"]] = await self.open(request)
-            case "begin":
-                await producer.begin_transaction()
-            case "send":
-                await self.send(producer, request["records"])
-            case "commit":
-                await producer.commit_transaction()
-            case "abort":
-                await producer.abort_transaction()
-            case "close":
-                await self.producers.pop(request["producer"]).stop()
-            case "read":
-                return {"records": await self.read(request)}
-            case "process":
-                return await self.process(request)
-        return {}
+    def done(self, result: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(result, self.loop).result()
 
     async def open(self, request: Request) -> Any:
         import aiokafka
@@ -362,6 +351,9 @@ class Aiokafka:
         ]
         for one in sent:
             await one
+
+    async def close(self, producer: Any) -> None:
+        await producer.stop()
 
     async def consumer(self, request: Request) -> Any:
         import aiokafka
@@ -403,7 +395,7 @@ class Aiokafka:
         await consumer.stop()
         return records
 
-    async def process(self, request: Request) -> Answer:
+    async def process(self, request: Request) -> bool:
         producer, consumer = await self.open(request), await self.consumer(request)
         finished: set[int] = set()
         number = 0
@@ -419,8 +411,8 @@ class Aiokafka:
             ends = {place: messages[-1].offset + 1 for place, messages in polled.items()}
             await producer.send_offsets_to_transaction(ends, request["group"])
             if number == request["hold_after"]:
-                self.producers[str(uuid.uuid4())] = producer, consumer
-                return {"is_held": True}
+                self.producers["held"] = producer, consumer
+                return True
             if request["abort_every"] and number % request["abort_every"] == 0:
                 await producer.abort_transaction()
                 for place, messages in polled.items():
@@ -430,10 +422,10 @@ class Aiokafka:
                 finished |= {partition for partition, value in values if value == request["until"]}
         await consumer.stop()
         await producer.stop()
-        return {"transactions": number}
+        return False
 
 
-LIBRARIES = {"confluent-kafka": Confluent, "kafka-python": KafkaPython, "aiokafka": Aiokafka}
+LIBRARIES: dict[str, type[Home]] = {"confluent-kafka": Confluent, "kafka-python": KafkaPython, "aiokafka": Aiokafka}
 
 
 def main() -> None:
@@ -441,14 +433,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     home = LIBRARIES[sys.argv[1]]()
 
-    def work(request: Request) -> None:
-        try:
-            write(request, home.answer(request))
-        except Exception as failed:
-            write(request, failure_of(failed))
-
     for line in sys.stdin:
-        threading.Thread(target=work, args=(json.loads(line),), daemon=True).start()
+        threading.Thread(target=home.work, args=(json.loads(line),), daemon=True).start()
 
 
 if __name__ == "__main__":

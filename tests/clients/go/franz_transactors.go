@@ -103,7 +103,7 @@ func (l franzTransactors) read(r *transactRequest) ([]foundRecord, error) {
 	return records, nil
 }
 
-func (l franzTransactors) process(r *transactRequest) (int, error) {
+func (l franzTransactors) process(r *transactRequest) (bool, error) {
 	options := append(l.options(r),
 		kgo.ConsumerGroup(r.Group),
 		kgo.ConsumeTopics(r.Topic),
@@ -117,7 +117,7 @@ func (l franzTransactors) process(r *transactRequest) (int, error) {
 	}
 	session, err := kgo.NewGroupTransactSession(options...)
 	if err != nil {
-		return 0, err
+		return false, err
 	}
 	ctx, cancel := soon()
 	defer cancel()
@@ -125,7 +125,7 @@ func (l franzTransactors) process(r *transactRequest) (int, error) {
 	for len(finished) < r.Partitions {
 		fetches := session.PollRecords(ctx, r.Batch)
 		if err = fetches.Err(); err != nil {
-			return 0, err
+			return false, err
 		}
 		polled := fetches.Records()
 		if len(polled) == 0 {
@@ -133,7 +133,7 @@ func (l franzTransactors) process(r *transactRequest) (int, error) {
 		}
 		number++
 		if err = session.Begin(); err != nil {
-			return 0, err
+			return false, err
 		}
 		sent, ending := []*kgo.Record{}, []int32{}
 		for _, one := range polled {
@@ -143,15 +143,15 @@ func (l franzTransactors) process(r *transactRequest) (int, error) {
 			}
 		}
 		if err = session.ProduceSync(ctx, sent...).FirstErr(); err != nil {
-			return 0, err
+			return false, err
 		}
 		if number == r.HoldAfter {
-			return -1, nil
+			return true, nil
 		}
 		wanted := r.AbortEvery == 0 || number%r.AbortEvery != 0
 		committed, err := session.End(ctx, kgo.TransactionEndTry(wanted))
 		if err != nil {
-			return 0, err
+			return false, err
 		}
 		if committed {
 			for _, partition := range ending {
@@ -160,7 +160,7 @@ func (l franzTransactors) process(r *transactRequest) (int, error) {
 		}
 	}
 	session.Close()
-	return number, nil
+	return false, nil
 }
 
 func (franzTransactors) commitWhenGone(*transactRequest, transactor) error {

@@ -185,10 +185,10 @@ func (p *saramaProcessor) work(session sarama.ConsumerGroupSession, chunk []*sar
 	return false
 }
 
-func (l saramaTransactors) process(r *transactRequest) (int, error) {
+func (l saramaTransactors) process(r *transactRequest) (bool, error) {
 	opened, err := l.open(r)
 	if err != nil {
-		return 0, err
+		return false, err
 	}
 	config := transactConfig(r)
 	config.Consumer.Group.Session.Timeout = ms(r.SessionTimeoutMs)
@@ -196,7 +196,7 @@ func (l saramaTransactors) process(r *transactRequest) (int, error) {
 	config.Consumer.Group.Rebalance.Timeout = 10 * time.Second
 	group, err := sarama.NewConsumerGroup([]string{r.Bootstrap}, r.Group, config)
 	if err != nil {
-		return 0, err
+		return false, err
 	}
 	go func() {
 		for range group.Errors() {
@@ -207,19 +207,19 @@ func (l saramaTransactors) process(r *transactRequest) (int, error) {
 	p := &saramaProcessor{request: r, producer: opened.(saramaTransactor), stop: cancel, finished: map[int32]bool{}}
 	for ctx.Err() == nil {
 		if err = group.Consume(ctx, []string{r.Topic}, p); err != nil && ctx.Err() == nil {
-			return 0, err
+			return false, err
 		}
 	}
 	if p.err != nil {
-		return 0, p.err
+		return false, p.err
 	}
 	if p.number == r.HoldAfter {
-		return -1, nil
+		return true, nil
 	}
 	if err = group.Close(); err != nil {
-		return 0, err
+		return false, err
 	}
-	return p.number, p.producer.close()
+	return false, p.producer.close()
 }
 
 // firstOfSession notes what a member may say of itself, and the first message of each claim.

@@ -60,8 +60,8 @@ type transactor interface {
 type transactLibrary interface {
 	open(r *transactRequest) (transactor, error)
 	read(r *transactRequest) ([]foundRecord, error)
-	// process returns the number of transactions, -1 when the last one is held.
-	process(r *transactRequest) (int, error)
+	// process returns whether the last transaction is held.
+	process(r *transactRequest) (bool, error)
 	commitWhenGone(r *transactRequest, with transactor) error
 }
 
@@ -94,8 +94,8 @@ func (h *transactHome) handle(r *transactRequest) (answer, error) {
 		records, err := h.library.read(r)
 		return answer{"records": records}, err
 	case "process":
-		number, err := h.library.process(r)
-		return answer{"transactions": number, "is_held": number < 0}, err
+		isHeld, err := h.library.process(r)
+		return answer{"is_held": isHeld}, err
 	case "commit_when_gone":
 		return answer{}, h.library.commitWhenGone(r, one)
 	}

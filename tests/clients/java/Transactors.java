@@ -193,7 +193,7 @@ public final class Transactors {
         }
         consumer.close();
         producer.close();
-        answer.put("transactions", number);
+        answer.put("is_held", false);
     }
 
     private static void commitWhenGone(KafkaProducer<String, String> producer, JsonNode request) {

@@ -133,7 +133,7 @@ async function process_(given) {
   if (isHeld) return { is_held: true };
   await consumer.disconnect();
   await producer.disconnect();
-  return { transactions: number };
+  return { is_held: false };
 }
 
 async function answer(given) {
