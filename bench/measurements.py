@@ -37,6 +37,7 @@ KINDS: Mapping[str, Kind] = {
     "consume live": Kind("Consume behind a producer at full speed", "records_per_s", "k records/s", 1e-3),
     "latency": Kind("End-to-end latency of an open loop", "p99_ms", "ms, p99", is_rate=False),
     "small producers": Kind("Many producers, one record a request", "requests_per_s", "k requests/s", 1e-3),
+    "transactions": Kind("Transactions, one producer", "records_per_s", "k records/s", 1e-3),
     "width": Kind("Parked consumers", "idle_cpu_percent", "% of a core, idle", is_rate=False),
     "sql": Kind("SQL over a topic", "records_per_s", "M records/s", 1e-6),
     "endurance": Kind("Endurance", "end_per_start", "rate at the end against the start"),

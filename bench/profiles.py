@@ -16,6 +16,7 @@ from bench.produce import Produce
 from bench.small_producers import SmallProducers
 from bench.sql import Sql
 from bench.systems import EMBEDDED, GIVEN
+from bench.transactions import Transactions
 from bench.turn import Workload
 from bench.width import Width
 
@@ -46,6 +47,7 @@ def tiny() -> Profile:
             (1, ConsumeLive(20_000)),
             (1, Latency(1_000, 1, 0.5)),
             (1, SmallProducers(1, connections=50)),
+            (1, Transactions(20_000, 20)),
             (1, Width(100, 50, 1)),
             (1, Sql(50_000)),
             (1, Endurance(3, 2, True, maximum_records=20_000)),
@@ -63,6 +65,7 @@ def short() -> Profile:
             (1, ConsumeLive(500_000)),
             (1, Latency(1_000, 3, 1)),
             (1, SmallProducers(2)),
+            (1, Transactions(600_000)),
             (1, Width(400, 200, 2)),
             (1, Sql(500_000)),
         ]
@@ -100,6 +103,8 @@ def full() -> Profile:
         (3, Latency(10_000, 10)),
         (3, Latency(50_000, 10)),
         (3, SmallProducers(8)),
+        (3, Transactions(1_500_000)),
+        (3, Transactions(1_500_000, partitions=12)),
         (2, Width(2_000, 1_000, 10)),
         (1, Sql(10_000_000)),
     ]

@@ -48,6 +48,12 @@ COLUMNS: dict[str, Sequence[Column]] = {
         *_COSTS,
     ),
     "small producers": (*_PERCENTILES, *_COSTS, *_BYTES),
+    "transactions": (
+        Column("p50_ms", "commit p50 ms"),
+        Column("p99_ms", "commit p99 ms"),
+        *_COSTS,
+        *_BYTES,
+    ),
     "width": (
         Column("parked_cpu_percent_broker", "parked: broker %"),
         Column("parked_cpu_percent_PostgreSQL", "PostgreSQL %"),

@@ -85,6 +85,10 @@ TARGETS: Sequence[Target] = (
     Target(
         "p99 at 1k records/s, against Kafka with flush.messages=1", "latency", _always(3), _p99_against_flushing, False
     ),
+    Target(
+        "transactions of 100 ms, against Kafka with flush.messages=1", "transactions", _always(0.8), _against(FLUSHING)
+    ),
+    Target("transactions of 100 ms, against Kafka as shipped", "transactions", _always(0.8), _against(SHIPPED)),
     Target("small producers, against Kafka with flush.messages=1", "small producers", _always(1), _against(FLUSHING)),
     Target(
         "broker CPU for a 100 B record in, 64 kB batches, in us",
