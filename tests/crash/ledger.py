@@ -41,6 +41,29 @@ def total(log: Log, cut: Mapping[int, int]) -> int:
     return found
 
 
+def torn_orders(seen: Log, everything: Log, cut: Mapping[int, int]) -> list[str]:
+    """Orders of which one entry is below the cut of last stable offsets, and the other has no excuse.
+
+    An excuse is that the transaction that holds the other's partition back is not the order's own.
+    """
+    below: set[str] = set()
+    above: dict[str, tuple[int, str]] = {}
+    for partition, records in seen.items():
+        for offset, value in records:
+            entry = entry_of(value)
+            if offset < cut[partition]:
+                below ^= {entry.order}  # both are not of interest
+            else:
+                above[entry.order] = (partition, entry.attempt)
+    torn = []
+    for order in below & above.keys():
+        partition, attempt = above[order]
+        holding = [value for offset, value in everything[partition] if offset == cut[partition]]
+        if not holding or entry_of(holding[0]).attempt == attempt:
+            torn.append(order)
+    return torn
+
+
 @dataclass
 class Books:
     """One run's."""

@@ -20,7 +20,13 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 CALL_TIMEOUT_S = 20.0
-QUIET = {"log_level": 0, "error_cb": lambda error: None, "reconnect.backoff.max.ms": 200}
+CLIENT_SETTINGS = {
+    "log_level": 0,
+    "error_cb": lambda error: None,
+    "reconnect.backoff.max.ms": 200,
+    # librdkafka 2.16, when its only broker has been away twice, may begin anew with it and never come to an end.
+    "metadata.recovery.strategy": "none",
+}
 
 
 class Disliked(Exception):
@@ -38,7 +44,7 @@ class Teller:
                 "transactional.id": settings["transactional_id"],
                 "transaction.timeout.ms": settings["timeout_ms"],
                 "linger.ms": 2,
-                **QUIET,
+                **CLIENT_SETTINGS,
             }
         )
         more = {"group.instance.id": settings["instance_id"]} if settings["instance_id"] else {}
@@ -55,7 +61,7 @@ class Teller:
                 "isolation.level": "read_committed",
                 "fetch.wait.max.ms": 100,
                 **more,
-                **QUIET,
+                **CLIENT_SETTINGS,
             }
         )
 
