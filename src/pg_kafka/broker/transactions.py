@@ -440,22 +440,25 @@ class TransactionCoordinator:
 
     def _end(self, one: TransactionalId, records: Sequence[Record], ending: Ending) -> None:
         """Write what was decided, alone when more than one lane has to do with it, and carry it out."""
-        if ending.is_timeout or ending.by_operator:
-            log.warning(
-                "an operator has aborted a transaction" if ending.by_operator else "a transaction timed out",
-                extra={
-                    "transactional_id": one.id,
-                    "producer_id": ending.producer_id,
-                    "timeout_ms": one.machine.timeout_ms,
-                    "open_ms": self.now_ms() - one.machine.started_ms,
-                    "partitions": len(ending.partitions),
-                },
-            )
+        if ending.is_timeout:
+            log.warning("a transaction timed out", extra=self._about(one, ending))
+        elif ending.by_operator:
+            log.warning("an operator has aborted a transaction", extra=self._about(one, ending))
         one.issued += 1
         if records and len(self._lanes_of(one, ending)) > 1:
             self._store.write(one.id, records, partial(self._on_decided, one, ending))
         else:
             self._carry_out(one, records, ending)
+
+    def _about(self, one: TransactionalId, ending: Ending) -> dict[str, object]:
+        """Fields of a log line."""
+        return {
+            "transactional_id": one.id,
+            "producer_id": ending.producer_id,
+            "timeout_ms": one.machine.timeout_ms,
+            "open_ms": self.now_ms() - one.machine.started_ms,
+            "partitions": len(ending.partitions),
+        }
 
     def _on_decided(self, one: TransactionalId, ending: Ending, error: StorageError | None) -> None:
         if error is not None:
