@@ -52,6 +52,8 @@ log = logging.getLogger("pg_kafka.transactions")
 
 # Delays between attempts to load machines, or the partitions of an ending.
 RETRY_DELAYS_S = (0.0, 0.1, 0.5, 1.0, 2.0)
+# After so long without a failure the delays begin anew.
+SETTLED_MS = 10_000
 # Machines made before the event loop gets its turn.
 MACHINES_PER_TURN = 500
 
@@ -163,8 +165,11 @@ class TransactionCoordinator:
     async def _keep_loaded(self) -> None:
         """Load again whenever that is asked for, however often it takes."""
         attempt = 0
+        tried_ms = 0
         while True:
             await self._reload.wait()
+            if self.now_ms() - tried_ms > SETTLED_MS:
+                attempt = 0
             await asyncio.sleep(RETRY_DELAYS_S[min(attempt, len(RETRY_DELAYS_S) - 1)])
             self._reload.clear()
             try:
@@ -175,10 +180,10 @@ class TransactionCoordinator:
                 log.exception("transactional ids cannot be loaded")
             else:
                 log.warning("transactional ids are loaded again", extra={"transactional_ids": len(self._ids)})
-                attempt = 1
-                continue
             attempt += 1
-            self._reload.set()
+            tried_ms = self.now_ms()
+            if self.refusal is ErrorCode.COORDINATOR_LOAD_IN_PROGRESS:
+                self._reload.set()
 
     def _fail(self, reason: str, error: BaseException | None = None) -> None:
         """Memory and database may differ: throw all machines away and load again."""

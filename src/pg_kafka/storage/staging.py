@@ -14,6 +14,7 @@ from typing import Protocol
 
 from pg_kafka.coordinator import producer_state
 from pg_kafka.coordinator.producer_state import Accepted, Duplicate, SequencedBatch
+from pg_kafka.errors import StorageError
 from pg_kafka.storage.endings import Ending, MarkerAppend
 from pg_kafka.storage.journal import GroupPart, JournalQueue, not_written, writes_of
 from pg_kafka.storage.partition import Aborted, Append, AppendResult, Partition
@@ -154,7 +155,7 @@ class Staging:
             for item in self.journal.take(MAX_JOURNAL_BYTES):
                 if isinstance(item, Ending) and any(self._is_closed(partition) for partition, _ in item.markers):
                     # The topic may go, or stay after all: whoever ends the transaction has to look again.
-                    self.journal.finish(item, not_written("a topic is being deleted"))
+                    self._refuse(item, not_written("a topic is being deleted"))
                     continue
                 for write in writes_of(item):
                     transaction.groups.setdefault(write.owner, GroupPart(write.owner)).writes.append(write)
@@ -189,6 +190,13 @@ class Staging:
                 part = Part(partition)
                 transaction.checkpoints.append(part)
             part.checkpoint = self._checkpoint(partition, part.bytes, now_ms)
+
+    def _refuse(self, ending: Ending, error: StorageError) -> None:
+        """Answer the end of a transaction, and what has queued behind it and builds on it."""
+        self.journal.finish(ending, error)
+        for owner in {write.owner for write in ending.writes}:
+            for later in self.journal.take_owned(owner):
+                self.journal.finish(later, error)
 
     def _stage_markers(self, transaction: Transaction, ending: Ending) -> None:
         """Give the markers of a transaction their offsets."""
@@ -225,8 +233,7 @@ class Staging:
             verdict = producer_state.check(
                 window, epoch=batch.producer_epoch, base_sequence=batch.base_sequence, count=batch.count
             )
-            if window is None and not self._owner.takes_unknown(partition, batch):
-                message = "an earlier batch of this producer failed and has to be sent again first"
+            if window is None and (message := self._refuse_unknown(partition, append)):
                 self.answer(append, AppendResult(ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER, message=message))
                 return False
             if isinstance(verdict, Duplicate):
@@ -255,6 +262,14 @@ class Staging:
         part.appends.append(append)
         part.bytes += append.bytes
         return True
+
+    def _refuse_unknown(self, partition: Partition, append: Append) -> str | None:
+        """Why a producer that the partition does not know cannot begin with this batch."""
+        if append.begins_at_zero and append.batch.base_sequence:
+            return f"sequence number {append.batch.base_sequence} where 0 comes first, the producer is not known here"
+        if not self._owner.takes_unknown(partition, append.batch):
+            return "an earlier batch of this producer failed and has to be sent again first"
+        return None
 
     def _is_closed(self, partition: Partition) -> bool:
         return partition.is_closed or partition.topic.id in self.closed

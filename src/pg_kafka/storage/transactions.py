@@ -86,14 +86,14 @@ class TransactionStore:
     ) -> None:
         """Queue one step of a machine; all of it is written, or nothing.
 
-        `done` is called exactly once, never before this returns: with None after the commit, else with an error. A broker
-        that is stopped at once calls it no more.
+        `done` is called exactly once: with None after the commit, else with an error; at once when the write is refused,
+        so that nothing can be queued that builds on it. A broker that is stopped at once calls it no more.
         """
         write = JournalWrite(transactional_id, records, (), (), done, journal="transactions")
         reason = write.prepare()
         error = _refused(reason) if reason else self._lanes.write_journal(write)
         if error is not None:
-            asyncio.get_running_loop().call_soon(done, error)
+            done(error)
 
     async def end(self, lane: int, writes: Sequence[JournalWrite], markers: Sequence[Marker]) -> None:
         """Write one lane's part of the end of a transaction, whole; returns after the commit. Raises StorageError.
