@@ -10,7 +10,9 @@ turn a window into a JSON list for a checkpoint and back.
 | older epoch                                     | INVALID_PRODUCER_EPOCH        |
 | newer epoch, sequence 0 / other                 | Accepted / OUT_OF_ORDER_...   |
 | same epoch, next sequence / other               | Accepted / OUT_OF_ORDER_...   |
-| producer unknown                                | Accepted, at any sequence     |
+| producer unknown                                | Accepted, at any sequence (1) |
+
+(1) a batch of a transaction by Produce 12 and above must have sequence 0 then: the lane sees to that.
 """
 
 from __future__ import annotations

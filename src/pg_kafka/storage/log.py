@@ -496,12 +496,21 @@ class Log:
     # -- appending ---------------------------------------------------------------------------------------------------
 
     def append(
-        self, partition: Partition, batch: Batch, done: Callable[[AppendResult], None], *, timestamp_type: int
+        self,
+        partition: Partition,
+        batch: Batch,
+        done: Callable[[AppendResult], None],
+        *,
+        timestamp_type: int,
+        begins_at_zero: bool = False,
     ) -> None:
-        """Queue a batch for its lane. `done` is called once: after the commit, or with an error."""
+        """Queue a batch for its lane. `done` is called once: after the commit, or with an error.
+
+        With `begins_at_zero`, a producer that the partition does not know has to begin with sequence number 0.
+        """
         wanted = partition.topic.settings.codec
         codec = batch.codec if wanted is None else wanted
-        append = Append(partition, batch, done, timestamp_type, codec)
+        append = Append(partition, batch, done, timestamp_type, codec, begins_at_zero)
         if self._refusal is not None:
             if batch.producer_id >= 0:
                 self.awaits_again(

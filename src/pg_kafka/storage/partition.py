@@ -49,7 +49,7 @@ class AppendResult:
 class Append:
     """A batch on its way: queued, then part of a transaction, then answered through `done` exactly once."""
 
-    __slots__ = ("base_offset", "batch", "bytes", "codec", "done", "partition", "timestamp_type")
+    __slots__ = ("base_offset", "batch", "begins_at_zero", "bytes", "codec", "done", "partition", "timestamp_type")
 
     def __init__(
         self,
@@ -58,9 +58,11 @@ class Append:
         done: Callable[[AppendResult], None],
         timestamp_type: int,
         codec: int,
+        begins_at_zero: bool = False,
     ) -> None:
         self.partition = partition
         self.batch = batch
+        self.begins_at_zero = begins_at_zero
         self.done = done
         self.timestamp_type = timestamp_type
         self.codec = codec

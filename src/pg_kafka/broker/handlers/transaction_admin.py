@@ -218,7 +218,7 @@ async def write_txn_markers(ctx: Context, request: WriteTxnMarkersRequest) -> Wr
     Versions  1-2. 1 is flexible, 2 tells the version of the transaction.
     Rules     - an unknown topic or partition is UNKNOWN_TOPIC_OR_PARTITION
               - an epoch below the producer's in the partition is INVALID_PRODUCER_EPOCH, of transactions of version 2
-                also the same epoch
+                also the same epoch; a producer id below 0 is INVALID_REQUEST
               - each partition answers for itself, when its marker is committed
     """
     return WriteTxnMarkersResponse(markers=[await _write(ctx, marker) for marker in request.markers])
@@ -232,6 +232,8 @@ async def _write(ctx: Context, asked: WritableTxnMarker) -> WritableTxnMarkerRes
     for key, partition in zip(keys, await find_loaded(ctx.broker.topics, log, keys), strict=True):
         if isinstance(partition, PartitionError):
             codes[key] = partition.code
+        elif asked.producer_id < 0:
+            codes[key] = int(ErrorCode.INVALID_REQUEST)
         elif _is_old(partition, asked):
             codes[key] = int(ErrorCode.INVALID_PRODUCER_EPOCH)
         else:
@@ -266,7 +268,7 @@ async def _write(ctx: Context, asked: WritableTxnMarker) -> WritableTxnMarkerRes
 
 def _is_old(partition: Partition, asked: WritableTxnMarker) -> bool:
     window = partition.producers.get(asked.producer_id)
-    least = -1 if window is None else window.epoch + (asked.transaction_version >= _BUMPS_EPOCH)
+    least = 0 if window is None else window.epoch + (asked.transaction_version >= _BUMPS_EPOCH)
     return asked.producer_epoch < least
 
 

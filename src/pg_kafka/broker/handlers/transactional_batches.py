@@ -7,6 +7,7 @@ from typing import Any
 
 from pg_kafka.broker.context import Context
 from pg_kafka.coordinator.transaction_steps import TopicPartition
+from pg_kafka.coordinator.transactions import PRODUCE_REGISTERS
 from pg_kafka.storage.partition import AppendResult, Partition
 from pg_kafka.wire._records import Batch
 from pg_kafka.wire.error_codes import ErrorCode
@@ -31,12 +32,16 @@ def append(
     """Queue the transactional batches of one request, each with what is called with its result.
 
     Without a transactional id they are TRANSACTIONAL_ID_AUTHORIZATION_FAILED, with several producers
-    INVALID_PRODUCER_ID_MAPPING; otherwise the transaction says which ones it takes.
+    INVALID_PRODUCER_ID_MAPPING, with an empty transactional id INVALID_REQUEST; otherwise the transaction says which
+    ones it takes. As in Kafka, a producer that begins its transactions by Produce (version 12) has to begin with sequence
+    number 0 where the partition does not know it: its epoch is new with each transaction.
     """
     producers = {(batch.producer_id, batch.producer_epoch) for _, batch, _ in batches}
     if transactional_id is None:
         message = "a transactional batch needs a transactional id in the request"
         _refuse_all(batches, AppendResult(ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, message=message))
+    elif not transactional_id:
+        _refuse_all(batches, AppendResult(ErrorCode.INVALID_REQUEST, message="the transactional id is empty"))
     elif len(producers) > 1:
         message = "the transactional batches are of several producers"
         _refuse_all(batches, AppendResult(ErrorCode.INVALID_PRODUCER_ID_MAPPING, message=message))
@@ -56,11 +61,13 @@ def _append(
     ctx: Context, batches: Sequence[tuple[Partition, Batch, Any]], refused: Mapping[TopicPartition, int]
 ) -> None:
     log = ctx.broker.log
+    begins_at_zero = ctx.version >= PRODUCE_REGISTERS
     for partition, batch, done in batches:
         topic = partition.topic
         code = refused.get((topic.id, partition.index))
         if not code:
-            log.append(partition, batch, done, timestamp_type=topic.settings.timestamp_type)
+            timestamp_type = topic.settings.timestamp_type
+            log.append(partition, batch, done, timestamp_type=timestamp_type, begins_at_zero=begins_at_zero)
             continue
         if code in _ASKED_AGAIN:
             log.awaits_again(topic.id, partition.index, batch.producer_id, batch.producer_epoch, batch.base_sequence)
