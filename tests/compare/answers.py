@@ -33,6 +33,7 @@ _IDENTITIES = (
     "batch_index",
     "topic_id",
     "group_id",
+    "transactional_id",
 )
 
 
@@ -58,6 +59,8 @@ _OF_THE_PLACE: Mapping[str, Callable[[Any], Any]] = {
     "leader_epoch": _at_least_zero("epoch"),
     "epoch": _at_least_zero("epoch"),
     "log_append_time_ms": _at_least_zero("time"),
+    "transaction_start_time_ms": _at_least_zero("time"),
+    "last_timestamp": _at_least_zero("time"),
     "error_message": _is_there("text"),
     "batch_index_error_message": _is_there("text"),
     "documentation": _is_there("text"),
@@ -140,10 +143,15 @@ def _described(records: Any) -> Any:
             break
         batch = DefaultRecordBatch(data[position:end])
         for record in batch:
+            value = record.value
+            if batch.is_control_batch:  # version, and the coordinator's epoch
+                value = (value or b"")[:2] + b"<epoch>"
             shown[f"record{record.offset}"] = (
-                f"key {record.key!r} value {record.value!r} headers {record.headers} timestamp {record.timestamp}"
+                f"key {record.key!r} value {value!r} headers {record.headers}"
+                f" timestamp {'<time>' if batch.is_control_batch else record.timestamp}"
                 f" type {record.timestamp_type} codec {batch.compression_type} transactional {batch.is_transactional}"
                 f" control {batch.is_control_batch} producer {_at_least_zero('id')(batch.producer_id)}"
+                f" epoch {batch.producer_epoch}"
             )
         position = end
     return shown

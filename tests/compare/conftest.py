@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from tests.broker.conftest import serving
 from tests.broker.rawclient import RawClient
-from tests.compare import cases_admin, cases_bytes, cases_groups, cases_log
+from tests.compare import cases_admin, cases_bytes, cases_groups, cases_log, cases_transaction_log, cases_transactions
 from tests.compare.answers import differences, field_of, flattened
 from tests.compare.scene import READY_S, Case, Scene, Side
 from tests.kafka_reference import HOST, ApacheKafka, ToolMissing
@@ -21,13 +21,15 @@ from pg_kafka.wire.messages.find_coordinator_request import FindCoordinatorReque
 
 FIND_COORDINATOR = 10
 
-assert cases_admin and cases_bytes and cases_groups and cases_log  # importing them fills the table
+# Importing them fills the table.
+assert cases_admin and cases_bytes and cases_groups and cases_log and cases_transaction_log and cases_transactions
 
 # Records of the cases are old: the check that would remove them never comes. Internal topics small.
 KAFKA_SETTINGS = {
     "log.initial.task.delay.ms": "86400000",
     "offsets.topic.num.partitions": "1",
     "transaction.state.log.num.partitions": "1",
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": "50",
     "share.coordinator.state.topic.num.partitions": "1",
 }
 
@@ -67,12 +69,13 @@ async def scene(side: Side, case: Case, version: int) -> AsyncIterator[Scene]:
         yield Scene(side, case.name, case.api_key, version, client)
 
 
-async def groups_are_served(side: Side) -> None:
-    """Apache Kafka makes the topic of its groups when a coordinator is first asked for, and serves none before."""
-    request = FindCoordinatorRequest(key="first", key_type=0)
+async def coordinators_are_there(side: Side) -> None:
+    """Apache Kafka makes the topics of groups and transactions when a coordinator is first asked for, not before."""
     async with await RawClient.connect(side.address) as client, asyncio.timeout(READY_S):
-        while (await client.call(request, FIND_COORDINATOR, 3)).error_code:  # noqa: ASYNC110 - nothing tells us
-            await asyncio.sleep(0.05)
+        for key_type in (0, 1):
+            request = FindCoordinatorRequest(key="first", key_type=key_type)
+            while (await client.call(request, FIND_COORDINATOR, 3)).error_code:  # noqa: ASYNC110 - nothing tells us
+                await asyncio.sleep(0.05)
 
 
 async def seen_on(side: Side, case: Case, version: int) -> dict[str, str]:
@@ -89,7 +92,7 @@ def compared(sides: tuple[Side, Side]) -> Callable[[Case], Awaitable[Seen]]:
 
     async def compare(case: Case) -> Seen:
         if not known:
-            await groups_are_served(sides[0])
+            await coordinators_are_there(sides[0])
         if case.name not in known:
             found: Seen = {}
             for version in case.versions:
