@@ -46,6 +46,7 @@ class Connection(asyncio.Protocol):
         self._server = server
         self._broker = broker
         self._budget = budget
+        self._freed_memory = server.freed_memory
         self._loop = asyncio.get_running_loop()
         config = broker.config
         self._max_request_bytes = config.connection_request_bytes
@@ -97,6 +98,7 @@ class Connection(asyncio.Protocol):
         if self.is_closed:
             return
         self.last_active = self._loop.time()
+        self._freed_memory.moved_bytes += len(data)
         had_partial = self._splitter.buffered_bytes > 0
         try:
             frames = self._splitter.feed(data)
@@ -357,6 +359,7 @@ class Connection(asyncio.Protocol):
             unwritten += parts
             new_bytes += sum(map(len, parts))
         if new_bytes:
+            self._freed_memory.moved_bytes += new_bytes
             if not is_due:
                 self._server.write_soon(self)
             if new_bytes >= WRITE_NOW_BYTES:

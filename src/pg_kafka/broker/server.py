@@ -18,6 +18,7 @@ from typing import Any
 from pg_kafka.broker.budget import RESERVE_BYTES, RequestBudget
 from pg_kafka.broker.connection import Connection
 from pg_kafka.broker.context import Broker
+from pg_kafka.broker.freed_memory import FreedMemory
 from pg_kafka.errors import FatalError
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class Server:
         self._emptied: asyncio.Event | None = None
         self._loop = asyncio.get_running_loop()
         self._unwritten: list[Connection] = []
+        self.freed_memory = FreedMemory(broker.decode_pool)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -83,6 +85,7 @@ class Server:
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
             raise FatalError(f"cannot listen on {listen}: {reason}") from error
         self._schedule_idle_check()
+        self.freed_memory.start()
 
     async def stop(self, deadline_s: float) -> None:
         """Accept nothing new, finish what is in progress within `deadline_s`, then cut what is left."""
@@ -91,6 +94,7 @@ class Server:
         for timer in (self._idle_timer, self._budget_timer):
             if timer is not None:
                 timer.cancel()
+        self.freed_memory.stop()
         self._emptied = asyncio.Event()
         for connection in list(self._connections):
             connection.drain()
