@@ -51,6 +51,23 @@ def test_commit_is_shown_when_it_is_confirmed() -> None:
     assert (len(offsets), list(offsets.items())) == (1, [((1, 0), committed())])
 
 
+def test_commit_that_has_waited_gives_way_to_a_later_one() -> None:
+    offsets = GroupOffsets({(1, 0): committed(at_ms=10)})
+    assert offsets.is_news((1, 1), committed(at_ms=5))
+    assert [offsets.is_news((1, 0), committed(at_ms=at_ms)) for at_ms in (9, 10, 11)] == [False, True, True]
+    later, latest = {(1, 0): committed(at_ms=20)}, {(1, 0): committed(at_ms=30)}
+    offsets.stage(later)
+    assert not offsets.is_news((1, 0), committed(at_ms=19))
+    offsets.stage(latest)
+    offsets.confirm(later)
+    assert not offsets.is_news((1, 0), committed(at_ms=29))
+    offsets.stage({(1, 0): None})
+    assert offsets.is_news((1, 0), committed(at_ms=1))  # it was deleted since
+    offsets.confirm(latest)
+    offsets.confirm({(1, 0): None})
+    assert offsets.is_news((1, 0), committed(at_ms=1))
+
+
 def test_deletion_takes_what_is_committed_meanwhile() -> None:
     offsets = GroupOffsets({(1, 0): committed()})
     later = {(1, 1): committed()}

@@ -54,6 +54,8 @@ log = logging.getLogger("pg_kafka.transactions")
 RETRY_DELAYS_S = (0.0, 0.1, 0.5, 1.0, 2.0)
 # After so long without a failure the delays begin anew.
 SETTLED_MS = 10_000
+# Between looks at what nothing tells of: whether a topic that is being deleted is gone.
+LOOK_AGAIN_S = 0.02
 # Machines made before the event loop gets its turn.
 MACHINES_PER_TURN = 500
 
@@ -152,8 +154,16 @@ class TransactionCoordinator:
                 self._pending.add(one.id, offset.group, (offset.topic_id, offset.partition))
         now_ms = self.now_ms()
         for one in list(found.values()):
-            if self.refusal is ErrorCode.NONE:
-                self._run(one, one.machine.restart, now_ms)
+            steps = [partial(one.machine.forget_topic, topic_id) for topic_id in self._gone(one.machine)]
+            for step in (*steps, partial(one.machine.restart, now_ms)):
+                if self.refusal is not ErrorCode.NONE:
+                    return
+                self._run(one, step)
+
+    def _gone(self, machine: Transaction) -> set[int]:
+        """Topics of an open transaction that were deleted."""
+        named = {topic_id for topic_id, _ in machine.partitions} | {one.topic_id for one in machine.pending.values()}
+        return named - self._topics.by_id.keys() - self._topics.leaving
 
     async def _end_tasks(self) -> None:
         tasks = list(self._tasks)
@@ -498,6 +508,8 @@ class TransactionCoordinator:
             await self._groups.loaded()
             await self._persistently(partial(self._log.load_for_markers, self._markers(ending)))
             pairs = self._loaded(ending)
+            if pairs is None:
+                await asyncio.sleep(LOOK_AGAIN_S)
         self._queue(one, records, ending, pairs)
 
     async def _persistently(self, ask: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
@@ -516,9 +528,11 @@ class TransactionCoordinator:
         return [Marker(*place, *producer, ending.commit, self._log.epoch) for place in ending.partitions]
 
     def _loaded(self, ending: Ending) -> Pairs | None:
-        """The markers with their partitions, without those of topics that are gone; None when something has to be loaded."""
+        """The markers with their partitions, without those of topics that are gone; None when there is something to wait for."""
         if self._groups.refusal and ending.offsets:
             return None
+        if any(topic_id in self._topics.leaving for topic_id, _ in ending.partitions):
+            return None  # the deletion may fail
         pairs = []
         for marker in self._markers(ending):
             topic = self._topics.by_id.get(marker.topic_id)

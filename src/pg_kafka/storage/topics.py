@@ -63,6 +63,7 @@ class Topics:
         self.on_views_wanted: Callable[[], None] = _no_one
         self.on_listed: Callable[[Topic], None] = _ignore
         self.on_unlisted: Callable[[Topic], None] = _ignore
+        self.leaving: set[int] = set()  # being deleted: out of the catalogue, and back in it when that fails
         self._changing = asyncio.Lock()
 
     async def load(self) -> None:
@@ -120,6 +121,7 @@ class Topics:
         """Hide topics at once; their lanes finish what is under way first. Raises StorageError."""
         async with self._changing:
             alive = [topic for topic in topics if topic.id in self.by_id]
+            self.leaving.update(topic.id for topic in alive)
             for topic in alive:
                 self._drop(topic)
             try:
@@ -131,6 +133,8 @@ class Topics:
                     self._put(topic)
                 self.reopen_partitions(alive)
                 raise
+            finally:
+                self.leaving.clear()
         self.on_views_wanted()
 
     async def grow(self, topic: Topic, partitions: int) -> Topic:

@@ -1,0 +1,31 @@
+"""Commits of offsets that wait for transactions."""
+
+from __future__ import annotations
+
+from pg_kafka.broker.pending_offsets import PendingOffsets
+
+
+def test_offset_waits_until_no_transaction_has_it() -> None:
+    pending = PendingOffsets()
+    pending.add("a", "g", (1, 0))
+    pending.add("b", "g", (1, 0))
+    pending.add("b", "g", (1, 1))
+    assert "g" in pending
+    assert set(pending.of("g")) == {(1, 0), (1, 1)}
+    assert pending.ids("g", None) == {"a", "b"}
+    assert pending.ids("g", [(1, 1), (7, 7)]) == {"b"}
+    pending.remove("b", "g", (1, 0))
+    assert (1, 0) in pending.of("g")
+    pending.remove("a", "g", (1, 0))
+    assert set(pending.of("g")) == {(1, 1)}
+    pending.remove("a", "g", (1, 0))
+    pending.remove("b", "g", (1, 1))
+    assert "g" not in pending
+    assert list(pending.of("g")) == []
+
+
+def test_clear_forgets_all() -> None:
+    pending = PendingOffsets()
+    pending.add("a", "g", (1, 0))
+    pending.clear()
+    assert "g" not in pending
