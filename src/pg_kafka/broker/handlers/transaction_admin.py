@@ -99,7 +99,7 @@ async def describe_transactions(
 
     Versions  0.
     Rules     - an empty id is INVALID_REQUEST, one that is not there TRANSACTIONAL_ID_NOT_FOUND
-              - topics that are gone are left out
+              - topics that are gone are left out; what is shown is committed
     Not done  - partitions of `__consumer_offsets`, by which Kafka shows that offsets of some group are part of it
     """
     transactions = ctx.broker.transactions
@@ -113,7 +113,9 @@ async def describe_transactions(
         elif one is None or one.machine.is_blank:
             answers.append(_undescribed(transactional_id, ErrorCode.TRANSACTIONAL_ID_NOT_FOUND))
         else:
-            answers.append(_described(ctx, one.machine.describe()))
+            answer = _described(ctx, one.machine.describe())
+            code = await one.written()
+            answers.append(_undescribed(transactional_id, code) if code else answer)
     return described.DescribeTransactionsResponse(transaction_states=answers)
 
 
