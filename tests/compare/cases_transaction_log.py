@@ -16,6 +16,7 @@ from tests.broker.transactor import (
     WRITE_MARKERS,
     Transactor,
 )
+from tests.compare.answers import RECORDS_END_MS
 from tests.compare.cases_log import NOWHERE, looking_up, with_attributes
 from tests.compare.scene import Scene, case
 from tests.compare.transactional import STYLES, at_rest, begun, ended, wrong_identities
@@ -315,7 +316,7 @@ async def _(scene: Scene) -> Any:
             asked = [ListOffsetsPartition(partition_index=index, timestamp=timestamp) for index in range(4)]
             answer = await scene.ask(looking_up(topic, *asked, isolation_level=level))
             for one in answer.topics[0].partitions:
-                if one.timestamp > NOW_MS + 100:  # a marker's
+                if one.timestamp > RECORDS_END_MS:  # a marker's
                     one.timestamp = 0
             seen[f"level {level} at {timestamp}"] = answer
     return seen
