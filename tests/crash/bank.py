@@ -4,7 +4,7 @@
 
 Orders ("give 7 from account 3 to account 11") come steadily. Tellers of one group (two libraries, two with static members)
 take them and book each as two entries, of which each account's go to one partition, in a transaction with their offsets;
-some attempts they abort. Meanwhile
+some attempts they abort, and now and then an operator aborts one. Meanwhile
 
 - SQL says at any moment, of `kafka.messages` and of the topic's view, that the accounts have together what was paid in
 - so does a read_committed reader of the entries up to the last stable offsets, which it asks for again and again: where one
@@ -459,9 +459,21 @@ async def backend_killed(t: Trouble) -> None:
             os.kill(t.chance.choice(lanes), signal.SIGKILL)
 
 
+async def transaction_aborted(t: Trouble) -> None:
+    """By an operator; whoever has it open is fenced."""
+    assert t.system is not None
+    with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        for _ in range(50):
+            found = await t.system.fetch("SELECT transactional_id FROM kafka.transactions WHERE state = 'Ongoing'")
+            if found:
+                await t.system.fetch("SELECT kafka.abort_transaction($1)", t.chance.choice(found)[0])
+                return
+            await asyncio.sleep(0.02)
+
+
 Fault = Callable[[Trouble], Awaitable[None]]
 OF_TELLERS: tuple[Fault, ...] = (teller_killed, teller_abandoned)
-OF_BROKERS: tuple[Fault, ...] = (broker_killed, postgres_killed, backend_killed, both_killed)
+OF_BROKERS: tuple[Fault, ...] = (broker_killed, postgres_killed, backend_killed, both_killed, transaction_aborted)
 
 
 @dataclass
@@ -574,6 +586,12 @@ async def _compare_with_sql(bank: Bank, system: Given) -> None:
         "JOIN kafka.topics t ON t.id = m.topic_id WHERE t.name = $1 ORDER BY m.partition_id, m.partition_offset",
         bank.entries,
     )
+    left = await system.fetch(
+        "SELECT transactional_id FROM kafka.transactions WHERE age IS NOT NULL "
+        "UNION ALL SELECT transactional_id FROM kafka.pending_offsets"
+    )
+    if left:
+        bank.books.faults.append(f"open transactions or pending offsets are left, by SQL: {left[:5]}")
     by_sql: dict[int, list[tuple[int, str]]] = {index: [] for index in range(ENTRY_PARTITIONS)}
     for row in rows:
         by_sql[row["partition"]].append((row["at"], row["value"]))
