@@ -42,9 +42,11 @@ class ControlSession:
 
     async def fetch(self, sql: str, *arguments: Any) -> list[asyncpg.Record]:
         """Run one statement and commit it. Raises StorageError."""
+        statement = asyncio.create_task(self._run(sql, arguments), name="control statement")
+        statement.add_done_callback(_look_at)
         try:
             # COMMIT alone has no deadline: a client's deadline ends its wait, not the statement.
-            return await asyncio.wait_for(asyncio.shield(self._run(sql, arguments)), STATEMENT_TIMEOUT_S)
+            return await asyncio.wait_for(asyncio.shield(statement), STATEMENT_TIMEOUT_S)
         except TimeoutError:
             raise unavailable("the database did not answer in time") from None
 
@@ -83,6 +85,12 @@ class ControlSession:
         except TimeoutError:
             if self._session is not None:
                 self._session.drop()
+
+
+def _look_at(statement: asyncio.Task[list[asyncpg.Record]]) -> None:
+    """Whoever asked may be gone; then nobody else looks at what became of it."""
+    if not statement.cancelled():
+        statement.exception()
 
 
 async def _add_listener(session: Session, channel: str, on_notify: Callable[[], None]) -> None:

@@ -1,0 +1,27 @@
+"""The control session: what is left behind by those who do not wait for an answer."""
+
+import asyncio
+import gc
+from typing import Any
+
+import pytest
+from tests.storage.leader import leading
+
+from pg_kafka.errors import StorageError
+
+
+async def test_statement_that_fails_after_its_caller_has_gone_is_quiet(pg_dsn: str) -> None:
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    async with leading(pg_dsn) as leader:
+        asked = asyncio.create_task(leader.control.fetch("SELECT pg_sleep(0.2), 1 / 0"))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        assert (await leader.control.fetch("SELECT 1 AS one"))[0]["one"] == 1  # one at a time: the other is over
+        with pytest.raises(StorageError):
+            await leader.control.fetch("SELECT 1 / 0")
+        gc.collect()
+    assert not told
