@@ -55,6 +55,8 @@ QUIET_S = 90.0
 READ_UNCOMMITTED, READ_COMMITTED = 0, 1
 LIBRARIES = ("confluent-kafka", "java", "confluent-kafka", "java")
 TELLER_SOURCE = Path(__file__).with_name("Teller.java")
+# The last two: what asyncpg says of a connection that broke just then.
+PG_IS_AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 READER = {
     "group.id": "unused",
     "enable.auto.commit": False,
@@ -403,7 +405,7 @@ class Audits:
                             bank.books.faults.append(f"by SQL entries went from {entries} to {row['entries']}")
                         entries = row["entries"]
                         await asyncio.sleep(0.5 + entries / 50_000)
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):  # PostgreSQL is away
+            except PG_IS_AWAY:
                 await asyncio.sleep(0.2)
 
 
@@ -462,7 +464,7 @@ async def backend_killed(t: Trouble) -> None:
 async def transaction_aborted(t: Trouble) -> None:
     """By an operator; whoever has it open is fenced."""
     assert t.system is not None
-    with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+    with contextlib.suppress(*PG_IS_AWAY):
         for _ in range(50):
             found = await t.system.fetch("SELECT transactional_id FROM kafka.transactions WHERE state = 'Ongoing'")
             if found:
