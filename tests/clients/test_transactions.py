@@ -168,7 +168,7 @@ def play_zombies(stage: Stage, name: str) -> None:
         successor = stage.producer(program, transactional_id)
         with pytest.raises(Refused) as refused:
             act(zombie)
-        assert refused.value.name in library.fenced, act
+        assert refused.value.name in library.fenced, (act.__name__, refused.value)
         successor.transact(topic, [(0, f"{number}")])
         wanted.append(f"{number}")
     stage.mark(topic, 1, "end")

@@ -61,7 +61,9 @@ _FENCED = ("PRODUCER_FENCED", "INVALID_PRODUCER_EPOCH")
 LIBRARIES = {
     "java": Library("java", 2, _JAVA_FENCED, ("CommitFailedException",)),
     "java-3.9": Library("java-3.9", 1, _JAVA_FENCED, ("CommitFailedException",)),
-    "confluent-kafka": Library("confluent-kafka", 1, ("_FENCED",), ("ILLEGAL_GENERATION", "UNKNOWN_MEMBER_ID")),
+    "confluent-kafka": Library(
+        "confluent-kafka", 1, ("_FENCED", "INVALID_PRODUCER_EPOCH"), ("ILLEGAL_GENERATION", "UNKNOWN_MEMBER_ID")
+    ),
     "franz-go": Library("franz-go", 2, _FENCED),
     "franz-go-v1": Library("franz-go-v1", 1, _FENCED),
     "sarama": Library("sarama", 1, _FENCED, ("UNKNOWN_MEMBER_ID",)),
@@ -73,7 +75,9 @@ LIBRARIES = {
 }
 CONSUMERS = {
     "java-consumer": Library("java", 2, _JAVA_FENCED, ("CommitFailedException",), "consumer"),
-    "confluent-kafka-consumer": Library("confluent-kafka", 1, ("_FENCED",), ("UNKNOWN_MEMBER_ID",), "consumer"),
+    "confluent-kafka-consumer": Library(
+        "confluent-kafka", 1, ("_FENCED", "INVALID_PRODUCER_EPOCH"), ("UNKNOWN_MEMBER_ID",), "consumer"
+    ),
 }
 
 
