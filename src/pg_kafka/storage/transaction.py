@@ -29,7 +29,7 @@ COPY_PIECE_BYTES = 262_144
 GLOBAL_BLOCK = 1_048_576  # the increment of the sequence kafka.global_offsets
 _TRANSACTIONAL, _CONTROL = 0x10, 0x20  # attributes of a batch
 _KIND = _TRANSACTIONAL | _CONTROL
-_COPY_LINE = re.compile(r"\bCOPY log, line (\d+)")
+_COPY_LINE = re.compile(r"\bCOPY log(?:_\d+_\d+)?, line (\d+)")
 
 
 class Outcome(enum.Enum):
@@ -245,7 +245,7 @@ def copy_stream(parts: Iterable[Part]) -> Iterator[bytes]:
 
 
 def named_culprit(transaction: Transaction, error: asyncpg.PostgresError) -> Part | None:
-    """The part whose row the error names ("COPY log, line 7")."""
+    """The part whose row the error names ("COPY log_0_1, line 7")."""
     found = _COPY_LINE.search(getattr(error, "context", None) or "")
     if found is None:
         return None

@@ -42,10 +42,18 @@ async def copy(session: Session, transaction: Transaction, timeout_s: float | No
             statements.append(queries.render(GROUPS_SQL[f"copy_{name}"], **names))
             streams.append((data,))
     if transaction.parts:
-        statements.append(SQL["copy_log"])
+        statements.append(_copy_log(transaction))
         streams.append(copy_stream(transaction.parts.values()))
     if statements:
         await exchange.run(session, "; ".join(statements), streams, timeout_s)
+
+
+def _copy_log(transaction: Transaction) -> str:
+    """COPY straight into the segment's table when there is only one: routing through the root costs a sixth more."""
+    segments = {(extent.series, extent.segment) for p in transaction.parts.values() if (extent := p.first_extent)}
+    if len(segments) > 1:
+        return SQL["copy_log"]
+    return queries.render(SQL["copy_segment"], leaf=leaf_table(*segments.pop()))
 
 
 async def write_statements(session: Session, transaction: Transaction) -> None:

@@ -11,6 +11,10 @@ SELECT nextval('kafka.producer_ids');
 -- Through the root, which routes to all segments.
 COPY kafka.log FROM STDIN (FORMAT binary);
 
+-- name: copy_segment
+-- All rows are of one segment; the server checks that they are.
+COPY kafka.{leaf} FROM STDIN (FORMAT binary);
+
 -- name: insert_extents
 INSERT INTO kafka.extents (topic, partition, first_offset, series, segment)
 SELECT * FROM unnest($1::bigint[], $2::integer[], $3::bigint[], $4::bigint[], $5::integer[]);
