@@ -114,6 +114,10 @@ class DataFolder:
         user.give(path)
         return path
 
+    def spare_wal(self) -> Path:
+        """An empty folder for WAL files of a cluster that is being made."""
+        return Path(tempfile.mkdtemp(prefix="postgres.new-wal-", dir=self.path))
+
     def accept_cluster(self, new: Path) -> None:
         """Make a complete and flushed new cluster the cluster of this folder, durably."""
         new.rename(self.cluster)

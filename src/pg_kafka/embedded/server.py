@@ -26,7 +26,7 @@ from urllib.parse import quote
 
 import asyncpg
 
-from pg_kafka.embedded import binaries, settings, user
+from pg_kafka.embedded import binaries, settings, user, wal
 from pg_kafka.embedded.binaries import Binaries
 from pg_kafka.embedded.folder import DataFolder, append, flush_tree, replace
 from pg_kafka.embedded.postmaster import Postmaster, Status, read_status
@@ -158,8 +158,13 @@ class EmbeddedPostgres:
     async def _initialise(self, owner: ServerUser, programs: Binaries) -> None:
         """Make the cluster beside its place and move it there, so that an interrupted start leaves no half of one."""
         new = self._folder.new_cluster(owner)
+        spare = self._folder.spare_wal()
+        count = settings.kept_wal_bytes(self._folder.free_bytes()) // wal.FILE_BYTES - 1  # initdb makes one
+        writing = asyncio.ensure_future(asyncio.to_thread(wal.write, spare, count))
         try:
             await self._initdb(new, owner, programs)
+            if await writing:
+                wal.move(spare, new, owner)
             append(new / "postgresql.conf", settings.INCLUDE_SETTINGS)
             append(new / "pg_ident.conf", settings.INCLUDE_IDENT)
             os.truncate(new / "pg_hba.conf", 0)
@@ -170,6 +175,9 @@ class EmbeddedPostgres:
         except BaseException:
             shutil.rmtree(new, ignore_errors=True)
             raise
+        finally:
+            shutil.rmtree(spare, ignore_errors=True)
+            await asyncio.wait([writing])
 
     async def _initdb(self, new: Path, owner: ServerUser, programs: Binaries) -> None:
         arguments = [

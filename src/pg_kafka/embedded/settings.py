@@ -42,12 +42,23 @@ def ident(user_name: str) -> str:
     return f'# MAP      USER  ROLE\npg_kafka  "{quoted}"  {ROLE}\n'
 
 
+def wal_bytes(free_disk_bytes: int) -> int:
+    """WAL between two checkpoints.
+
+    Its files are written anew until there are that many, and used again from then on: a new one costs twice its bytes and a
+    stall. Log pages are written once, so more saves few full page images.
+    """
+    return min(max(free_disk_bytes // 8, 256 * _MIB), _GIB)
+
+
+def kept_wal_bytes(free_disk_bytes: int) -> int:
+    """What stays of that when little is written."""
+    return wal_bytes(free_disk_bytes) // 4
+
+
 def server(port: int, socket_folder: Path, memory_bytes: int, free_disk_bytes: int) -> str:
     """postgresql.pg_kafka.conf for a machine with this much memory and free disk."""
     buffers = min(max(memory_bytes // 8, 32 * _MIB), 256 * _MIB)
-    # WAL between two checkpoints. Its files are written anew until there are that many, and used again from then on: a
-    # new one costs twice its bytes and a stall. Log pages are written once, so more saves few full page images.
-    wal = min(max(free_disk_bytes // 8, 256 * _MIB), _GIB)
     quoted_socket_folder = '"' + str(socket_folder).replace('"', '""') + '"'
     values: dict[str, str | int] = {
         "listen_addresses": "127.0.0.1",
@@ -61,8 +72,8 @@ def server(port: int, socket_folder: Path, memory_bytes: int, free_disk_bytes: i
         "huge_pages": "try",
         "wal_level": "replica",
         "wal_buffers": "16MB",
-        "max_wal_size": f"{wal // _MIB}MB",
-        "min_wal_size": f"{wal // 4 // _MIB}MB",
+        "max_wal_size": f"{wal_bytes(free_disk_bytes) // _MIB}MB",
+        "min_wal_size": f"{kept_wal_bytes(free_disk_bytes) // _MIB}MB",
         "checkpoint_timeout": "15min",
         "checkpoint_completion_target": "0.9",
         "autovacuum": "on",
