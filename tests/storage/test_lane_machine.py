@@ -33,6 +33,7 @@ from pg_kafka.storage.janitor import Janitor
 from pg_kafka.storage.partition import AppendResult
 from pg_kafka.storage.sessions import CONNECTION_ERRORS, Fenced
 from pg_kafka.storage.topics import NewTopic, Topic
+from pg_kafka.wire._records import peek
 from pg_kafka.wire.error_codes import ErrorCode
 
 T = TypeVar("T")
@@ -83,6 +84,7 @@ class GroupModel:
     stored: int = 0  # the last that was acknowledged or loaded
     possible: set[int] = field(default_factory=set)  # larger ones of which nobody has said what became of them
     waiting: dict[int, asyncio.Future[StorageError | None]] = field(default_factory=dict)
+    informed: set[int] = field(default_factory=set)  # those that began when all earlier ones had their answers
 
 
 class LaneMachine(RuleBasedStateMachine):
@@ -136,6 +138,11 @@ class LaneMachine(RuleBasedStateMachine):
         try:
             return self.leader.send(await self.leader.partition(self.leader.topics.by_id[self.topic_id], index), wire)
         except StorageError as error:
+            head = peek(wire)
+            if head.producer_id >= 0:  # as Produce does
+                self.leader.log.awaits_again(
+                    self.topic_id, index, head.producer_id, head.producer_epoch, head.base_sequence
+                )
             answer: asyncio.Future[AppendResult] = self.loop.create_future()
             answer.set_result(AppendResult(error.code))
             return answer
@@ -174,6 +181,8 @@ class LaneMachine(RuleBasedStateMachine):
 
         store = GroupStore(self.leader.log, self.leader.control)
         store.write(f"{self.name}-{group}", [Record("classic", "", {"number": number})], (), (), done)
+        if all(earlier.done() for earlier in self.groups[group].waiting.values()):
+            self.groups[group].informed.add(number)
         self.groups[group].waiting[number] = answer
 
     async def settle_groups(self) -> None:
@@ -183,6 +192,7 @@ class LaneMachine(RuleBasedStateMachine):
             for number, answer in group.waiting.items():
                 error = await asyncio.wait_for(answer, 30)
                 assert error is None or error.retriable
+                has_failed = has_failed and number not in group.informed
                 assert error is not None or not has_failed, "a write overtook one that failed"
                 has_failed = error is not None
                 if error is None:
@@ -191,6 +201,7 @@ class LaneMachine(RuleBasedStateMachine):
                 elif self.leader.over.is_set():
                     group.possible.add(number)
             group.waiting.clear()
+            group.informed.clear()
 
     async def check_groups(self) -> None:
         store = GroupStore(self.leader.log, self.leader.control)
@@ -222,6 +233,7 @@ class LaneMachine(RuleBasedStateMachine):
                 else:
                     group.possible.add(number)
             group.waiting.clear()
+            group.informed.clear()
         for sent in self.all_sent():
             if sent.answer is not None:
                 if sent.answer.done():
