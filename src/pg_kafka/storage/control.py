@@ -45,8 +45,10 @@ class ControlSession:
         statement = asyncio.create_task(self._run(sql, arguments), name="control statement")
         statement.add_done_callback(_look_at)
         try:
-            # COMMIT alone has no deadline: a client's deadline ends its wait, not the statement.
-            return await asyncio.wait_for(asyncio.shield(statement), STATEMENT_TIMEOUT_S)
+            # COMMIT alone has no deadline: a client's deadline ends its wait, not the statement. Not wait_for: before
+            # Python 3.12 it forgets that its caller was cancelled when the statement ends in the same moment.
+            async with asyncio.timeout(STATEMENT_TIMEOUT_S):
+                return await asyncio.shield(statement)
         except TimeoutError:
             raise unavailable("the database did not answer in time") from None
 
