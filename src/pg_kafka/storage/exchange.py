@@ -30,9 +30,9 @@ _HEADER_BYTES = 5
 async def run(session: Session, query: str, copies: Sequence[Iterable[bytes]], timeout_s: float | None) -> list[str]:
     """Send a query with the data of each COPY ... FROM STDIN in it; the command tags.
 
-    The session must be idle or in a transaction that the query does not end or begin: the driver does not see what the
-    server answers. Raises asyncpg.PostgresError as the driver does, ConnectionError when the connection is lost, and
-    TimeoutError; after the last two, and when cancelled, the connection is closed.
+    The driver does not see what the server answers, so it does not know of a transaction that the query begins. Raises
+    asyncpg.PostgresError as the driver does, ConnectionError when the connection is lost, and TimeoutError; after the last
+    two, and when cancelled, the connection is closed.
     """
     connection: Any = session.connection
     if connection.is_closed():

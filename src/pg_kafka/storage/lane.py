@@ -268,11 +268,16 @@ class Lane:
         """Load a transaction beside the one that is being flushed, then commit it in order."""
         transaction.session = session = self._free_session()
         session.commit_in_doubt = False
-        alone = not self._in_flight and not transaction.has_statements and self._staging.bytes < OVERLAP_BYTES
+        transaction.is_alone = (
+            not self._in_flight
+            and not transaction.has_statements
+            and self._staging.bytes < OVERLAP_BYTES
+            and transaction.bytes < ALONE_BYTES
+        )
         self._in_flight.append(transaction)
         self._building = None
         try:
-            if alone and transaction.bytes < ALONE_BYTES:
+            if transaction.is_alone:
                 # One round trip less: the COPY is its own transaction. So its flush is inside and has no deadline.
                 transaction.outcome = Outcome.COMMITTING
                 await copy(session, transaction, timeout_s=None)
@@ -281,9 +286,12 @@ class Lane:
                 self._in_flight.popleft()
                 self._apply(transaction)
                 return
-            await session.connection.execute("BEGIN", timeout=STATEMENT_TIMEOUT_S)
-            await write_statements(session, transaction)
-            await copy(session, transaction, timeout_s=STATEMENT_TIMEOUT_S)
+            if transaction.has_statements:
+                await session.connection.execute("BEGIN", timeout=STATEMENT_TIMEOUT_S)
+                await write_statements(session, transaction)
+                await copy(session, transaction, timeout_s=STATEMENT_TIMEOUT_S)
+            else:
+                await copy(session, transaction, timeout_s=STATEMENT_TIMEOUT_S, begins=True)
         except asyncpg.PostgresError as error:
             self._refuse_unique_violation(error)
             if _is_abort(error):
@@ -403,7 +411,8 @@ class Lane:
             await self._settle_oldest()
         session = transaction.session
         assert session is not None
-        if session.connection.is_in_transaction():
+        if not transaction.is_alone:
+            # The driver does not know of a transaction that began with its COPY, so it is not asked.
             await session.connection.execute("ROLLBACK", timeout=STATEMENT_TIMEOUT_S)
         culprit = named_culprit(transaction, error)
         shares = shares_of(transaction)

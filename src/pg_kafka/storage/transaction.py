@@ -99,6 +99,7 @@ class Transaction:
     journals: JournalTables = NO_JOURNALS
     bytes: int = 0
     outcome: Outcome = Outcome.OPEN
+    is_alone: bool = False  # its COPY is all of it, without BEGIN and COMMIT
     session: Session | None = None
     commit: asyncio.Task[None] | None = None
 

@@ -29,12 +29,12 @@ class StorageLost(StorageError):
         super().__init__(True, ErrorCode.KAFKA_STORAGE_ERROR, message)
 
 
-async def copy(session: Session, transaction: Transaction, timeout_s: float | None) -> None:
-    """Stream the transaction's rows into journals and log, in one round trip.
+async def copy(session: Session, transaction: Transaction, timeout_s: float | None, *, begins: bool = False) -> None:
+    """Stream the transaction's rows into journals and log, in one round trip, with BEGIN if it `begins` here.
 
-    Without BEGIN it is its own transaction: then give no deadline.
+    Without BEGIN before or here it is its own transaction: then give no deadline.
     """
-    statements: list[str] = []
+    statements = ["BEGIN"] if begins else []
     streams: list[Iterable[bytes]] = []
     if transaction.groups:
         names = transaction.journals._asdict()
