@@ -386,11 +386,13 @@ async def test_connections_above_the_limits_are_closed(caplog: pytest.LogCapture
 
 async def test_idle_connection_is_closed_and_one_that_waits_for_its_answer_is_not() -> None:
     handlers = Handlers()
-    async with serving(handlers, connections_max_idle_ms=100) as (server, _):
-        async with connected(server) as idle, connected(server) as waiting:
+    # Long enough that a busy machine does not take the one for idle before its request is here.
+    async with serving(handlers, connections_max_idle_ms=1000) as (server, _):
+        async with connected(server) as waiting, connected(server) as idle:
             waiting.send(batch(), PRODUCE, 9)
+            await handlers.until(lambda: len(handlers.produced) == 1)
             assert await idle.is_closed()
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(1.2)
             handlers.produced[0][1].send(ProduceResponse())
             await waiting.receive(PRODUCE, 9)
 
