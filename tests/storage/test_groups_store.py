@@ -231,10 +231,10 @@ async def test_connection_lost_around_the_commit(
         assert await outcomes([write(store, "g", [record(1)])]) == [None]
         original = lane_module.copy
 
-        async def cut(session: Any, transaction: Any, timeout_s: float | None) -> None:
+        async def cut(session: Any, transaction: Any, timeout_s: float | None, **how: Any) -> None:
             if transaction.groups and moment == "before":
                 session.drop()
-            await original(session, transaction, timeout_s)
+            await original(session, transaction, timeout_s, **how)
             if transaction.groups and moment == "between":
                 session.drop()
 
@@ -266,8 +266,8 @@ async def test_lost_answer_of_a_commit_that_happened_is_a_success(pg_dsn: str, m
         store = store_of(leader)
         original = lane_module.copy
 
-        async def cut(session: Any, transaction: Any, timeout_s: float | None) -> None:
-            await original(session, transaction, timeout_s)
+        async def cut(session: Any, transaction: Any, timeout_s: float | None, **how: Any) -> None:
+            await original(session, transaction, timeout_s, **how)
             session.drop()
             raise ConnectionResetError
 
