@@ -808,6 +808,12 @@ async def member(scene: Scene, topic: SomeTopic, **fields: Any) -> tuple[str, st
     wanted = beating(group, name, subscribed_topic_names=[topic.name], **fields)
     first = await asked(scene, wanted, version=0, api_key=CONSUMER_GROUP_HEARTBEAT)
     assert first.error_code == 0, first
+    # Apache Kafka assigns in another thread; on a busy machine the first answer comes before that.
+    while first.assignment is None or not first.assignment.topic_partitions:
+        await asyncio.sleep(0.05)
+        again = beating(group, name, first.member_epoch, subscribed_topic_names=[topic.name], **fields)
+        first = await asked(scene, again, version=0, api_key=CONSUMER_GROUP_HEARTBEAT)
+        assert first.error_code == 0, first
     return group, name, first.member_epoch
 
 
