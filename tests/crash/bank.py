@@ -199,7 +199,15 @@ class Bank:
         first = confluent_kafka.Consumer(
             {"bootstrap.servers": self.bootstrap, "group.id": self.group, **CLIENT_SETTINGS}
         )
-        first.commit(offsets=beginning, asynchronous=False)
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                first.commit(offsets=beginning, asynchronous=False)
+                break
+            except confluent_kafka.KafkaException:  # Apache Kafka makes the topic of offsets when it is first asked
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
         first.close()
         self.newest = time.monotonic()
         for thread in self._threads:
@@ -511,6 +519,8 @@ async def play(bootstrap: str, system: Given | None, folder: Path, seed: int, pr
         played = await _trouble(trouble, seconds)
         await bank.close_orders()
         await bank.quiet()
+        if system is not None:
+            await _nothing_open(bank, system)
         await audits.stop()
         if not audits.cuts or (system is not None and not audits.totals):
             report.faults.append("no audit was made")
@@ -535,6 +545,7 @@ async def play(bootstrap: str, system: Given | None, folder: Path, seed: int, pr
     report.faults += bank.books.faults
     if system is not None:
         report.faults += system.brokers[0].complaints()
+        (folder / "postgresql.log").write_text(system.server.log)
     if report.faults:
         report.faults += [f"{count} times: {reason}" for reason, count in bank.failures.most_common()]
         keep_logs(folder, report)
@@ -582,18 +593,25 @@ async def _account(bank: Bank, audits: Audits, system: Given | None, report: Rep
         await _compare_with_sql(bank, system)
 
 
+async def _nothing_open(bank: Bank, system: Given) -> None:
+    """Return when SQL knows of no open transaction, which may take its timeout, and of no pending offset."""
+    deadline = time.monotonic() + QUIET_S
+    while left := await system.fetch(
+        "SELECT transactional_id FROM kafka.transactions WHERE age IS NOT NULL "
+        "UNION SELECT transactional_id FROM kafka.pending_offsets"
+    ):
+        if time.monotonic() > deadline:
+            bank.books.faults.append(f"transactions are left open, by SQL: {[row[0] for row in left]}")
+            return
+        await asyncio.sleep(0.2)
+
+
 async def _compare_with_sql(bank: Bank, system: Given) -> None:
     rows = await system.fetch(
         "SELECT m.partition_id AS partition, m.partition_offset AS at, kafka.as_text(m.value) AS value FROM kafka.messages m "
         "JOIN kafka.topics t ON t.id = m.topic_id WHERE t.name = $1 ORDER BY m.partition_id, m.partition_offset",
         bank.entries,
     )
-    left = await system.fetch(
-        "SELECT transactional_id FROM kafka.transactions WHERE age IS NOT NULL "
-        "UNION ALL SELECT transactional_id FROM kafka.pending_offsets"
-    )
-    if left:
-        bank.books.faults.append(f"open transactions or pending offsets are left, by SQL: {left[:5]}")
     by_sql: dict[int, list[tuple[int, str]]] = {index: [] for index in range(ENTRY_PARTITIONS)}
     for row in rows:
         by_sql[row["partition"]].append((row["at"], row["value"]))
