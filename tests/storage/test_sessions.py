@@ -21,6 +21,7 @@ WEAK = {
     "default_transaction_read_only": "on",
     "default_transaction_isolation": "serializable",
     "search_path": "nowhere",
+    "backend_flush_after": "0",
 }
 STRONG = {
     "synchronous_commit": "on",
@@ -31,6 +32,7 @@ STRONG = {
     "default_transaction_read_only": "off",
     "default_transaction_isolation": "read committed",
     "search_path": "pg_catalog, pg_temp",
+    "backend_flush_after": "2MB",
 }
 
 

@@ -48,8 +48,9 @@ PINNED = {
     "jit": "off",
     "row_security": "off",
 }
-# Not on every server or platform: set when there, never required.
-OPTIONAL = {"transaction_timeout": "0", "client_connection_check_interval": "2000"}
+# Not on every server or platform: set when there, never required. What a session has written goes to the disk after
+# every 256 pages: else all of it would at the end of a checkpoint, and commits would wait behind it.
+OPTIONAL = {"transaction_timeout": "0", "client_connection_check_interval": "2000", "backend_flush_after": "256"}
 STRONG_COMMITS = ("on", "remote_apply")
 
 DATA_ERROR_CLASSES = ("22", "23", "42", "54")
