@@ -229,7 +229,7 @@ async def test_connection_lost_around_the_commit(
         partition = await leader.partition(topic)
         assert (await leader.append(partition, batch(values(b"x")))).error == 0
         assert await outcomes([write(store, "g", [record(1)])]) == [None]
-        original = lane_module.copy
+        original, commit = lane_module.copy, lane_module.commit
 
         async def cut(session: Any, transaction: Any, timeout_s: float | None, **how: Any) -> None:
             if transaction.groups and moment == "before":
@@ -238,15 +238,15 @@ async def test_connection_lost_around_the_commit(
             if transaction.groups and moment == "between":
                 session.drop()
 
-        async def commit_and_lose_the_answer(_lane: Any, session: Any) -> None:
-            await session.connection.execute("COMMIT")
+        async def commit_and_lose_the_answer(session: Any, **how: Any) -> None:
+            await commit(session, **how)
             session.drop()
             raise ConnectionResetError
 
         monkeypatch.setattr(lane_module, "copy", cut)
         monkeypatch.setattr(lane_module, "ALONE_BYTES", 0)  # so that there is a BEGIN and a COMMIT
         if moment == "in the commit":
-            monkeypatch.setattr(lane_module.Lane, "_commit", commit_and_lose_the_answer)
+            monkeypatch.setattr(lane_module, "commit", commit_and_lose_the_answer)
         answer = write(store, "g", [record(2)], [OffsetWrite(topic.id, 0, 4)])
         if with_batch:
             leader.send(partition, batch(values(b"y")))

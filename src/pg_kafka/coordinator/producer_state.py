@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pg_kafka.wire.error_codes import ErrorCode
 
@@ -29,8 +29,7 @@ WINDOW_BATCHES: Final = 5
 _SEQUENCES: Final = 1 << 31
 
 
-@dataclass(frozen=True, slots=True)
-class SequencedBatch:
+class SequencedBatch(NamedTuple):
     """A batch in the log: its sequence range, its offsets, and the timestamp that a duplicate's answer repeats."""
 
     first_sequence: int
@@ -40,8 +39,7 @@ class SequencedBatch:
     timestamp_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class ProducerWindow:
+class ProducerWindow(NamedTuple):
     """`batches` are the last five, oldest first; none when the epoch is known only from a transaction marker."""
 
     epoch: int

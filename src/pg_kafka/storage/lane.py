@@ -50,6 +50,7 @@ from pg_kafka.storage.writes import (
     STATEMENT_TIMEOUT_S,
     StorageLost,
     check_doubt,
+    commit,
     copy,
     was_committed,
     write_statements,
@@ -268,9 +269,10 @@ class Lane:
         """Load a transaction beside the one that is being flushed, then commit it in order."""
         transaction.session = session = self._free_session()
         session.commit_in_doubt = False
+        has_statements = transaction.has_statements
         transaction.is_alone = (
             not self._in_flight
-            and not transaction.has_statements
+            and not has_statements
             and self._staging.bytes < OVERLAP_BYTES
             and transaction.bytes < ALONE_BYTES
         )
@@ -286,7 +288,7 @@ class Lane:
                 self._in_flight.popleft()
                 self._apply(transaction)
                 return
-            if transaction.has_statements:
+            if has_statements:
                 await session.connection.execute("BEGIN", timeout=STATEMENT_TIMEOUT_S)
                 await write_statements(session, transaction)
                 await copy(session, transaction, timeout_s=STATEMENT_TIMEOUT_S)
@@ -303,17 +305,13 @@ class Lane:
         while len(self._in_flight) > 1:
             await self._settle_oldest()
         transaction.outcome = Outcome.COMMITTING
-        transaction.commit = asyncio.create_task(self._commit(session), name=f"lane {self.number} commit")
+        transaction.commit = asyncio.create_task(
+            commit(session, driver_began=has_statements), name=f"lane {self.number} commit"
+        )
         transaction.commit.add_done_callback(self._on_commit_done)
 
     def _on_commit_done(self, _commit: asyncio.Task[None]) -> None:
         self._wake.set()
-
-    async def _commit(self, session: Session) -> None:
-        status = await session.connection.execute("COMMIT")
-        if status != "COMMIT":
-            raise StorageLost(f"COMMIT was answered {status}")
-        check_doubt(session)
 
     async def _settle_oldest(self) -> None:
         """Wait for the oldest transaction's commit and make it real."""
@@ -447,7 +445,7 @@ class Lane:
                 await session.connection.execute("ROLLBACK", timeout=STATEMENT_TIMEOUT_S)
                 continue
             trial.outcome = Outcome.COMMITTING
-            await self._commit(session)
+            await commit(session, driver_began=True)
             trial.outcome = Outcome.COMMITTED
             self._in_flight.remove(trial)
             self._apply(trial)

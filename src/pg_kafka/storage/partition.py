@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pg_kafka.coordinator import producer_state
@@ -43,7 +43,7 @@ class AppendResult:
     log_append_time_ms: int = -1
     log_start_offset: int = -1
     message: str | None = None
-    record_errors: list[tuple[int, str]] = field(default_factory=list)
+    record_errors: Sequence[tuple[int, str]] = ()
 
 
 class Append:

@@ -26,6 +26,7 @@ from pg_kafka.wire._records import Batch
 
 MAX_ROW_BYTES = _records.MAX_SLICE_BYTES
 COPY_PIECE_BYTES = 262_144
+COPY_ROW_BYTES = 16_384  # a row of this size is a piece by itself
 GLOBAL_BLOCK = 1_048_576  # the increment of the sequence kafka.global_offsets
 _TRANSACTIONAL, _CONTROL = 0x10, 0x20  # attributes of a batch
 _KIND = _TRANSACTIONAL | _CONTROL
@@ -231,11 +232,17 @@ def _make_group_rows(part: Part, group: list[Append], segment: int, global_offse
 
 
 def copy_stream(parts: Iterable[Part]) -> Iterator[bytes]:
-    """The COPY data of a transaction in pieces of a useful size: few calls, no copy of what is large already."""
+    """The COPY data of a transaction: small rows in pieces of a useful size, large ones as they are."""
     pieces = [_records.COPY_HEADER]
     size = 0
     for part in parts:
         for row in part.rows:
+            if len(row) >= COPY_ROW_BYTES:
+                if pieces:
+                    yield b"".join(pieces)
+                    pieces, size = [], 0
+                yield row
+                continue
             pieces.append(row)
             size += len(row)
             if size >= COPY_PIECE_BYTES:

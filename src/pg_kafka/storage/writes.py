@@ -7,6 +7,7 @@ journals, log.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import exchange, journal, queries
@@ -53,7 +54,12 @@ def _copy_log(transaction: Transaction) -> str:
     segments = {(extent.series, extent.segment) for p in transaction.parts.values() if (extent := p.first_extent)}
     if len(segments) > 1:
         return SQL["copy_log"]
-    return queries.render(SQL["copy_segment"], leaf=leaf_table(*segments.pop()))
+    return _copy_segment(*segments.pop())
+
+
+@lru_cache(maxsize=1024)
+def _copy_segment(series: int, segment: int) -> str:
+    return queries.render(SQL["copy_segment"], leaf=leaf_table(series, segment))
 
 
 async def write_statements(session: Session, transaction: Transaction) -> None:
@@ -93,6 +99,20 @@ async def write_statements(session: Session, transaction: Transaction) -> None:
             *([c[column] for _, c in checked] for column in range(5)),
             timeout=STATEMENT_TIMEOUT_S,
         )
+
+
+async def commit(session: Session, *, driver_began: bool) -> None:
+    """COMMIT, by the driver if the driver knows of the transaction. Never cancel it (design section 3).
+
+    Raises StorageLost when it was not committed, or on this server only.
+    """
+    if driver_began:
+        tags = [await session.connection.execute("COMMIT")]
+    else:
+        tags = await exchange.run(session, "COMMIT", (), None)
+    if tags != ["COMMIT"]:
+        raise StorageLost(f"COMMIT was answered {', '.join(tags)}")
+    check_doubt(session)
 
 
 async def was_committed(session: Session, incarnation: int, transaction: Transaction) -> bool:

@@ -1,0 +1,46 @@
+"""What a transaction sends as COPY data: every row once, in order, small ones together, large ones not copied."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from pg_kafka.storage.transaction import COPY_PIECE_BYTES, COPY_ROW_BYTES, Part, copy_stream
+from pg_kafka.wire import _records
+
+
+def parts_of(*sizes: list[int]) -> list[Part]:
+    """Parts with rows of these sizes, each of another byte."""
+    number = iter(range(1, 1000))
+    return [
+        cast(Part, cast(Any, SimpleNamespace(rows=[bytes([next(number) % 256]) * n for n in rows]))) for rows in sizes
+    ]
+
+
+SMALL, LARGE = 100, COPY_ROW_BYTES
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [[SMALL]],
+        [[LARGE]],
+        [[LARGE, LARGE], [LARGE]],
+        [[SMALL, LARGE, SMALL], [SMALL], [LARGE, SMALL]],
+        [[LARGE - 1] * 40, [SMALL] * 3],
+    ],
+)
+def test_every_row_is_sent_once_and_in_order(sizes: list[list[int]]) -> None:
+    parts = parts_of(*sizes)
+    pieces = list(copy_stream(parts))
+    rows = [row for part in parts for row in part.rows]
+    assert b"".join(pieces) == _records.COPY_HEADER + b"".join(rows) + _records.COPY_TRAILER
+    assert all(pieces)
+    assert all(len(piece) < COPY_PIECE_BYTES + LARGE + len(_records.COPY_HEADER) for piece in pieces)
+    assert [row for row in rows if len(row) >= LARGE] == [piece for piece in pieces if any(piece is row for row in rows)]
+
+
+def test_small_rows_share_a_piece() -> None:
+    assert len(list(copy_stream(parts_of([SMALL] * 100, [SMALL] * 100)))) == 1
