@@ -39,7 +39,9 @@ def test_every_row_is_sent_once_and_in_order(sizes: list[list[int]]) -> None:
     assert b"".join(pieces) == _records.COPY_HEADER + b"".join(rows) + _records.COPY_TRAILER
     assert all(pieces)
     assert all(len(piece) < COPY_PIECE_BYTES + LARGE + len(_records.COPY_HEADER) for piece in pieces)
-    assert [row for row in rows if len(row) >= LARGE] == [piece for piece in pieces if any(piece is row for row in rows)]
+    assert [row for row in rows if len(row) >= LARGE] == [
+        piece for piece in pieces if any(piece is row for row in rows)
+    ]
 
 
 def test_small_rows_share_a_piece() -> None:
