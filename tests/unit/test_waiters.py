@@ -15,6 +15,7 @@ from pg_kafka.broker.waiters import (
     ENDS_PER_TURN,
     LATE_MS,
     TICK_MS,
+    WAKES_PER_TURN,
     Deadlines,
     Waiting,
 )
@@ -195,6 +196,55 @@ def test_enough_bytes_wake_once_after_all_callbacks() -> None:
     world.loop.turn()
     assert len(sleeper.woken_s) == 1
     assert not sleeper.is_due
+
+
+def test_a_thousand_that_are_woken_together_leave_turns_to_others() -> None:
+    world = World()
+    crowd = [world.park(DEFAULT_WAIT_MS) for _ in range(3 * WAKES_PER_TURN)]
+    for sleeper in crowd:
+        sleeper.on_news(1)
+    woken = []
+    for _ in range(3):
+        world.loop.turn()
+        woken.append([bool(sleeper.woken_s) for sleeper in crowd])
+    assert woken == [[True] * n + [False] * (len(crowd) - n) for n in (32, 64, 96)]
+    for sleeper in crowd:
+        sleeper.cancel()
+    assert world.loop.is_idle
+
+
+def test_who_is_cancelled_before_its_turn_is_not_woken_and_may_wait_again() -> None:
+    world = World()
+    crowd = [world.park(DEFAULT_WAIT_MS) for _ in range(WAKES_PER_TURN + 2)]
+    for sleeper in crowd:
+        sleeper.wake()
+    world.loop.turn()
+    gone, again = crowd[-2:]
+    for sleeper in (gone, again):
+        assert not sleeper.woken_s
+        sleeper.cancel()
+    again.restart()
+    again.wait(0)
+    world.loop.turn()
+    world.loop.turn()
+    assert (len(gone.woken_s), len(again.woken_s)) == (0, 1)
+
+
+def test_a_woken_one_that_fails_does_not_keep_the_others() -> None:
+    world = World()
+
+    class Failing(Sleeper):
+        def on_wake(self) -> None:
+            raise RuntimeError("as it happens")
+
+    failing = Failing(world)
+    failing.wait(0)
+    others = [world.park(DEFAULT_WAIT_MS, needed_bytes=0) for _ in range(2)]
+    with pytest.raises(RuntimeError, match="as it happens"):
+        world.loop.turn()
+    others.append(world.park(DEFAULT_WAIT_MS, needed_bytes=0))
+    world.loop.turn()
+    assert [len(sleeper.woken_s) for sleeper in others] == [1, 1, 1]
 
 
 def test_news_between_attempts_count_for_the_next_wait() -> None:

@@ -1,7 +1,8 @@
 """Parked fetches: one sleeps until enough has been appended, until something else concerns it, or until its deadline.
 
 It is woken by calls, never by looking. Several partitions that grow in one commit wake it once, after the commit's last
-callback, since waking goes through the event loop's queue.
+callback, since waking goes through the event loop's queue. A thousand that wait for one partition are answered in several
+turns of the event loop, so that what others send is not held up until the last of them is.
 
 A thousand consumers that were woken together wait together, and would come back together at each deadline: `Deadlines`
 spreads them, and ends only a few waits in a turn of the event loop, so that a record does not queue behind them.
@@ -29,6 +30,9 @@ EARLY_SHARE: Final = 10
 ENDS_PER_TURN: Final = 8
 """Waits that end in one turn of the event loop, each with an answer and, at once, the client's next request."""
 
+WAKES_PER_TURN: Final = 32
+"""Fetches that are answered in one turn because something has been appended."""
+
 LATE_MS: Final = 100
 """What is overdue by so much ends whatever else there is to do."""
 
@@ -36,14 +40,14 @@ LATE_MS: Final = 100
 class Waiting:
     """Counts what arrives; while `wait` is in force, calls `on_wake` once, from the event loop."""
 
-    __slots__ = ("_added_bytes", "_deadlines", "_handle", "_is_stirred", "_needed_bytes", "end_ms", "is_due")
+    __slots__ = ("_added_bytes", "_deadlines", "_is_stirred", "_needed_bytes", "end_ms", "is_due", "is_woken")
 
     def __init__(self, deadlines: Deadlines) -> None:
         self._deadlines = deadlines
         self._added_bytes = 0
         self._needed_bytes: int | None = None  # None: nobody sleeps now
         self._is_stirred = False
-        self._handle: asyncio.Handle | None = None
+        self.is_woken = False  # its turn to be answered comes
         self.end_ms = 0  # where it stands in `Deadlines`; 0: nowhere
         self.is_due = False  # the deadline has passed
 
@@ -76,9 +80,7 @@ class Waiting:
         self._needed_bytes = None
         if self.end_ms:
             self._deadlines.discard(self)
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
+        self.is_woken = False
 
     def on_deadline(self) -> None:
         self.is_due = True
@@ -88,7 +90,7 @@ class Waiting:
 
     def _fire(self) -> None:
         self._needed_bytes = None
-        self._handle = self._deadlines.loop.call_soon(self.on_wake)
+        self._deadlines.wake_soon(self)
 
 
 class Deadlines:
@@ -99,6 +101,8 @@ class Deadlines:
         self._ticks: dict[int, tuple[dict[Waiting, None], asyncio.TimerHandle]] = {}
         # What is over; as long as something stands here, `_end_some` is under way.
         self._due: deque[tuple[int, dict[Waiting, None]]] = deque()
+        self._woken: deque[Waiting] = deque()  # as long as something stands here, `_wake_some` is under way
+        self._is_waking = False
         self._next_early = 0  # whose turn it is to be chosen by a wait that leaves a crowd
 
     def __len__(self) -> int:
@@ -133,6 +137,29 @@ class Deadlines:
         for due_ms, waits in self._due:
             if due_ms == end_ms:
                 waits.pop(waiting, None)
+
+    def wake_soon(self, waiting: Waiting) -> None:
+        """Call its `on_wake` in a later turn of the event loop, unless it is cancelled before."""
+        waiting.is_woken = True
+        self._woken.append(waiting)
+        if not self._is_waking:
+            self._is_waking = True
+            self.loop.call_soon(self._wake_some)
+
+    def _wake_some(self) -> None:
+        woken = self._woken
+        left = WAKES_PER_TURN
+        try:
+            while woken and left:
+                waiting = woken.popleft()
+                if waiting.is_woken:
+                    left -= 1
+                    waiting.is_woken = False
+                    waiting.on_wake()
+        finally:
+            self._is_waking = bool(woken)
+            if woken:
+                self.loop.call_soon(self._wake_some)
 
     def _away_from_crowd(self, end_ms: int, max_wait_ms: int) -> int:
         """A tick before `end_ms` with fewer waits, if that has many."""
