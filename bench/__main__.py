@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         show(console, results.load(options.show), results.saved_flush_ms(options.show), options.show)
         return 0
     profile = chosen(PROFILES[options.profile](), options.workload)
-    systems = [name for name in profile.systems or SYSTEMS if _is_named(name, options.system)]
+    systems = [name for name in SYSTEMS if _is_named(name, options.system or profile.systems)]
     if not profile.rows or not systems:
         parser.error("nothing of that name")
     if options.list:

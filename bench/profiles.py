@@ -15,7 +15,7 @@ from bench.latency import Latency
 from bench.produce import Produce
 from bench.small_producers import SmallProducers
 from bench.sql import Sql
-from bench.systems import EMBEDDED, GIVEN
+from bench.systems import EMBEDDED
 from bench.transactions import Transactions
 from bench.turn import Workload
 from bench.width import Width
@@ -76,10 +76,10 @@ def full() -> Profile:
     rows: list[tuple[int, Workload]] = []
     for batch_bytes, fewer in ((KB64, 1.0), (KB16, 0.4)):
         for payload, record_bytes, records in (
-            ("random", 100, 2_500_000),
-            ("random", 1000, 300_000),
-            ("json", 150, 1_800_000),
-            ("json", 1000, 300_000),
+            ("random", 100, 1_500_000),
+            ("random", 1000, 180_000),
+            ("json", 150, 1_000_000),
+            ("json", 1000, 180_000),
         ):
             count = int(records * fewer)
             is_large = batch_bytes == KB64
@@ -87,24 +87,24 @@ def full() -> Profile:
                 (3, Produce(count, payload, record_bytes, batch_bytes, then_consume=is_large and payload == "random")),
                 (3, Produce(count, payload, record_bytes, batch_bytes, 4, 12, then_copy=is_large)),
             ]
-    for record_bytes, records in ((150, 1_800_000), (1000, 300_000)):
+    for record_bytes, records in ((150, 1_000_000), (1000, 180_000)):
         for codec in ("lz4", "zstd"):
             rows.append((3, Produce(records, "json", record_bytes, KB64, codec=codec)))
     rows += [
-        (3, Produce(2_500_000, producers=4, then_copy=True)),
-        (3, Produce(2_500_000, partitions=12)),
+        (3, Produce(1_500_000, producers=4, then_copy=True)),
+        (3, Produce(1_500_000, partitions=12)),
         (3, Produce(1_000_000, client="librdkafka")),
         (3, Produce(400_000, batch_bytes=KB16, client="librdkafka")),
         (3, Produce(1_000_000, producers=4, partitions=12, client="librdkafka")),
         (3, Produce(200_000, "json", 1000, codec="lz4", client="librdkafka")),
-        (3, ConsumeLive(2_000_000)),
-        (3, ConsumeLive(200_000, record_bytes=1000)),
+        (3, ConsumeLive(1_500_000)),
+        (3, ConsumeLive(180_000, record_bytes=1000)),
         (3, Latency(1_000, 10)),
         (3, Latency(10_000, 10)),
         (3, Latency(50_000, 10)),
-        (3, SmallProducers(8)),
-        (3, Transactions(1_500_000)),
-        (3, Transactions(1_500_000, partitions=12)),
+        (3, SmallProducers(5)),
+        (3, Transactions(900_000)),
+        (3, Transactions(900_000, partitions=12)),
         (2, Width(2_000, 1_000, 10)),
         (1, Sql(10_000_000)),
     ]
@@ -112,7 +112,7 @@ def full() -> Profile:
 
 
 def endurance() -> Profile:
-    return Profile([(1, Endurance(30, 60, False)), (1, Endurance(30, 60, True))], (EMBEDDED, GIVEN))
+    return Profile([(1, Endurance(30, 60, False)), (1, Endurance(30, 60, True))], (EMBEDDED,))
 
 
 PROFILES: dict[str, Callable[[], Profile]] = {"tiny": tiny, "short": short, "full": full, "endurance": endurance}
