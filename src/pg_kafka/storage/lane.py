@@ -237,8 +237,10 @@ class Lane:
                 else:
                     return
                 continue
-            await self._reserve_global_offsets()
-            await self._reserve_entries()
+            if self._wants_global_offsets:
+                await self._reserve_global_offsets()
+            if self._staging.journal.needs_block:
+                await self._reserve_entries()
             transaction = self._building = Transaction()
             self._staging.build(transaction)
             if transaction.parts or transaction.checkpoints or transaction.groups:
@@ -328,7 +330,7 @@ class Lane:
             await self._settle_oldest()
 
     def _free_session(self) -> Session:
-        busy = {t.session for t in self._in_flight}
+        busy = [t.session for t in self._in_flight]  # two at most
         for session in self._sessions:
             if session not in busy:
                 return session
@@ -336,9 +338,13 @@ class Lane:
 
     # -- building ----------------------------------------------------------------------------------------------------
 
+    @property
+    def _wants_global_offsets(self) -> bool:
+        return self._staging.global_offsets.left < 2 * GLOBAL_BLOCK + 2 * self._staging.queued_records
+
     async def _reserve_global_offsets(self) -> None:
         """Have enough blocks for all that is queued; at most one row's worth of each is lost."""
-        while self._staging.global_offsets.left < 2 * GLOBAL_BLOCK + 2 * self._staging.queued_records:
+        while self._wants_global_offsets:
             session = self._free_session() if len(self._in_flight) < 2 else None
             if session is None:
                 await self._settle_oldest()
