@@ -79,7 +79,7 @@ def output_of(words: Sequence[str]) -> str:
 
 
 def produce(bootstrap: str, run: ProducerRun) -> dict[str, float]:
-    """Records a second (all, and without the first fifth) and latencies, by name."""
+    """Records a second (all, and without the first fifth) and latencies (without the first fifth), by name."""
     each = run.records // run.producers
     output = output_of(
         command(
@@ -99,18 +99,24 @@ def produce(bootstrap: str, run: ProducerRun) -> dict[str, float]:
 def figures(output: str, each: int, producers: int) -> dict[str, float]:
     """From what the perf tools have printed. Raises RuntimeError when one has not finished."""
     wholes = re.findall(rf"^{each} records sent, [\d.]+ records/sec.*", output, re.MULTILINE)
-    steadies = re.findall(r"^\d+ steady state records sent, ([\d.]+) records/sec", output, re.MULTILINE)
+    steadies = re.findall(r"^\d+ steady state records sent, [\d.]+ records/sec.*", output, re.MULTILINE)
     if len(wholes) != producers or len(steadies) != producers:
         raise RuntimeError(f"the perf tool ended with: {output[-800:]}")
-    latencies = [{name: float(value) for value, name in re.findall(r"([\d.]+) ms ([\d.]+th)", line)} for line in wholes]
+    latencies = [
+        {name: float(value) for value, name in re.findall(r"([\d.]+) ms ([\d.]+th)", line)} for line in steadies
+    ]
     # They start together, each when its client is made: that of the slowest is the time of all.
-    slowest = min(float(line.split()[3]) for line in wholes)
+    slowest = min(_rate(line) for line in wholes)
     names = {"50th": "p50_ms", "99th": "p99_ms", "99.9th": "p99.9_ms"}
     return {
         "records_per_s": slowest * producers,
-        "steady_per_s": sum(map(float, steadies)),
+        "steady_per_s": sum(map(_rate, steadies)),
         **{ours: statistics.median(one[theirs] for one in latencies) for theirs, ours in names.items()},
     }
+
+
+def _rate(line: str) -> float:
+    return float(line.split(", ")[1].split()[0])
 
 
 class Consumer:
