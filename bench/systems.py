@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,9 @@ from tests.postgres import FLAVOURS, PostgresServer, embedded_dsn
 
 COMMAND = Path(sys.executable).parent / "pg-kafka"
 BROKER, POSTGRESQL = "broker", "PostgreSQL"
+
+_COMPLAINT = re.compile(r"\blevel=(warning|error|critical)\b|\b(WARNING|ERROR|FATAL|PANIC): ")
+_SHOWN = 10
 
 # The servers of the tests have settings of their own; these are PostgreSQL's again.
 _AS_PACKAGED = {
@@ -64,6 +68,10 @@ class System(ABC):
     def dsn(self) -> str | None:
         """Where SQL finds the records, if anywhere."""
         return None
+
+    def complaints(self) -> list[str]:
+        """The last warnings and errors in its logs."""
+        return []
 
     def query(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
         """Rows from its database."""
@@ -109,6 +117,17 @@ class PgKafka(System):
 
     def dsn(self) -> str | None:
         return embedded_dsn(self._folder / "data")
+
+    def complaints(self) -> list[str]:
+        logs = [self._folder / "pg-kafka.log", *sorted((self._cluster() / "log").glob("*.log"))]
+        return [
+            f"{path.name}: {line}"
+            for path in logs
+            if path.exists()
+            for line in [one for one in path.read_text(errors="replace").splitlines() if _COMPLAINT.search(one)][
+                -_SHOWN:
+            ]
+        ]
 
     def _cluster(self) -> Path:
         return self._folder / "data" / "postgres"

@@ -121,6 +121,8 @@ def _attempt(turn: Turn, workload: Workload, outcome: Outcome) -> Iterator[Measu
     except Exception as error:  # the other workloads are worth having
         outcome.failures.append(f"{turn.system.name}, {workload.name}: {type(error).__name__}: {error}")
         turn.say(f"failed: {outcome.failures[-1]}")
+        for complaint in turn.system.complaints():
+            turn.say(complaint)
 
 
 def _warm_up(turn: Turn, records: int) -> None:
