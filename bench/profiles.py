@@ -84,27 +84,27 @@ def full() -> Profile:
             count = int(records * fewer)
             is_large = batch_bytes == KB64
             rows += [
-                (3, Produce(count, payload, record_bytes, batch_bytes, then_consume=is_large and payload == "random")),
-                (3, Produce(count, payload, record_bytes, batch_bytes, 4, 12, then_copy=is_large)),
+                (2, Produce(count, payload, record_bytes, batch_bytes, then_consume=is_large and payload == "random")),
+                (2, Produce(count, payload, record_bytes, batch_bytes, 4, 12, then_copy=is_large)),
             ]
     for record_bytes, records in ((150, 1_000_000), (1000, 180_000)):
         for codec in ("lz4", "zstd"):
-            rows.append((3, Produce(records, "json", record_bytes, KB64, codec=codec)))
+            rows.append((2, Produce(records, "json", record_bytes, KB64, codec=codec)))
     rows += [
-        (3, Produce(1_500_000, producers=4, then_copy=True)),
-        (3, Produce(1_500_000, partitions=12)),
-        (3, Produce(1_000_000, client="librdkafka")),
-        (3, Produce(400_000, batch_bytes=KB16, client="librdkafka")),
-        (3, Produce(1_000_000, producers=4, partitions=12, client="librdkafka")),
-        (3, Produce(200_000, "json", 1000, codec="lz4", client="librdkafka")),
-        (3, ConsumeLive(1_500_000)),
-        (3, ConsumeLive(180_000, record_bytes=1000)),
-        (3, Latency(1_000, 10)),
-        (3, Latency(10_000, 10)),
-        (3, Latency(50_000, 10)),
-        (3, SmallProducers(5)),
-        (3, Transactions(900_000)),
-        (3, Transactions(900_000, partitions=12)),
+        (2, Produce(1_500_000, producers=4, then_copy=True)),
+        (2, Produce(1_500_000, partitions=12)),
+        (2, Produce(1_000_000, client="librdkafka")),
+        (2, Produce(400_000, batch_bytes=KB16, client="librdkafka")),
+        (2, Produce(1_000_000, producers=4, partitions=12, client="librdkafka")),
+        (2, Produce(200_000, "json", 1000, codec="lz4", client="librdkafka")),
+        (2, ConsumeLive(1_500_000)),
+        (2, ConsumeLive(180_000, record_bytes=1000)),
+        (2, Latency(1_000, 10)),
+        (2, Latency(10_000, 10)),
+        (2, Latency(50_000, 10)),
+        (2, SmallProducers(5)),
+        (2, Transactions(900_000)),
+        (2, Transactions(900_000, partitions=12)),
         (2, Width(2_000, 1_000, 10)),
         (1, Sql(10_000_000)),
     ]
