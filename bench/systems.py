@@ -27,6 +27,11 @@ BROKER, POSTGRESQL = "broker", "PostgreSQL"
 _COMPLAINT = re.compile(r"\blevel=(warning|error|critical)\b|\b(WARNING|ERROR|FATAL|PANIC): ")
 _SHOWN = 10
 
+
+def _complaints(text: str) -> list[str]:
+    return [line for line in text.splitlines() if _COMPLAINT.search(line)][-_SHOWN:]
+
+
 # The servers of the tests have settings of their own; these are PostgreSQL's again.
 _AS_PACKAGED = {
     "max_connections": "100",
@@ -119,15 +124,11 @@ class PgKafka(System):
         return embedded_dsn(self._folder / "data")
 
     def complaints(self) -> list[str]:
-        logs = [self._folder / "pg-kafka.log", *sorted((self._cluster() / "log").glob("*.log"))]
-        return [
-            f"{path.name}: {line}"
-            for path in logs
-            if path.exists()
-            for line in [one for one in path.read_text(errors="replace").splitlines() if _COMPLAINT.search(one)][
-                -_SHOWN:
-            ]
-        ]
+        text = (self._folder / "pg-kafka.log").read_text(errors="replace")
+        return [*_complaints(text), *_complaints(self._server_log())]
+
+    def _server_log(self) -> str:
+        return "".join(path.read_text(errors="replace") for path in sorted((self._cluster() / "log").glob("*.log")))
 
     def _cluster(self) -> Path:
         return self._folder / "data" / "postgres"
@@ -160,6 +161,9 @@ class PgKafkaOnGiven(PgKafka):
 
     def dsn(self) -> str | None:
         return self._dsn
+
+    def _server_log(self) -> str:
+        return self._server.log
 
     def _cluster(self) -> Path:
         return self._server.data
