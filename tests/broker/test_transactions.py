@@ -8,12 +8,22 @@ from typing import Any
 
 import asyncpg
 import pytest
-from tests.broker.groupclient import OFFSET_FETCH, Member, commit, delete_group, fetched, fresh_group
+from tests.broker.groupclient import (
+    OFFSET_COMMIT,
+    OFFSET_FETCH,
+    Member,
+    commit,
+    committing,
+    delete_group,
+    fetched,
+    fresh_group,
+)
 from tests.broker.groupclient import listed as listed_groups
 from tests.broker.rawclient import RawClient, SomeTopic, batch, only, producing
 from tests.broker.test_offsets import delete_offsets
 from tests.broker.transactor import (
     ADD_PARTITIONS,
+    COMMIT_OFFSETS,
     NEWER,
     OLDER,
     READ_COMMITTED,
@@ -415,6 +425,22 @@ async def test_deleted_offsets_do_not_come_back_with_the_commit(client: RawClien
     assert await delete_group(client, group) == ErrorCode.NONE
     await one.commit()
     assert await fetched(client, group, topic, (0, 1)) == {0: -1, 1: -1}
+
+
+async def test_the_later_of_two_commits_in_one_millisecond_stays(client: RawClient) -> None:
+    """Mostly it is the same one: the second request goes out before the first is answered."""
+    topic, group = await client.create_topic(), fresh_group()
+    one = await begun(client)
+    for offset in range(0, 40, 2):
+        for is_plain_last in (True, False):
+            pending = one.committing(group, topic, {0: offset}), COMMIT_OFFSETS, 5
+            plain = committing(group, topic, {0: offset + 1}), OFFSET_COMMIT, 9
+            asked = (pending, plain) if is_plain_last else (plain, pending)
+            sent = [(key, version, client.send(request, key, version)) for request, key, version in asked]
+            codes = [only(only((await client.receive(*each)).topics).partitions).error_code for each in sent]
+            assert codes == [ErrorCode.NONE, ErrorCode.NONE]
+            assert await one.commit() == ErrorCode.NONE
+            assert await fetched(client, group, topic) == {0: offset + is_plain_last}
 
 
 # -- administration ------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 from tests.broker.conftest import RunningBroker
-from tests.broker.groupclient import fetched, fresh_group
+from tests.broker.groupclient import commit, fetched, fresh_group
 from tests.broker.rawclient import RawClient
 from tests.broker.transactor import NEWER, OLDER, Transactor, committed, listed
 from tests.kafka_reference import end
@@ -231,3 +231,42 @@ async def test_lost_sessions_lose_no_transaction(start_broker: StartBroker, lane
                 prefix = done[0].split(b"-")[0] + b"-"
                 assert [value for value in seen if value is not None and value.startswith(prefix)] == done
         assert await fetched(client, group, topic, range(4)) == dict.fromkeys(range(4), rounds)
+
+
+@both_lanes
+async def test_commits_count_in_their_order_when_the_clock_was_set_back(start_broker: StartBroker, lanes: str) -> None:
+    first = start_broker(LANES=lanes)
+    group = fresh_group()
+    async with await RawClient.connect(first) as client:
+        topic = await client.create_topic(partitions=3)
+        one, other = Transactor(client), Transactor(client)
+        assert await commit(client, group, topic, {0: 1}) == {0: 0}
+        assert (await one.init(), await other.init()) == (0, 0)
+        assert await one.commit_offsets(group, topic, {1: 10, 2: 20}) == {1: 0, 2: 0}
+    end(first.process)
+    await move_commits(first.dsn, 3_600_000)
+    second = start_broker(LANES=lanes)
+    async with await RawClient.connect(second) as client:
+        one.client = other.client = client
+        assert await commit(client, group, topic, {1: 11}) == {1: 0}
+        assert await other.commit_offsets(group, topic, {0: 2, 2: 21}) == {0: 0, 2: 0}
+        assert (await other.commit(), await one.commit()) == (0, 0)
+        assert await fetched(client, group, topic, (0, 1, 2)) == {0: 2, 1: 11, 2: 21}
+
+
+async def move_commits(dsn: str, ms: int) -> None:
+    """Have all commits of offsets, also those that wait for a transaction, come from another time."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        for number in (0, 1):
+            await connection.execute(
+                f"UPDATE kafka.offset_journal_{number} SET committed_at = committed_at + $1 * interval '1 millisecond'",
+                ms,
+            )
+            await connection.execute(
+                f"UPDATE kafka.transaction_journal_{number} SET value = value || jsonb_build_object('committed_at_ms',"
+                " (value ->> 'committed_at_ms')::bigint + $1::bigint) WHERE kind = 'offset'",
+                ms,
+            )
+    finally:
+        await connection.close()

@@ -162,13 +162,20 @@ class Transactor:
         if self.style == OLDER and version is None:
             code = await self.add_offsets(group)
             assert code == ErrorCode.NONE, code
+        version = _COMMIT_OFFSETS[self.style] if version is None else version
+        answer = await self.client.call(self.committing(group, topic, offsets, **more), COMMIT_OFFSETS, version)
+        return {one.partition_index: one.error_code for one in only(answer.topics).partitions}
+
+    def committing(
+        self, group: str, topic: SomeTopic, offsets: Mapping[int, int], **more: Any
+    ) -> TxnOffsetCommitRequest:
         partitions = [
             TxnOffsetCommitRequestPartition(
                 partition_index=index, committed_offset=offset, committed_leader_epoch=2, committed_metadata="m"
             )
             for index, offset in offsets.items()
         ]
-        request = TxnOffsetCommitRequest(
+        return TxnOffsetCommitRequest(
             transactional_id=self.id,
             group_id=group,
             producer_id=self.producer_id,
@@ -176,9 +183,6 @@ class Transactor:
             topics=[TxnOffsetCommitRequestTopic(name=topic.name, partitions=partitions)],
             **more,
         )
-        version = _COMMIT_OFFSETS[self.style] if version is None else version
-        answer = await self.client.call(request, COMMIT_OFFSETS, version)
-        return {one.partition_index: one.error_code for one in only(answer.topics).partitions}
 
     async def end(self, *, commit: bool, version: int | None = None) -> int:
         version = _END[self.style] if version is None else version

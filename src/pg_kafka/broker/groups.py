@@ -254,10 +254,28 @@ class GroupCoordinator:
         group = self._groups.get(group_id)
         if group is None:
             group = self._add(group_id, self._new_classic(group_id))
+        if group_id in self.pending:
+            commits = {key: self._after_pending(group_id, key, committed) for key, committed in commits.items()}
         self._write_offsets(group, commits)
         group.after_writes(asked, message)
         if member_id:
             self._run(group, None, group.machine.committed, member_id, self.now_ms())
+
+    def _after_pending(self, group_id: str, key: OffsetKey, committed: Committed) -> Committed:
+        """The commit with a time that is after those that wait for transactions, so that these give way to it."""
+        pending_ms = self.pending.newest_ms(group_id, key)
+        if pending_ms is None or pending_ms < committed.committed_at_ms:
+            return committed
+        return committed._replace(committed_at_ms=pending_ms + 1)
+
+    def pending_commit_ms(self, group_id: str, key: OffsetKey, now_ms: int) -> int:
+        """When a commit counts as done that waits for its transaction from now on: after all that came before it.
+
+        The order of commits is that of their times, which is why a clock that was set back must not stand above it.
+        """
+        group = self._groups.get(group_id)
+        known = (None if group is None else group.offsets.newest_ms(key), self.pending.newest_ms(group_id, key))
+        return max(now_ms, *(each_ms + 1 for each_ms in known if each_ms is not None), 0)
 
     def expect(self, group_id: str) -> None:
         """Have a group, without members, for offsets that a transaction will commit."""

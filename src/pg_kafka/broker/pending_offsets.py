@@ -11,12 +11,12 @@ from pg_kafka.coordinator.group_offsets import OffsetKey
 
 
 class PendingOffsets:
-    """Transactional ids by group and partition."""
+    """Transactional ids by group and partition, each with when it committed, in milliseconds since 1970."""
 
     __slots__ = ("_groups",)
 
     def __init__(self) -> None:
-        self._groups: dict[str, dict[OffsetKey, set[str]]] = {}
+        self._groups: dict[str, dict[OffsetKey, dict[str, int]]] = {}
 
     def __contains__(self, group_id: str) -> bool:
         """Does any commit of the group wait?"""
@@ -31,15 +31,20 @@ class PendingOffsets:
         of_group = self._groups.get(group_id, {})
         return {each for key in (of_group if keys is None else keys) for each in of_group.get(key, ())}
 
-    def add(self, transactional_id: str, group_id: str, key: OffsetKey) -> None:
-        self._groups.setdefault(group_id, {}).setdefault(key, set()).add(transactional_id)
+    def newest_ms(self, group_id: str, key: OffsetKey) -> int | None:
+        """When the newest commit was that waits; None: none does."""
+        ids = self._groups.get(group_id, {}).get(key)
+        return max(ids.values()) if ids else None
+
+    def add(self, transactional_id: str, group_id: str, key: OffsetKey, committed_at_ms: int) -> None:
+        self._groups.setdefault(group_id, {}).setdefault(key, {})[transactional_id] = committed_at_ms
 
     def remove(self, transactional_id: str, group_id: str, key: OffsetKey) -> None:
         of_group = self._groups.get(group_id, {})
         ids = of_group.get(key)
         if ids is None:
             return
-        ids.discard(transactional_id)
+        ids.pop(transactional_id, None)
         if not ids:
             del of_group[key]
         if not of_group:

@@ -33,6 +33,7 @@ from pg_kafka.coordinator.group_steps import Record
 from pg_kafka.coordinator.transaction_steps import (
     ONGOING,
     Ending,
+    PendingOffset,
     Step,
     TopicPartition,
     TransactionSettings,
@@ -151,7 +152,8 @@ class TransactionCoordinator:
         for one in found.values():
             self._find_by_producer(one)
             for offset in one.machine.pending.values():
-                self._pending.add(one.id, offset.group, (offset.topic_id, offset.partition))
+                key = (offset.topic_id, offset.partition)
+                self._pending.add(one.id, offset.group, key, offset.committed_at_ms)
         now_ms = self.now_ms()
         for one in list(found.values()):
             steps = [partial(one.machine.forget_topic, topic_id) for topic_id in self._gone(one.machine)]
@@ -441,8 +443,9 @@ class TransactionCoordinator:
     def _stage_pending(self, transactional_id: str, records: Sequence[Record]) -> None:
         for record in records:
             if record.kind == "offset" and record.value is not None:
-                key = (record.value["topic_id"], record.value["partition"])
-                self._pending.add(transactional_id, record.value["group"], key)
+                offset = PendingOffset.of(record.value)
+                key = (offset.topic_id, offset.partition)
+                self._pending.add(transactional_id, offset.group, key, offset.committed_at_ms)
 
     def _settle_pending(self, transactional_id: str, records: Sequence[Record]) -> None:
         """Offsets wait no more once it is committed what became of them."""

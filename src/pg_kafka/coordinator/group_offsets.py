@@ -77,8 +77,13 @@ class GroupOffsets:
 
         One that waited for the end of its transaction may be: then what was committed meanwhile stays.
         """
+        known_ms = self.newest_ms(key)
+        return known_ms is None or known_ms <= committed.committed_at_ms
+
+    def newest_ms(self, key: OffsetKey) -> int | None:
+        """When the commit was that the group has, or is about to have; None without one."""
         known = self._newest[key] if key in self._newest else self._committed.get(key)
-        return known is None or known.committed_at_ms <= committed.committed_at_ms
+        return None if known is None else known.committed_at_ms
 
     def stage(self, changes: Mapping[OffsetKey, Committed | None]) -> None:
         """A write of these begins; None deletes."""

@@ -222,7 +222,7 @@ async def _commit(
     ctx: Context, request: TxnOffsetCommitRequest, found: Sequence[tuple[Topic, TxnOffsetCommitRequestPartition]]
 ) -> list[int]:
     """Error codes of partitions that there are."""
-    transactions, now_ms = ctx.broker.transactions, ctx.broker.now_ms()
+    transactions, groups, now_ms = ctx.broker.transactions, ctx.broker.groups, ctx.broker.now_ms()
     code = _check_commit(ctx, request, found)
     if code:
         return [code] * len(found)
@@ -236,12 +236,12 @@ async def _commit(
             one.committed_offset,
             one.committed_leader_epoch,
             one.committed_metadata or "",
-            now_ms,
+            groups.pending_commit_ms(request.group_id, (topic.id, one.partition_index), now_ms),
         )
         for (topic, one), code in zip(found, codes, strict=True)
         if not code
     ]
-    ctx.broker.groups.expect(request.group_id)
+    groups.expect(request.group_id)
     step = await transactions.step(
         request.transactional_id,
         lambda machine, _fresh: machine.commit_offsets(
