@@ -233,6 +233,63 @@ async def test_a_full_segment_is_followed_by_a_new_one_and_frozen(
     assert await db.fetchval("SELECT state FROM kafka.segments WHERE segment = 1") == "active"
 
 
+async def grow(db: asyncpg.Connection, topic: int, begin: int) -> None:
+    """Some 1.3 MB, in 50 transactions."""
+    for offset in range(begin, begin + 50):
+        await add_row(db, topic, offset, [bytes(range(256)) * 100])
+
+
+IS_FROZEN = """
+SELECT bool_and(age(c.relfrozenxid) < 50 AND c.relallvisible > 0) AND sum(c.relallvisible) > $1
+FROM pg_class c, pg_class log
+WHERE log.oid = 'kafka.log_0_0'::regclass AND c.oid IN (log.oid, log.reltoastrelid)
+"""
+
+
+async def test_an_active_segment_is_frozen_as_it_grows(
+    db: asyncpg.Connection, make_janitor: Callable[..., Awaitable[Janitor]]
+) -> None:
+    topic = await add_topic(db, "t")
+    await grow(db, topic, 0)
+    await grow(db, topic, 50)
+    janitor = await make_janitor(compression="none", freeze_bytes=MIB)
+    await until(db, IS_FROZEN, 300)
+    await grow(db, topic, 100)
+    janitor.poke()
+    await until(db, IS_FROZEN, 450)
+    assert await db.fetchval("SELECT state FROM kafka.segments") == "active"
+    assert not janitor.failures
+
+
+@pytest.mark.parametrize("grace_s", [3600, 0])
+async def test_a_sealed_segment_waits_for_old_snapshots(
+    db: asyncpg.Connection, pg_dsn: str, make_janitor: Callable[..., Awaitable[Janitor]], grace_s: int
+) -> None:
+    topic = await add_topic(db, "t")
+    await grow(db, topic, 0)
+    holder = await asyncpg.connect(pg_dsn)
+    await holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+    await holder.fetchval("SELECT count(*) FROM pg_class")
+    await grow(db, topic, 50)
+    janitor = await make_janitor(compression="none", segment_bytes=MIB, freeze_grace_s=grace_s)
+    state = "SELECT state FROM kafka.segments WHERE segment = 0"
+    if grace_s:
+        await until(db, f"SELECT ({state}) = 'sealed'")
+        for turn in range(2):  # of all jobs
+            await add_topic(db, f"turn-{turn}")
+            janitor.poke()
+            await until(db, ALL_VIEWS)
+        assert await db.fetchval(state) == "sealed"
+        await holder.close()
+        janitor.poke()
+        await until(db, f"SELECT ({state}) = 'frozen'")
+        assert await db.fetchval(IS_FROZEN, 300)
+    else:
+        await until(db, f"SELECT ({state}) = 'frozen'")
+        await holder.close()
+    assert not janitor.failures
+
+
 async def test_an_old_segment_is_rolled_when_it_is_not_empty(
     db: asyncpg.Connection, make_janitor: Callable[..., Awaitable[Janitor]]
 ) -> None:

@@ -20,6 +20,7 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Protocol
 
 import asyncpg
@@ -65,6 +66,10 @@ CHECKPOINT_TABLE_GROWTH = 4
 # long such snapshots are waited for; then the journal's size comes first. pg_dump takes its locks well within that.
 SNAPSHOT_GRACE_S = 30.0
 SNAPSHOT_POLL_S = 1.0
+# An active segment is frozen again when it has grown by this, while most of that lies in PostgreSQL's buffers.
+FREEZE_BYTES = 32 * 1024 * 1024
+# A sealed segment waits so long for snapshots from before to end, under which it cannot be frozen.
+FREEZE_GRACE_S = 3600.0
 
 Step = Callable[[], Awaitable[bool]]
 
@@ -97,6 +102,8 @@ class Janitor:
         journal_bytes: int = JOURNAL_BYTES,
         snapshot_grace_s: float = SNAPSHOT_GRACE_S,
         checkpoint_table_bytes: int = CHECKPOINT_TABLE_BYTES,
+        freeze_bytes: int = FREEZE_BYTES,
+        freeze_grace_s: float = FREEZE_GRACE_S,
         open_session: Callable[[str], Awaitable[sessions.Session]] | None = None,
         on_death: Callable[[str], None] = lambda _reason: None,
     ) -> None:
@@ -120,6 +127,11 @@ class Janitor:
         # When the sizes of segments may be looked at next, and whether somebody has poked before that.
         self._sizes_at = float("-inf")
         self._sizes_wanted = False
+        # Active segments that have grown, with their size; and what was frozen of them last, and when by the server's clock.
+        self._grown: dict[tuple[int, int], int] = {}
+        self._frozen: dict[tuple[int, int], tuple[int, datetime]] = {}
+        self._freeze_bytes = freeze_bytes
+        self._freeze_grace_s = freeze_grace_s
         # When a journal that waits for old snapshots is looked at again.
         self._journals_at = float("inf")
         # Topics whose step failed or has to wait; looked at again after the interval.
@@ -166,6 +178,7 @@ class Janitor:
             "roll segments": self._roll_segments,
             "seal segments": self._seal_segments,
             "freeze segments": self._freeze_segments,
+            "freeze grown segments": self._freeze_grown_segments,
             "rotate journals": self._rotate_journals,
             "rewrite checkpoints": self._rewrite_checkpoints,
             "free topics": self._free_topics,
@@ -293,9 +306,18 @@ class Janitor:
         self._sizes_wanted = self._now() < self._sizes_at
         if self._sizes_wanted:
             return False
-        full = await self._connection.fetch(SQL["full_segments"], self._segment_bytes, self._segment_ms)
-        for row in full:
-            series, segment = row["series"], row["segment"]
+        rows = await self._connection.fetch(
+            SQL["grown_segments"], self._segment_bytes, self._segment_ms, self._freeze_bytes
+        )
+        sizes = {(row["series"], row["segment"]): row["bytes"] for row in rows if not row["is_full"]}
+        self._frozen = {key: frozen for key, frozen in self._frozen.items() if key in sizes}
+        self._grown = {
+            key: size
+            for key, size in sizes.items()
+            if key not in self._frozen or size - self._frozen[key][0] >= self._freeze_bytes
+        }
+        full = [(row["series"], row["segment"]) for row in rows if row["is_full"]]
+        for series, segment in full:
             compression = await self._choose_compression(series, segment)
             await self._segments.create_segment(series, segment + 1, compression)
             log.info("new segment", extra={"series": series, "segment": segment + 1, "compression": compression})
@@ -310,10 +332,22 @@ class Janitor:
         return False
 
     async def _freeze_segments(self) -> bool:
-        rows = await self._connection.fetch(SQL["sealed_segments"])
+        rows = await self._connection.fetch(SQL["sealed_segments"], self._freeze_grace_s)
         for row in rows:
             await self._segments.freeze(row["series"], row["segment"])
         return bool(rows)
+
+    async def _freeze_grown_segments(self) -> bool:
+        """Freeze what one active segment has grown by, unless a snapshot is held under which none of that could be."""
+        if not self._grown:
+            return False
+        (series, segment), size = self._grown.popitem()
+        row = await sessions.only_row(self._connection, SQL["oldest_snapshot"])
+        frozen = self._frozen.get((series, segment))
+        if frozen is None or row["held_since"] is None or row["held_since"] > frozen[1]:
+            await self._segments.freeze_grown(series, segment)
+            self._frozen[series, segment] = size, row["now"]
+        return bool(self._grown)
 
     async def _move_topics(self) -> bool:
         """Give topics that have outgrown the shared series their own, and have the lanes write there."""

@@ -91,6 +91,16 @@ class Segments:
         """Record that nobody appends to a segment any more."""
         await self._connection.execute(SQL["set_sealed"], series, segment)
 
+    async def freeze_grown(self, series: int, segment: int) -> None:
+        """Freeze what has been added to an active segment since the last time.
+
+        Soon after it was written: a page that was written before the last checkpoint goes into the WAL as a whole.
+        """
+        leaf = leaf_table(series, segment)
+        if await self._exists(leaf):
+            await self._connection.execute(SQL["freeze_all_rows"])
+            await self._alone(render(SQL["vacuum_active"], leaf=leaf))
+
     async def freeze(self, series: int, segment: int) -> None:
         """Vacuum and analyse a sealed segment; it is never written again, so this is once and for all."""
         await self._alone(render(SQL["vacuum"], leaf=leaf_table(series, segment)))

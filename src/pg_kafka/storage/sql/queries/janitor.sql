@@ -54,19 +54,30 @@ WITH extents AS (DELETE FROM kafka.extents WHERE topic = $1),
      checkpoints AS (DELETE FROM kafka.partition_checkpoints WHERE topic = $1)
 DELETE FROM kafka.deleted_topics WHERE id = $1 AND view_name IS NULL;
 
--- name: full_segments
--- Active segments that have reached their size or, not being empty, their age. A topic's configs count in its own series.
-SELECT s.id AS series, s.active_segment AS segment
+-- name: grown_segments
+-- Active segments of at least $3 bytes, and those that are full: they have reached their size or, not being empty, their age.
+-- A topic's configs count in its own series.
+SELECT s.id AS series, s.active_segment AS segment, l.bytes, a.is_full
 FROM kafka.series s
 JOIN kafka.segments g ON g.series = s.id AND g.segment = s.active_segment
 LEFT JOIN kafka.topics t ON t.id = s.id
-CROSS JOIN LATERAL (SELECT to_regclass(format('kafka.log_%s_%s', s.id, s.active_segment)) AS leaf) AS l
-WHERE (s.id = 0 OR t.id IS NOT NULL)
-  AND (pg_table_size(l.leaf) >= coalesce((t.configs ->> 'segment.bytes')::bigint, $1)
-       OR (pg_relation_size(l.leaf) > 0
-           AND extract(epoch FROM clock_timestamp() - g.created_at) * 1000
-               >= coalesce((t.configs ->> 'segment.ms')::bigint, $2)))
+CROSS JOIN LATERAL (SELECT to_regclass(format('kafka.log_%s_%s', s.id, s.active_segment)) AS leaf) AS n
+CROSS JOIN LATERAL (SELECT n.leaf, pg_table_size(n.leaf) AS bytes) AS l
+CROSS JOIN LATERAL (
+    SELECT l.bytes >= coalesce((t.configs ->> 'segment.bytes')::bigint, $1)
+           OR (pg_relation_size(l.leaf) > 0
+               AND extract(epoch FROM clock_timestamp() - g.created_at) * 1000
+                   >= coalesce((t.configs ->> 'segment.ms')::bigint, $2)) AS is_full
+) AS a
+WHERE (s.id = 0 OR t.id IS NOT NULL) AND (a.is_full OR l.bytes >= $3)
 ORDER BY s.id;
+
+-- name: oldest_snapshot
+-- Now, and since when the oldest snapshot has been held here; vacuum does not count other vacuums.
+SELECT clock_timestamp() AS now,
+       (SELECT min(a.xact_start) FROM pg_catalog.pg_stat_activity a
+        WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.backend_xmin IS NOT NULL
+          AND a.backend_type <> 'autovacuum worker') AS held_since;
 
 -- name: superseded_segments
 -- Still marked active though a newer one is: the lanes have not all said yet that they have left it.
@@ -75,7 +86,14 @@ FROM kafka.series s JOIN kafka.segments g ON g.series = s.id
 WHERE g.state = 'active' AND g.segment < s.active_segment ORDER BY s.id, g.segment;
 
 -- name: sealed_segments
-SELECT series, segment FROM kafka.segments WHERE state = 'sealed' ORDER BY sealed_at LIMIT 1;
+-- While a snapshot from before its sealing is held, vacuum could do little; it is waited for, but not for ever: $1 is in seconds.
+SELECT g.series, g.segment FROM kafka.segments g
+WHERE g.state = 'sealed'
+  AND (clock_timestamp() - g.sealed_at > $1::float8 * interval '1 second' OR NOT EXISTS (
+           SELECT FROM pg_catalog.pg_stat_activity a
+           WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.backend_xmin IS NOT NULL
+             AND a.backend_type <> 'autovacuum worker' AND a.xact_start <= g.sealed_at))
+ORDER BY g.sealed_at LIMIT 1;
 
 -- name: unmoved_topics
 -- Topics whose own series was made and that have not moved into it.

@@ -14,7 +14,7 @@ CREATE TABLE kafka.{name} (
 ALTER TABLE kafka.log ATTACH PARTITION kafka.{name} FOR VALUES IN ({series});
 
 -- name: create_leaf
--- autovacuum_vacuum_insert_threshold: the janitor freezes a segment once, when it is sealed; vacuuming it while it grows is lost work.
+-- autovacuum_vacuum_insert_threshold: the janitor freezes what has been added from time to time, which autovacuum does later and at greater cost.
 CREATE TABLE kafka.{leaf} (
     LIKE kafka.{name} INCLUDING DEFAULTS INCLUDING CONSTRAINTS,
     CONSTRAINT is_segment CHECK (segment = {segment}),
@@ -88,8 +88,15 @@ UPDATE kafka.segments SET state = 'sealed', sealed_at = clock_timestamp()
 WHERE series = $1 AND segment = $2 AND state = 'active';
 
 -- name: vacuum
--- Never truncates the file: that would need ACCESS EXCLUSIVE, and an append-only table has nothing to give back.
+-- Of a sealed segment. Never truncates the file: that would need ACCESS EXCLUSIVE, and an append-only table has nothing to give back.
 VACUUM (FREEZE, ANALYZE, TRUNCATE FALSE) kafka.{leaf};
+
+-- name: freeze_all_rows
+SET vacuum_freeze_min_age = 0;
+
+-- name: vacuum_active
+-- What is frozen already is skipped, and so is a page that somebody is writing to.
+VACUUM (SKIP_LOCKED, TRUNCATE FALSE) kafka.{leaf};
 
 -- name: set_frozen
 UPDATE kafka.segments SET state = 'frozen' WHERE series = $1 AND segment = $2 AND state = 'sealed';
