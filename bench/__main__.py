@@ -25,6 +25,10 @@ from bench.profiles import PROFILES, Profile
 from bench.systems import SYSTEMS
 
 
+# In the full profile a JVM's warming up would show in the order of the workloads.
+_WARM_UP_RECORDS = {"tiny": 10_000, "full": 2_000_000}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -50,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     # A signal must take the same way out as an error, past what stops the brokers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    warm_up = 10_000 if options.profile == "tiny" else turns.WARM_UP_RECORDS
+    warm_up = _WARM_UP_RECORDS.get(options.profile, turns.WARM_UP_RECORDS)
     outcome = turns.Outcome()
     try:
         rounds = options.rounds or profile.rounds
