@@ -24,7 +24,6 @@ from bench.measurements import Measurement, summarize
 from bench.profiles import PROFILES, Profile
 from bench.systems import SYSTEMS
 
-
 # In the full profile a JVM's warming up would show in the order of the workloads.
 _WARM_UP_RECORDS = {"tiny": 10_000, "full": 2_000_000}
 
