@@ -104,3 +104,23 @@ async def test_a_deadline_and_a_cancelled_wait_close_the_connection(session: Ses
     with pytest.raises(asyncio.CancelledError):
         await wait
     assert other.is_closed
+
+
+async def test_what_the_server_says_right_behind_an_answer_is_the_drivers(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A setting that a reload has changed, in two pieces, the first of which comes with the answer."""
+    news = b"S" + struct.pack(">i", 4 + 9 + 11) + b"TimeZone\0Asia/Tokyo\0"
+    await exchange.run(session, "SELECT 1", [], 10)
+    switch = session.switch
+    received = type(switch).data_received
+
+    def with_news(self: object, data: bytes) -> None:
+        monkeypatch.setattr(type(switch), "data_received", received)
+        received(switch, data + news[:7])
+        received(switch, news[7:])
+
+    monkeypatch.setattr(type(switch), "data_received", with_news)
+    assert await exchange.run(session, "SELECT 1", [], 10) == ["SELECT 1"]
+    assert session.connection.get_settings().TimeZone == "Asia/Tokyo"
+    assert await session.connection.fetchval("SELECT 2") == 2

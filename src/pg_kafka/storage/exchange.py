@@ -56,7 +56,6 @@ async def run(session: Session, query: str, copies: Sequence[Iterable[bytes]], t
         if exchange.error is not None and isinstance(error, ConnectionError):
             raise _postgres_error(exchange.error, query) from error  # the server said why it goes away
         raise
-    switch.exchange = None
     if exchange.error is not None:
         raise _postgres_error(exchange.error, query)
     return [tag.decode() for tag in exchange.tags]
@@ -90,7 +89,13 @@ class _Switch(asyncio.Protocol):
         return exchange
 
     def data_received(self, data: bytes) -> None:
-        (self.exchange or self._driver).data_received(data)
+        if self.exchange is not None:
+            rest = self.exchange.data_received(data)
+            if rest is None:
+                return
+            self.exchange, data = None, rest
+        if data:
+            self._driver.data_received(data)
 
     def eof_received(self) -> bool | None:
         ended: bool | None = self._driver.eof_received()
@@ -123,16 +128,21 @@ class _Exchange:
         if not self.ready.done():
             self.ready.set_exception(error)
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes) -> bytes | None:
+        """Take what is of this exchange. When the server is ready, what follows, of which a part may be here; None before."""
         data = self._rest + data if self._rest else data
         position = 0
         while len(data) - position >= _HEADER_BYTES:
             end = position + 1 + int.from_bytes(data[position + 1 : position + _HEADER_BYTES], "big")
             if end > len(data):
                 break
-            self._take(data[position], data[position + _HEADER_BYTES : end])
+            kind = data[position]
+            self._take(kind, data[position + _HEADER_BYTES : end])
             position = end
+            if kind == _READY:
+                return data[position:]
         self._rest = data[position:]
+        return None
 
     def _take(self, kind: int, body: bytes) -> None:
         if kind == _COMPLETE:
