@@ -12,6 +12,7 @@ PG_KAFKA_MACHINE_EXAMPLES=200 plays more.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
@@ -46,6 +47,7 @@ RETRIABLE = (ErrorCode.KAFKA_STORAGE_ERROR, ErrorCode.NOT_LEADER_OR_FOLLOWER, Er
 partitions = st.integers(0, PARTITIONS - 1)
 producers = st.integers(0, PRODUCERS - 1)
 groups = st.integers(0, GROUPS - 1)
+_machines = itertools.count()
 
 
 @dataclass(eq=False)
@@ -94,7 +96,7 @@ class LaneMachine(RuleBasedStateMachine):
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.number = 0
-        self.name = f"t{id(self)}"
+        self.name = f"t{next(_machines)}"  # all of a run share the database; an id of Python's comes again
         self.marks = [0] * PARTITIONS
         self.plain: list[list[Sent]] = [[] for _ in range(PARTITIONS)]
         self.streams: dict[tuple[int, int], Stream] = {}
