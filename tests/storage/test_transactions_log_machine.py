@@ -11,6 +11,7 @@ PG_KAFKA_MACHINE_EXAMPLES=200 plays more.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from collections import defaultdict
 from collections.abc import Coroutine, Sequence
@@ -57,6 +58,9 @@ def made(producer_id: int, sequence: int, texts: Sequence[bytes]) -> bytes:
     return bytes(builder.build())
 
 
+_machines = itertools.count()
+
+
 class TransactionMachine(RuleBasedStateMachine):
     dsn = ""
 
@@ -70,7 +74,7 @@ class TransactionMachine(RuleBasedStateMachine):
         self.committed: list[set[bytes]] = [set() for _ in range(PARTITIONS)]
         self.aborted: list[set[bytes]] = [set() for _ in range(PARTITIONS)]
         self.leader = self.run(self.started())
-        self.name = f"t{id(self)}"
+        self.name = f"t{next(_machines)}"  # all of a run share the database; an id of Python's comes again
         self.run(self.leader.topic(self.name, PARTITIONS))
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
