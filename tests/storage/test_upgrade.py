@@ -59,6 +59,7 @@ COMMIT = {
     "(entry, group_id, topic_id, partition_id, committed_offset, metadata, committed_at) "
     "VALUES (nextval('kafka.journal_entries') + $2, 'g', $1, 0, $2, 'note', timestamptz 'epoch' + interval '5 s')",
 }
+COMMIT[3] = COMMIT[2]
 
 
 async def make_old(dsn: str, version: int, monkeypatch: pytest.MonkeyPatch) -> asyncpg.Connection:

@@ -17,7 +17,7 @@ from pg_kafka.errors import FatalError
 from pg_kafka.storage import segments
 from pg_kafka.storage.queries import SQL, load
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 OLDEST_SERVER = 140000
 
 _QUERIES = load("migrate")
