@@ -330,3 +330,19 @@ async def test_large_producer_does_not_hold_up_a_small_one(pg_dsn: str) -> None:
         assert {(await answer).error for answer in answers} == {0}
         # 12 MB were queued before it; it shares the first transaction.
         assert done.index("small") < 30
+
+
+async def test_partition_that_is_due_for_a_checkpoint_twice_gets_one(pg_dsn: str) -> None:
+    async with leading(pg_dsn, checkpoint_bytes=65_536) as leader:
+        partition = await leader.partition(await leader.topic("t"))
+        lane = leader.log._lanes[0]
+        term = lane.term
+        # Due by its bytes, and because the time of all changed partitions has come.
+        lane._staging._next_checkpoint = 0
+        assert (await leader.append(partition, batch(values(b"x" * 70_000)))).base_offset == 0
+        assert (await leader.append(partition, batch(values(b"y")))).base_offset == 1
+        await lane.control(lambda: None)
+        assert (lane.term, partition.is_closed) == (term, False)
+        connection = await asyncpg.connect(pg_dsn)
+        assert await connection.fetchval("SELECT next_offset FROM kafka.partition_checkpoints") in (1, 2)
+        await connection.close()

@@ -456,7 +456,7 @@ class Lane:
             self._in_flight.remove(trial)
             self._apply(trial)
         self._in_flight.remove(transaction)
-        self._staging.checkpoints_due.extend(p.partition for p in transaction.checkpoints)
+        self._staging.checkpoints_due.update(dict.fromkeys(p.partition for p in transaction.checkpoints))
         self._finish_controls(transaction.controls)
 
     def _fail_share(self, share: Share, error: asyncpg.PostgresError) -> None:

@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 
@@ -26,7 +26,7 @@ from pg_kafka.storage.journal import JournalWrite, journal_table
 from pg_kafka.storage.lane import Lane
 from pg_kafka.storage.partition import Append, AppendResult, Extent, Partition
 from pg_kafka.storage.segments import leaf_table
-from pg_kafka.storage.sessions import Identity, Readers, Session, unavailable
+from pg_kafka.storage.sessions import Fenced, Identity, Readers, Session, unavailable
 from pg_kafka.storage.tail import TailCache
 from pg_kafka.storage.topics import Topic, Topics
 from pg_kafka.storage.transaction import NO_JOURNALS, JournalTables
@@ -44,15 +44,20 @@ LOAD_TIMEOUT_S = 30.0
 CONTROL_TIMEOUT_S = 30.0
 PARTITIONS_PER_LOAD = 2_000
 ROWS_PER_READ = (8, 2_000)
+# So often a search over segments, or a load, begins anew because rows moved between them.
+SEARCHES = 3
 # Encoding more than this with a codec goes to a thread: it would hold up all other connections.
 THREADED_BYTES = 64 * 1024
 PRODUCER_BLOCK = 1000
 # Failed first batches that are remembered; the oldest are forgotten, which costs their order at worst.
 MAX_AWAITED = 100_000
+# Places without records that the log was told of; then it is told of them again.
+MAX_TOLD_MISSING = 1_000
 # After so many bytes a segment may be full.
 GROWN_BYTES = 16 * 1024 * 1024
 # After so many bytes a journal may have to be rotated.
 JOURNAL_GROWN_BYTES = 2 * 1024 * 1024
+T = TypeVar("T")
 _READ_FIELDS = (
     "base_offset",
     "last_offset",
@@ -124,7 +129,8 @@ class Log:
         self._partitions: dict[tuple[int, int], Partition] = {}
         self._loading: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._awaited: dict[tuple[int, int, int], tuple[int, int]] = {}  # topic, partition, producer: epoch, sequence
-        self._ends: dict[tuple[int, int], int] = {}  # where forgotten partitions ended
+        self._ends: dict[tuple[int, int], int] = {}  # how far partitions are committed; kept when they are forgotten
+        self._told_missing: set[tuple[int, int, int]] = set()  # topic, partition, offset
         self._active_segments: dict[int, int] = {}
         self._topic_bytes: defaultdict[int, int] = defaultdict(int)
         self._outgrown: set[int] = set()
@@ -201,7 +207,17 @@ class Log:
     def answered(self, count_bytes: int) -> None:
         self.queued_bytes -= count_bytes
 
+    def check_end(self, partition: Partition, base_offset: int) -> None:
+        """The last guard against an offset given out twice: no row begins below what is committed. Raises Fenced."""
+        committed = self._ends.get((partition.topic.id, partition.index), 0)
+        if base_offset < committed:
+            raise Fenced(f"{partition} would be written at {base_offset}, and {committed} offsets are committed")
+
     def committed(self, partition: Partition, appended_bytes: int) -> None:
+        self._ends[partition.topic.id, partition.index] = partition.high_watermark
+        self._count_bytes(partition, appended_bytes)
+
+    def _count_bytes(self, partition: Partition, appended_bytes: int) -> None:
         self._grown_bytes += appended_bytes
         if self._grown_bytes >= GROWN_BYTES:
             self._grown_bytes = 0
@@ -224,7 +240,7 @@ class Log:
         key = (partition.topic.id, partition.index)
         if self._partitions.get(key) is partition:
             del self._partitions[key]
-            self._ends[key] = partition.high_watermark
+            self._ends[key] = max(partition.high_watermark, self._ends.get(key, 0))
         partition.close()
 
     def fenced(self, reason: str) -> None:
@@ -385,13 +401,15 @@ class Log:
 
     async def load(self, wanted: Sequence[tuple[Topic, int]]) -> list[Partition]:
         """Load partitions, in the order asked for. Raises StorageError."""
-        missing = [
-            (topic, index)
+        # A request may name a partition any number of times: it is loaded once.
+        missing = {
+            (topic.id, index): (topic, index)
             for topic, index in wanted
             if (topic.id, index) not in self._partitions and (topic.id, index) not in self._loading
-        ]
-        for start in range(0, len(missing), PARTITIONS_PER_LOAD):
-            chunk = missing[start : start + PARTITIONS_PER_LOAD]
+        }
+        asked = list(missing.values())
+        for start in range(0, len(asked), PARTITIONS_PER_LOAD):
+            chunk = asked[start : start + PARTITIONS_PER_LOAD]
             load = asyncio.create_task(self._load(chunk), name="load partitions")
             for topic, index in chunk:
                 self._loading[topic.id, index] = load
@@ -412,7 +430,8 @@ class Log:
 
     def _loaded(self, load: asyncio.Task[None], chunk: list[tuple[Topic, int]]) -> None:
         for topic, index in chunk:
-            self._loading.pop((topic.id, index), None)
+            if self._loading.get((topic.id, index)) is load:
+                del self._loading[topic.id, index]
         if not load.cancelled():
             load.exception()  # whoever asked may have given up; then nobody else looks at it
 
@@ -431,20 +450,43 @@ class Log:
                 raise unavailable("the log is not ready") from None
             terms = {lane: lane.term for lane in lanes}
             async with self._readers.use(LOAD_TIMEOUT_S) as connection:
-                partitions = await self._read_partitions(connection, chunk)
+                partitions = await self._read_settled(connection, chunk)
             # A lane that broke meanwhile may have committed something that this has not seen.
             if all(lane.ready.is_set() and lane.term == terms[lane] for lane in lanes):
                 break
-        for (topic, index), partition in zip(chunk, partitions, strict=True):
-            if partition.high_watermark < self._ends.get((topic.id, index), 0):
-                reason = f"{partition} ends at {partition.high_watermark}, the database had committed more"
-                self._on_went_back(reason)
-                raise unavailable(reason)
-            if topic.id in self._topics.by_id:
-                # The catalogue may have changed while we read.
-                partition.topic = self._topics.by_id[topic.id]
-                partition.series = partition.topic.series
-                self._partitions[topic.id, index] = partition
+        for partition in partitions:
+            self._serve(partition)
+
+    def _serve(self, partition: Partition) -> None:
+        """Take a partition as it was read into use. Raises StorageError when the database holds less than it did."""
+        key = (partition.topic.id, partition.index)
+        if key in self._partitions:
+            # Two objects would give the same offsets out twice. The one in use knows what was written since.
+            return
+        if partition.high_watermark < self._ends.get(key, 0):
+            reason = f"{partition} ends at {partition.high_watermark}, the database had committed {self._ends[key]}"
+            self._on_went_back(reason)
+            raise unavailable(reason)
+        topic = self._topics.by_id.get(partition.topic.id)
+        if topic is not None:
+            # The catalogue may have changed while we read.
+            partition.topic = topic
+            partition.series = topic.series
+            self._partitions[key] = partition
+
+    async def _read_settled(self, connection: asyncpg.Connection, chunk: list[tuple[Topic, int]]) -> list[Partition]:
+        """Partitions as they are in the database. Raises StorageError when rows move between segments all the time."""
+        for _ in range(SEARCHES):
+            partitions = await self._read_partitions(connection, chunk)
+            rows = await connection.fetch(
+                SQL["load_extents_of_many"], [topic.id for topic, _ in chunk], [index for _, index in chunk]
+            )
+            extents = {(row["topic"], row["partition"]): [Extent(*each) for each in row["extents"]] for row in rows}
+            if all(extents.get((p.topic.id, p.index), []) == p.extents for p in partitions):
+                for partition in partitions:
+                    self._topic_bytes_loaded(partition)
+                return partitions
+        raise unavailable("segments changed while partitions were loaded")
 
     async def _read_partitions(self, connection: asyncpg.Connection, chunk: list[tuple[Topic, int]]) -> list[Partition]:
         rows = await connection.fetch(
@@ -485,13 +527,12 @@ class Log:
         for partition in partitions:
             partition.unstage()
             partition.aborted_from = partition.high_watermark
-            self._topic_bytes_loaded(partition)
         return partitions
 
     def _topic_bytes_loaded(self, partition: Partition) -> None:
         if partition.series == 0 and partition.append_bytes_total:
             # Counted once for each load; a reload counts again, which moves a topic early rather than never.
-            self.committed(partition, partition.append_bytes_total)
+            self._count_bytes(partition, partition.append_bytes_total)
 
     # -- appending ---------------------------------------------------------------------------------------------------
 
@@ -546,15 +587,16 @@ class Log:
         if offset >= partition.high_watermark:
             return []
         async with self._readers.use(READ_TIMEOUT_S) as connection:
-            for attempt in range(2):
-                end = partition.high_watermark
-                rows = await self._read_extents(connection, partition, offset, end, max_bytes)
-                if rows:
-                    break
-                if attempt:
-                    raise unavailable(f"{partition} has no rows between {offset} and {end}")
-                # Rows may have moved to another segment: an empty answer is never a gap.
+            rows = await self._read_rows(connection, partition, offset, max_bytes)
+            if not rows:
+                # They may have moved to another segment.
                 await self._reload_extents(connection, partition)
+                rows = await self._read_rows(connection, partition, offset, max_bytes)
+        if not rows:
+            if partition.is_closed:
+                raise StorageError(True, ErrorCode.NOT_LEADER_OR_FOLLOWER, f"{partition} went away while it was read")
+            self._tell_missing(partition, offset)
+            raise unavailable(f"the database has no row with offset {offset} of {partition}")
         partition.average_row_bytes = max(1, sum(row["row_bytes"] for row in rows) // len(rows))
         codec, level = partition.topic.settings.codec, partition.topic.settings.compression_level
         arguments = [[row[name] for name in _READ_FIELDS] for row in rows]
@@ -571,33 +613,51 @@ class Log:
         found = aborted.known(partition, offset, batches)
         if found is None:
             async with self._readers.use(READ_TIMEOUT_S) as connection:
-                found = await aborted.find(connection, partition, offset, batches)
+                found = await self._in_extents(
+                    connection, partition, lambda: aborted.find(connection, partition, offset, batches)
+                )
         return found
 
-    async def _read_extents(
-        self, connection: asyncpg.Connection, partition: Partition, offset: int, end: int, max_bytes: int
+    async def _read_rows(
+        self, connection: asyncpg.Connection, partition: Partition, offset: int, max_bytes: int
     ) -> list[asyncpg.Record]:
-        """Rows from the first extent that has any at or after the offset."""
+        """Rows from the one that holds the offset on; empty when it is not where the extents say.
+
+        The rows of a partition cover its offsets without a gap. So the end of the answer, or of a segment, never tells
+        that nothing was there: what follows a gap is left for a read that begins at the gap, and finds that.
+        """
         position = partition.extent_index(offset)
         if position < 0:
             return []
         low, high = ROWS_PER_READ
-        limit = min(high, max(low, 2 * max_bytes // partition.average_row_bytes + 2))
-        for extent in partition.extents[position:]:
-            rows: list[asyncpg.Record] = await connection.fetch(
-                queries.render(SQL["read_rows"], leaf=leaf_table(extent.series, extent.segment)),
-                partition.topic.id,
-                partition.index,
-                offset,
-                end,
-                max(1, max_bytes),
-                limit,
+        extent = partition.extents[position]
+        rows: list[asyncpg.Record] = await connection.fetch(
+            queries.render(SQL["read_rows"], leaf=leaf_table(extent.series, extent.segment)),
+            partition.topic.id,
+            partition.index,
+            offset,
+            partition.high_watermark,
+            max(1, max_bytes),
+            min(high, max(low, 2 * max_bytes // partition.average_row_bytes + 2)),
+        )
+        expected = offset
+        for count, row in enumerate(rows):
+            if not row["base_offset"] <= expected <= row["last_offset"]:
+                return rows[:count]
+            expected = row["last_offset"] + 1
+        return rows
+
+    def _tell_missing(self, partition: Partition, offset: int) -> None:
+        """A consumer asks again and again, so each place is told once."""
+        place = (partition.topic.id, partition.index, offset)
+        if place not in self._told_missing:
+            if len(self._told_missing) >= MAX_TOLD_MISSING:
+                self._told_missing.clear()
+            self._told_missing.add(place)
+            log.error(
+                "records are missing in the database",
+                extra={"topic": partition.topic.name, "partition": partition.index, "offset": offset},
             )
-            while rows and rows[0]["last_offset"] < offset:
-                del rows[0]
-            if rows:
-                return rows
-        return []
 
     async def _reload_extents(self, connection: asyncpg.Connection, partition: Partition) -> None:
         rows = await connection.fetch(SQL["load_extents"], partition.topic.id, partition.index)
@@ -606,13 +666,31 @@ class Log:
         # The lane may have begun an extent after these were read.
         partition.extents[:] = stored + [e for e in partition.extents if e.first_offset > newest]
 
+    async def _in_extents(
+        self, connection: asyncpg.Connection, partition: Partition, search: Callable[[], Awaitable[T]]
+    ) -> T:
+        """What a search in several segments finds. Raises StorageError.
+
+        Rows may move to other segments meanwhile, and then it is repeated: it may have seen them in neither place. What
+        moves rows changes their extents in the same transaction, so extents that stayed the same vouch for the answer.
+        """
+        for _ in range(SEARCHES):
+            before = list(partition.extents)
+            found = await search()
+            await self._reload_extents(connection, partition)
+            if partition.extents[: len(before)] == before:
+                return found
+        raise unavailable(f"the segments of {partition} changed while they were searched")
+
     async def offset_for_timestamp(self, partition: Partition, timestamp_ms: int) -> tuple[int, int, int] | None:
         """First record whose timestamp is at or after the given one: (offset, timestamp, leader epoch), or None."""
         end, start = partition.high_watermark, partition.log_start_offset
         if start >= end or partition.running_max_timestamp < timestamp_ms:
             return None
         async with self._readers.use(READ_TIMEOUT_S) as connection:
-            return await self._find_timestamp(connection, partition, timestamp_ms, start, end)
+            return await self._in_extents(
+                connection, partition, lambda: self._find_timestamp(connection, partition, timestamp_ms, start, end)
+            )
 
     async def _find_timestamp(
         self, connection: asyncpg.Connection, partition: Partition, timestamp_ms: int, start: int, end: int

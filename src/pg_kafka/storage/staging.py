@@ -47,6 +47,7 @@ class Owner(Protocol):
     def takes_unknown(self, partition: Partition, batch: Batch) -> bool: ...
     def admits(self, partition: Partition, producer_id: int, epoch: int) -> int: ...
     def expected(self, count_bytes: int) -> None: ...
+    def check_end(self, partition: Partition, base_offset: int) -> None: ...
     def committed(self, partition: Partition, appended_bytes: int) -> None: ...
     def stored_codec_differs(self, append: Append) -> bool: ...
 
@@ -68,7 +69,9 @@ class Staging:
         self.journal = JournalQueue()
         self.global_offsets = GlobalOffsets()
         self.dirty: dict[Partition, None] = {}  # changed since their checkpoints
-        self.checkpoints_due: deque[Partition] = deque()
+        self.checkpoints_due: dict[
+            Partition, None
+        ] = {}  # in order, each once: a statement writes a partition's row once
         self.closed: set[int] = set()  # topics that take no more appends
         self.queued_records = 0
         self._queued_bytes = 0
@@ -181,6 +184,7 @@ class Staging:
         now_ms = self._owner.now_ms()
         for part in list(transaction.parts.values()):
             if part.appends:
+                self._owner.check_end(part.partition, part.appends[0].base_offset)
                 make_rows(part, self._owner.active_segment(part.partition.series), now_ms, self.global_offsets)
             else:
                 del transaction.parts[part.partition]
@@ -341,7 +345,7 @@ class Staging:
         if part.checkpoint is not None:
             self.checkpoint_written(partition)
         elif partition.bytes_since_checkpoint >= self._checkpoint_bytes:
-            self.checkpoints_due.append(partition)
+            self.checkpoints_due[partition] = None
             partition.bytes_since_checkpoint = 0
         self.dirty[partition] = None
         start = partition.log_start_offset
@@ -368,7 +372,7 @@ class Staging:
 
     def mark_checkpoints(self) -> None:
         """All changed partitions are due."""
-        self.checkpoints_due.extend(self.dirty)
+        self.checkpoints_due.update(self.dirty)
         self.dirty.clear()
         self._next_checkpoint = time.monotonic() + self._checkpoint_s
 
@@ -377,7 +381,8 @@ class Staging:
             self.mark_checkpoints()
         due: list[Partition] = []
         while self.checkpoints_due and len(due) < CHECKPOINTS_AT_ONCE:
-            partition = self.checkpoints_due.popleft()
+            partition = next(iter(self.checkpoints_due))
+            del self.checkpoints_due[partition]
             if not partition.is_closed:
                 due.append(partition)
         return due

@@ -81,6 +81,13 @@ ORDER BY m.base_offset;
 SELECT first_offset, series, segment, generation FROM kafka.extents
 WHERE topic = $1 AND partition = $2 ORDER BY first_offset;
 
+-- name: load_extents_of_many
+SELECT x.topic, x.partition,
+       array_agg(ARRAY[x.first_offset, x.series, x.segment::bigint, x.generation::bigint] ORDER BY x.first_offset) AS extents
+FROM unnest($1::bigint[], $2::integer[]) AS w (topic, partition)
+JOIN kafka.extents x ON x.topic = w.topic AND x.partition = w.partition
+GROUP BY x.topic, x.partition;
+
 -- name: read_rows
 -- Rows from the one that holds offset $3 on, below $4, until $5 bytes are reached; at least one, at most $6 looked at.
 SELECT base_offset, last_offset, record_count, leader_epoch, first_timestamp, max_timestamp, timestamp_type, codec,
