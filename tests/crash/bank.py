@@ -1,6 +1,6 @@
 """The bank: transfers between accounts by transactional processors, which are killed, as are broker and PostgreSQL.
 
-    python -m tests.crash.bank [--seconds N] [--seed S] [--protocol classic|consumer] [--results FILE] [--kafka]
+    python -m tests.crash.bank [--seconds N] [--seed S] [--protocol classic|consumer] [--results FILE] [--failover | --kafka]
 
 Orders ("give 7 from account 3 to account 11") come steadily. Tellers of one group (two libraries, two with static members)
 take them and book each as two entries, of which each account's go to one partition, in a transaction with their offsets;
@@ -9,6 +9,8 @@ some attempts they abort, and now and then an operator aborts one. Meanwhile
 - SQL says at any moment, of `kafka.messages` and of the topic's view, that the accounts have together what was paid in
 - so does a read_committed reader of the entries up to the last stable offsets, which it asks for again and again: where one
   entry of an order is there and the other is not, another transaction that is open there holds the other back
+
+With `--failover` PostgreSQL has a synchronous standby, which takes the primary's place when that is killed, again and again.
 
 In the end all is quiet, and the books are checked: `ledger.py`. With `--kafka` the broker is Apache Kafka and only tellers
 are killed; its transactions become visible in one partition after another, which is counted.
@@ -41,7 +43,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from tests.broker.rawclient import RawClient, only
 from tests.clients.groups import LIST_OFFSETS, SETTINGS, place_of
 from tests.crash.ledger import ACCOUNTS, DEPOSIT, OPENING, TOTAL, Books, Seen, torn_orders, total
-from tests.crash.servers import Given
+from tests.crash.servers import Given, Pair
 from tests.crash.teller import CLIENT_SETTINGS
 from tests.kafka_reference import ROOT, ApacheKafka, compiled, java
 
@@ -54,6 +56,7 @@ ABORT_SHARE = 0.1
 QUIET_S = 90.0
 READ_UNCOMMITTED, READ_COMMITTED = 0, 1
 LIBRARIES = ("confluent-kafka", "java", "confluent-kafka", "java")
+TELLERS = list(LIBRARIES)  # --library replaces all by one
 TELLER_SOURCE = Path(__file__).with_name("Teller.java")
 # The last two: what asyncpg says of a connection that broke just then.
 PG_IS_AWAY = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
@@ -167,7 +170,7 @@ class Bank:
         self.books = Books()
         self.seen = Seen(ENTRY_PARTITIONS)
         self.failures: Counter[str] = Counter()
-        self.tellers = [Teller(self, number, library) for number, library in enumerate(LIBRARIES)]
+        self.tellers = [Teller(self, number, library) for number, library in enumerate(TELLERS)]
         self.story: list[str] = []
         self.newest = 0.0
         self.silence_s = 0.0
@@ -481,9 +484,29 @@ async def transaction_aborted(t: Trouble) -> None:
             await asyncio.sleep(0.02)
 
 
+async def primary_killed(t: Trouble) -> None:
+    """The standby takes its place."""
+    assert isinstance(t.system, Pair)
+    await t.system.fail_over()
+    await t.system.brokers[0].serves()
+    await t.system.renew_standby()
+
+
+async def primary_and_broker_killed(t: Trouble) -> None:
+    """As above, and nobody but the standby remembers what was acknowledged."""
+    assert isinstance(t.system, Pair)
+    broker = t.system.brokers[0]
+    broker.kill()
+    await t.system.fail_over()
+    broker.start()
+    await broker.serves()
+    await t.system.renew_standby()
+
+
 Fault = Callable[[Trouble], Awaitable[None]]
 OF_TELLERS: tuple[Fault, ...] = (teller_killed, teller_abandoned)
 OF_BROKERS: tuple[Fault, ...] = (broker_killed, postgres_killed, backend_killed, both_killed, transaction_aborted)
+OF_PAIRS: tuple[Fault, ...] = (primary_killed, primary_and_broker_killed, broker_killed, backend_killed)
 
 
 @dataclass
@@ -556,7 +579,7 @@ async def play(bootstrap: str, system: Given | None, folder: Path, seed: int, pr
 async def _trouble(trouble: Trouble, seconds: float) -> Counter[str]:
     """Every fault once, then any, until the time is over."""
     chance, played = trouble.chance, Counter[str]()
-    of_brokers = OF_BROKERS if trouble.system is not None else ()
+    of_brokers = OF_PAIRS if isinstance(trouble.system, Pair) else OF_BROKERS if trouble.system is not None else ()
     first = chance.sample([*OF_TELLERS, *of_brokers], len(OF_TELLERS) + len(of_brokers))
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline or first:
@@ -621,15 +644,20 @@ async def _compare_with_sql(bank: Bank, system: Given) -> None:
             bank.books.faults.append(f"{partition}: SQL and the reader differ in {len(differing)}: {differing[:3]}")
 
 
-async def run(seed: int, protocol: str, seconds: float) -> Report:
+async def run(seed: int, protocol: str, seconds: float, *, has_standby: bool = False) -> Report:
     """A run on a system made for it."""
-    system = Given()
+    system = Pair(synchronous=True) if has_standby else Given()
     await system.open()
     try:
         place = await system.serving()
         return await play(f"{place.host}:{place.port}", system, system.folder, seed, protocol, seconds)
     finally:
         await system.close()
+
+
+async def run_with_standby(seed: int, protocol: str, seconds: float) -> Report:
+    """A run on a pair of servers that fails over."""
+    return await run(seed, protocol, seconds, has_standby=True)
 
 
 async def run_on_kafka(seed: int, protocol: str, seconds: float) -> Report:
@@ -664,9 +692,13 @@ def main() -> int:
     parser.add_argument("--protocol", choices=("classic", "consumer"), default=None)
     parser.add_argument("--results", type=Path, default=None)
     parser.add_argument("--kafka", action="store_true")
+    parser.add_argument("--failover", action="store_true")
+    parser.add_argument("--library", choices=sorted(set(LIBRARIES)), default=None)
     given = parser.parse_args()
     os.environ.update(environment())
-    play_it = run_on_kafka if given.kafka else run
+    play_it = run_on_kafka if given.kafka else run_with_standby if given.failover else run
+    if given.library:
+        TELLERS[:] = [given.library] * len(TELLERS)
     failed = False
     protocols = [given.protocol] if given.protocol else ["classic", "consumer"]
     for protocol in protocols:

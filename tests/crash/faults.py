@@ -35,6 +35,14 @@ class Round:
     chance: random.Random
     notes: dict[str, float] = field(default_factory=dict)
 
+    async def acknowledgements_arrive(self) -> float:
+        """Return when no acknowledgement has come for a while, from a database that gives none any more, and say when."""
+        while True:
+            count = len(self.load.ledger.acks)
+            await asyncio.sleep(0.5)
+            if len(self.load.ledger.acks) == count:
+                return time.monotonic()
+
     async def take_over(self, since: float) -> None:
         """Wait until the second broker answers, measure that, and move the address to it."""
         second = self.system.brokers[1]
@@ -347,9 +355,7 @@ async def _promote(r: Round) -> None:
     system = r.system
     assert isinstance(system, Pair) and system.standby is not None
     at = time.monotonic()
-    system.server.kill()
-    await asyncio.to_thread(system.standby.promote)
-    await system.lead_to(system.standby)
+    await system.fail_over()
     await r.system.brokers[0].serves()
     r.notes["failover_s"] = round(time.monotonic() - at, 2)
 
@@ -380,11 +386,43 @@ async def asynchronous_standby_promoted(r: Round) -> Loss:
     await asyncio.sleep(r.chance.uniform(0.2, 1))
     system.server.kill()
     signal_all(frozen, signal.SIGCONT)
-    await asyncio.sleep(0.2)  # acknowledgements on their way arrive
-    at = time.monotonic()
+    at = await r.acknowledgements_arrive()
     await _promote(r)
     await r.load.served_since(time.monotonic(), 60)
     return await _survived(r, at)
+
+
+@kind(synchronous_pair, rare=True, once=True)
+async def broker_and_primary_killed(r: Round) -> None:
+    """Both are gone in the same moment, so nobody remembers what was acknowledged but the standby."""
+    await _restart_and_promote(r)
+
+
+@kind(asynchronous_pair, rare=True, once=True, may_lose=True)
+async def broker_and_primary_killed_standby_lags(r: Round) -> Loss:
+    """As above with a standby that has not all of it: the new timeline alone tells that history changed."""
+    system = r.system
+    assert isinstance(system, Pair) and system.standby is not None
+    frozen = system.standby.freeze()
+    await asyncio.sleep(r.chance.uniform(0.2, 1))
+    system.server.kill()
+    system.brokers[0].kill()
+    signal_all(frozen, signal.SIGCONT)
+    at = await r.acknowledgements_arrive()
+    await _restart_and_promote(r)
+    await r.load.served_since(time.monotonic(), 60)
+    return await _survived(r, at)
+
+
+async def _restart_and_promote(r: Round) -> None:
+    system = r.system
+    assert isinstance(system, Pair)
+    at = time.monotonic()
+    system.brokers[0].kill()
+    await system.fail_over()
+    system.brokers[0].start()
+    await system.brokers[0].serves()
+    r.notes["failover_s"] = round(time.monotonic() - at, 2)
 
 
 @kind(synchronous_pair, rare=True, once=True)
@@ -430,8 +468,7 @@ async def _restore(r: Round, *, new_timeline: bool) -> Loss:
     await asyncio.sleep(1)
     old = system.server
     old.kill()
-    await asyncio.sleep(0.2)  # acknowledgements on their way arrive
-    at = time.monotonic()
+    at = await r.acknowledgements_arrive()
     if new_timeline:
         backup.write("recovery.signal", "")
         backup.write("postgresql.auto.conf", "restore_command = 'false'\nrecovery_target_timeline = 'current'\n")

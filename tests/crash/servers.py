@@ -322,9 +322,7 @@ class Pair(Given):
         self.standby = await asyncio.to_thread(self.server.copy, "--write-recovery-conf")
         await asyncio.to_thread(self.standby.start)
         if self._synchronous:
-            await self.superuser("ALTER SYSTEM SET synchronous_standby_names = '*'")
-            await self.superuser("SELECT pg_reload_conf()")
-            await self.wait_for("SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'")
+            await self._be_synchronous()
 
     async def wait_for(self, question: str, timeout_s: float = 20) -> None:
         """Return when a count is above zero."""
@@ -332,6 +330,30 @@ class Pair(Given):
         while (await self.superuser(question)).strip() == "0":
             assert time.monotonic() < deadline, question
             await asyncio.sleep(0.05)
+
+    async def renew_standby(self) -> None:
+        """Make a standby of the server that is the primary now, in place of the one that is lost; return when it follows."""
+        if self.standby is not None:
+            self.standby.destroy()
+        if self._synchronous:
+            await self.superuser("ALTER SYSTEM RESET synchronous_standby_names")
+            await self.superuser("SELECT pg_reload_conf()")
+        self.standby = await asyncio.to_thread(self.server.copy, "--write-recovery-conf")
+        await asyncio.to_thread(self.standby.start)
+        if self._synchronous:
+            await self._be_synchronous()
+
+    async def _be_synchronous(self) -> None:
+        await self.superuser("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        await self.superuser("SELECT pg_reload_conf()")
+        await self.wait_for("SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'")
+
+    async def fail_over(self) -> None:
+        """The primary is killed, the standby takes its place, and the proxy leads there."""
+        assert self.standby is not None
+        self.server.kill()
+        await asyncio.to_thread(self.standby.promote)
+        await self.lead_to(self.standby)
 
     async def lead_to(self, server: Server) -> None:
         """The proxy leads to another server from now on; what is open is cut."""
