@@ -346,3 +346,27 @@ async def test_partition_that_is_due_for_a_checkpoint_twice_gets_one(pg_dsn: str
         connection = await asyncpg.connect(pg_dsn)
         assert await connection.fetchval("SELECT next_offset FROM kafka.partition_checkpoints") in (1, 2)
         await connection.close()
+
+
+async def test_producers_are_known_after_the_clock_was_set_forward_by_days(
+    pg_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Leader(pg_dsn)
+    await first.start()
+    partition = await first.partition(await first.topic("t"))
+    sent = batch(values(b"a", b"b"), producer_id=7, epoch=0, sequence=0)
+    await first.append(partition, sent)
+    now_ms = first.log.now_ms()
+    monkeypatch.setattr(first.log, "now_ms", lambda: now_ms + 3 * 86_400_000)
+    # A checkpoint by the new time: in it, in memory and after a restart the producer's batches are known.
+    await first.append(partition, batch(values(b"other")))
+    first.log._lanes[0]._staging.mark_checkpoints()
+    await first.log._lanes[0].control(lambda: None)
+    again = await first.append(partition, sent)
+    assert (again.error, again.base_offset) == (0, 0)
+    await first.stop()
+    async with leading(pg_dsn) as second:
+        partition = await second.partition(second.topics.by_name["t"])
+        again = await second.append(partition, sent)
+        assert (again.error, again.base_offset) == (0, 0)
+        assert (await second.append(partition, batch(values(b"c")))).base_offset == 3

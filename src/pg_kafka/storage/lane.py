@@ -90,7 +90,6 @@ class Lane:
         *,
         checkpoint_bytes: int,
         checkpoint_ms: int,
-        producer_expiration_ms: int,
     ) -> None:
         self.number = number
         self._owner = owner
@@ -104,7 +103,6 @@ class Lane:
             self._in_flight,
             checkpoint_bytes=checkpoint_bytes,
             checkpoint_ms=checkpoint_ms,
-            producer_expiration_ms=producer_expiration_ms,
         )
         self._checkpoint_timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()

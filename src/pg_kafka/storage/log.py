@@ -18,6 +18,7 @@ import asyncpg
 
 from pg_kafka.config import Config
 from pg_kafka.coordinator import producer_state
+from pg_kafka.coordinator.patience import Patience
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import aborted, queries
 from pg_kafka.storage.control import ControlSession
@@ -49,6 +50,8 @@ SEARCHES = 3
 # Encoding more than this with a codec goes to a thread: it would hold up all other connections.
 THREADED_BYTES = 64 * 1024
 PRODUCER_BLOCK = 1000
+# What was used so short a time ago is needed for retries (delivery.timeout.ms), whatever the clock says meanwhile.
+PRODUCER_HOLD_MS = 15 * 60_000
 # Failed first batches that are remembered; the oldest are forgotten, which costs their order at worst.
 MAX_AWAITED = 100_000
 # Places without records that the log was told of; then it is told of them again.
@@ -129,6 +132,7 @@ class Log:
         self._partitions: dict[tuple[int, int], Partition] = {}
         self._loading: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._awaited: dict[tuple[int, int, int], tuple[int, int]] = {}  # topic, partition, producer: epoch, sequence
+        self._patience = Patience(min(PRODUCER_HOLD_MS, config.producer_id_expiration_ms))
         self._ends: dict[tuple[int, int], int] = {}  # how far partitions are committed; kept when they are forgotten
         self._told_missing: set[tuple[int, int, int]] = set()  # topic, partition, offset
         self._active_segments: dict[int, int] = {}
@@ -143,7 +147,6 @@ class Log:
                 open_writer,
                 checkpoint_bytes=config.checkpoint_bytes,
                 checkpoint_ms=config.checkpoint_ms,
-                producer_expiration_ms=config.producer_id_expiration_ms,
             )
             for number in range(config.lanes)
         ]
@@ -197,6 +200,13 @@ class Log:
 
     def now_ms(self) -> int:
         return time.time_ns() // 1_000_000
+
+    def oldest_producer_ms(self) -> int:
+        """Producers that were silent since before this time may be forgotten."""
+        jump_ms = self._patience.observe(self.now_ms(), time.monotonic_ns() // 1_000_000)
+        if jump_ms:
+            log.warning("the clock of this machine was set", extra={"by_s": jump_ms // 1000})
+        return self._patience.oldest(self._config.producer_id_expiration_ms)
 
     def expected(self, count_bytes: int) -> None:
         self.queued_bytes += count_bytes

@@ -202,14 +202,14 @@ class Partition:
             return -1
         return max(0, bisect_right(self.extents, offset, key=_first_offset) - 1)
 
-    def checkpoint_json(self, now_ms: int, expiration_ms: int) -> str:
-        """Producer windows, staged ones included, as JSON; those silent for `expiration_ms` are left out."""
+    def checkpoint_json(self, oldest_ms: int) -> str:
+        """Producer windows, staged ones included, as JSON; those silent since before `oldest_ms` are left out."""
         windows = {**self.producers, **self.staged_producers}
         return json.dumps(
             [
                 [pid, *producer_state.dump(window)]
                 for pid, window in windows.items()
-                if window.last_timestamp_ms >= now_ms - expiration_ms or self.staged_transaction(pid) is not None
+                if window.last_timestamp_ms >= oldest_ms or self.staged_transaction(pid) is not None
             ],
             separators=(",", ":"),
         )
@@ -240,11 +240,10 @@ class Partition:
         for pid, *window in json.loads(stored):
             self.producers[pid] = producer_state.load(window)
 
-    def expire_producers(self, now_ms: int, expiration_ms: int) -> None:
-        """Forget producers silent for `expiration_ms` (producer.id.expiration.ms)."""
-        oldest = now_ms - expiration_ms
+    def expire_producers(self, oldest_ms: int) -> None:
+        """Forget producers silent since before `oldest_ms` (producer.id.expiration.ms)."""
         opened = self.open_transactions
-        for pid in [p for p, w in self.producers.items() if w.last_timestamp_ms < oldest and p not in opened]:
+        for pid in [p for p, w in self.producers.items() if w.last_timestamp_ms < oldest_ms and p not in opened]:
             del self.producers[pid]
 
     def close(self) -> None:

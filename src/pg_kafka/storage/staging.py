@@ -42,6 +42,7 @@ class Owner(Protocol):
 
     def active_segment(self, series: int) -> int: ...
     def now_ms(self) -> int: ...
+    def oldest_producer_ms(self) -> int: ...
     def answered(self, count_bytes: int) -> None: ...
     def awaits_again(self, topic_id: int, index: int, producer_id: int, epoch: int, base_sequence: int) -> None: ...
     def takes_unknown(self, partition: Partition, batch: Batch) -> bool: ...
@@ -62,7 +63,6 @@ class Staging:
         *,
         checkpoint_bytes: int,
         checkpoint_ms: int,
-        producer_expiration_ms: int,
     ) -> None:
         self.ring: deque[Partition] = deque()
         self.controls: deque[Control] = deque()
@@ -79,7 +79,6 @@ class Staging:
         self._in_flight = in_flight
         self._checkpoint_bytes = checkpoint_bytes
         self._checkpoint_s = checkpoint_ms / 1000
-        self._producer_expiration_ms = producer_expiration_ms
         self._next_checkpoint = time.monotonic() + self._checkpoint_s
 
     def __bool__(self) -> bool:
@@ -193,7 +192,7 @@ class Staging:
             if part is None:
                 part = Part(partition)
                 transaction.checkpoints.append(part)
-            part.checkpoint = self._checkpoint(partition, part.bytes, now_ms)
+            part.checkpoint = self._checkpoint(partition, part.bytes)
 
     def _refuse(self, ending: Ending, error: StorageError) -> None:
         """Answer the end of a transaction, and what has queued behind it and builds on it."""
@@ -360,13 +359,13 @@ class Staging:
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
-    def _checkpoint(self, partition: Partition, added_bytes: int, now_ms: int) -> tuple[int, int, int, str, str]:
+    def _checkpoint(self, partition: Partition, added_bytes: int) -> tuple[int, int, int, str, str]:
         staged = added_bytes + sum(t.parts[partition].bytes for t in self._in_flight if partition in t.parts)
         return (
             partition.staged_end,
             partition.staged_max_timestamp,
             partition.append_bytes_total + staged,
-            partition.checkpoint_json(now_ms, self._producer_expiration_ms),
+            partition.checkpoint_json(self._owner.oldest_producer_ms()),
             partition.open_json(),
         )
 
@@ -389,7 +388,7 @@ class Staging:
 
     def checkpoint_written(self, partition: Partition) -> None:
         partition.bytes_since_checkpoint = 0
-        partition.expire_producers(self._owner.now_ms(), self._producer_expiration_ms)
+        partition.expire_producers(self._owner.oldest_producer_ms())
 
     def until_checkpoint_s(self) -> float:
         """Seconds until all changed partitions are due."""
