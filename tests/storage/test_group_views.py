@@ -201,6 +201,27 @@ async def test_lag_is_the_log_s_end_less_the_commit(db: asyncpg.Connection, jour
     assert await rows(db, "SELECT topic, lag FROM kafka.consumer_lag") == [("other", 0)]
 
 
+async def test_commits_of_any_number_end_no_query(db: asyncpg.Connection, journal: Journal) -> None:
+    """A client may commit what it likes: its group's lag is unknown, and that of others is there."""
+    topic = await add_topic(db, "orders", 5)
+    await add_row(db, topic, 0, [b"a"] * 10)
+    for partition, offset in enumerate((-1, -(2**63), -5, 2**63 - 1, 4)):
+        await journal.commit("g", topic, partition, offset)
+    await journal.commit("h", topic, 0, 4)
+    lags = "SELECT group_id, partition, lag FROM kafka.consumer_lag ORDER BY group_id, partition"
+    assert await rows(db, lags) == [
+        ("g", 0, None),
+        ("g", 1, None),
+        ("g", 2, None),
+        ("g", 3, 0),
+        ("g", 4, 0),
+        ("h", 0, 6),
+    ]
+    behind = "SELECT group_id FROM kafka.consumer_lag WHERE lag > 5 ORDER BY lag DESC"
+    assert await rows(db, behind) == [("h",)]
+    assert await rows(db, "SELECT count(*) FROM kafka.groups") == [(2,)]
+
+
 async def test_end_of_a_partition_is_found_wherever_its_last_rows_are(db: asyncpg.Connection) -> None:
     topic = await add_topic(db, "t", 3)
     end = "SELECT kafka.end_offset($1, $2)"

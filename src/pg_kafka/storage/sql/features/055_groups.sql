@@ -121,7 +121,8 @@ COMMENT ON FUNCTION kafka.end_offset(bigint, integer) IS
 
 CREATE OR REPLACE VIEW kafka.consumer_lag AS
 SELECT l.group_id, l.topic, l.partition, l.committed_offset, e.end_offset,
-       CASE WHEN l.committed_offset IS NOT NULL THEN greatest(e.end_offset - l.committed_offset, 0) END AS lag,
+       -- A client may commit any number. From one below 0 no record follows, and the difference may be no bigint.
+       CASE WHEN l.committed_offset >= 0 THEN greatest(e.end_offset - l.committed_offset, 0) END AS lag,
        l.member_id, m.client_id, m.client_host
 FROM (SELECT group_id, t.name AS topic, partition_id AS partition, o.committed_offset, a.member_id, topic_id
       FROM kafka.consumer_offsets o
@@ -136,7 +137,7 @@ COMMENT ON VIEW kafka.consumer_lag IS
     'How far consumer groups are behind: a row for each partition that a group has committed or that a member reads. Costs an index look-up for each row.';
 COMMENT ON COLUMN kafka.consumer_lag.committed_offset IS 'Next offset that the group will consume; NULL when it has committed none there.';
 COMMENT ON COLUMN kafka.consumer_lag.end_offset IS 'Offset of the partition''s next record.';
-COMMENT ON COLUMN kafka.consumer_lag.lag IS 'Records between the two; NULL without a committed offset.';
+COMMENT ON COLUMN kafka.consumer_lag.lag IS 'Records between the two; NULL without a committed offset, and for one below 0.';
 COMMENT ON COLUMN kafka.consumer_lag.member_id IS 'Who reads the partition now; NULL when nobody does.';
 
 CREATE OR REPLACE VIEW kafka.group_history AS
