@@ -11,7 +11,7 @@ import pytest
 from tests.broker.conftest import RunningBroker
 from tests.broker.groupclient import commit, fetched, fresh_group
 from tests.broker.rawclient import RawClient
-from tests.broker.transactor import NEWER, OLDER, Transactor, committed, listed
+from tests.broker.transactor import NEWER, OLDER, Transactor, committed, listed, producers_of
 from tests.kafka_reference import end
 
 from pg_kafka.wire.error_codes import ErrorCode
@@ -108,6 +108,47 @@ async def test_what_was_decided_is_carried_out_after_a_restart(
             assert (await client.fetch(topic, 0, index)).last_stable_offset == 2
         assert await one.send(topic, b"b") == ErrorCode.NONE
         assert await insist(one.commit) == ErrorCode.NONE
+
+
+@pytest.mark.parametrize("is_killed", [False, True], ids=["stopped", "killed"])
+async def test_producers_are_described_with_their_coordinator_s_epoch(
+    start_broker: StartBroker, is_killed: bool
+) -> None:
+    """It is that of the broker which wrote their last marker, also when another broker tells it."""
+    first = start_broker()
+    async with await RawClient.connect(first) as client:
+        topic = await client.create_topic()
+        one = Transactor(client)
+        await one.init()
+        assert await one.send(topic, b"a") == ErrorCode.NONE
+        assert (await producers_of(client, topic))[one.producer_id].coordinator_epoch == -1
+        assert await one.commit() == ErrorCode.NONE
+        written = await epoch_of(first.dsn)
+        assert (await producers_of(client, topic))[one.producer_id].coordinator_epoch == written
+    if is_killed:
+        first.process.kill()
+    end(first.process)
+    second = start_broker()
+    async with await RawClient.connect(second) as client:
+        one.client = client
+        assert (await producers_of(client, topic))[one.producer_id].coordinator_epoch == written
+        assert await one.send(topic, b"b") == ErrorCode.NONE
+        assert (await producers_of(client, topic))[one.producer_id].coordinator_epoch == written
+        assert await one.commit() == ErrorCode.NONE
+        assert (
+            (await producers_of(client, topic))[one.producer_id].coordinator_epoch
+            == await epoch_of(second.dsn)
+            > written
+        )
+
+
+async def epoch_of(dsn: str) -> int:
+    """The epoch of the broker that leads."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        return int(await connection.fetchval("SELECT max(epoch) FROM kafka.brokers"))
+    finally:
+        await connection.close()
 
 
 async def test_transaction_that_ran_out_meanwhile_is_aborted_at_the_start(start_broker: StartBroker) -> None:

@@ -174,6 +174,8 @@ async def test_transactions_are_listed_and_described(tool: Tool, client: RawClie
     assert (row["ProducerEpoch"], row["LastSequence"]) == (str(open_one.epoch), "1")
     assert row["CurrentTransactionStartOffset"] == "4", "two records and two markers come before"
     assert rows[str(done.producer_id)]["CurrentTransactionStartOffset"] == "None"
+    assert row["CoordinatorEpoch"] == "-1", "it has no marker yet"
+    assert int(rows[str(done.producer_id)]["CoordinatorEpoch"]) >= 0
     assert await tool.table("find-hanging", "--broker-id", BROKER, *AT_ONCE) == [], "the coordinator knows of all"
 
     await tool.run("forceTerminateTransaction", "--transactionalId", open_one.id)

@@ -66,6 +66,7 @@ _OF_THE_PLACE: Mapping[str, Callable[[Any], Any]] = {
     "producer_id": _at_least_zero("id"),
     "leader_epoch": _at_least_zero("epoch"),
     "epoch": _at_least_zero("epoch"),
+    "coordinator_epoch": _at_least_zero("epoch"),
     "log_append_time_ms": _at_least_zero("time"),
     "transaction_start_time_ms": _at_least_zero("time"),
     "last_timestamp": _today("time"),

@@ -18,6 +18,7 @@ from pg_kafka.coordinator.producer_state import (
     check,
     dump,
     load,
+    mark,
     sequence_after,
 )
 from pg_kafka.wire.error_codes import ErrorCode
@@ -100,6 +101,20 @@ def test_sequence_wraps_to_zero_between_batches_and_within_one() -> None:
     assert window.batches[0].last_sequence == 0
     assert check(window, epoch=0, base_sequence=TOP - 1, count=3) == Duplicate(window.batches[0])
     assert check(window, epoch=0, base_sequence=1, count=9) == Accepted()
+
+
+def test_coordinator_s_epoch_is_that_of_the_last_marker() -> None:
+    window = filled(3)
+    assert window.coordinator_epoch == -1
+    window = mark(window, epoch=0, timestamp_ms=5, coordinator_epoch=7)
+    assert (window.batches, window.coordinator_epoch) == (filled(3).batches, 7)
+    window = advance(window, epoch=0, base_sequence=3, count=1, base_offset=9, timestamp_ms=6)
+    window = advance(window, epoch=1, base_sequence=0, count=1, base_offset=10, timestamp_ms=6)
+    assert window.coordinator_epoch == 7
+    window = mark(window, epoch=2, timestamp_ms=8, coordinator_epoch=1007)
+    assert window == ProducerWindow(2, (), 8, 1007)
+    assert load(json.loads(json.dumps(dump(window)))) == window
+    assert load([2, 8, []]) == ProducerWindow(2, (), 8)  # of a checkpoint that does not say it
 
 
 @dataclass

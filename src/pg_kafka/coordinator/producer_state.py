@@ -40,11 +40,15 @@ class SequencedBatch(NamedTuple):
 
 
 class ProducerWindow(NamedTuple):
-    """`batches` are the last five, oldest first; none when the epoch is known only from a transaction marker."""
+    """`batches` are the last five, oldest first; none when the epoch is known only from a transaction marker.
+
+    `coordinator_epoch` is what the last marker says of the coordinator that wrote it, -1 before the first.
+    """
 
     epoch: int
     batches: tuple[SequencedBatch, ...]
     last_timestamp_ms: int
+    coordinator_epoch: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,16 +116,17 @@ def advance(
     batch = SequencedBatch(
         base_sequence, sequence_after(base_sequence, count - 1), base_offset, base_offset + count - 1, timestamp_ms
     )
-    if window is None or window.epoch != epoch:
+    if window is None:
         return ProducerWindow(epoch, (batch,), timestamp_ms)
-    return ProducerWindow(epoch, (*window.batches[1 - WINDOW_BATCHES :], batch), timestamp_ms)
+    batches = (*window.batches[1 - WINDOW_BATCHES :], batch) if window.epoch == epoch else (batch,)
+    return ProducerWindow(epoch, batches, timestamp_ms, window.coordinator_epoch)
 
 
-def mark(window: ProducerWindow | None, *, epoch: int, timestamp_ms: int) -> ProducerWindow:
+def mark(window: ProducerWindow | None, *, epoch: int, timestamp_ms: int, coordinator_epoch: int) -> ProducerWindow:
     """The window after a transaction marker; one with a newer epoch fences what was before (KIP-890)."""
     if window is None or window.epoch < epoch:
-        return ProducerWindow(epoch, (), timestamp_ms)
-    return ProducerWindow(window.epoch, window.batches, timestamp_ms)
+        return ProducerWindow(epoch, (), timestamp_ms, coordinator_epoch)
+    return ProducerWindow(window.epoch, window.batches, timestamp_ms, coordinator_epoch)
 
 
 def dump(window: ProducerWindow) -> list[Any]:
@@ -130,10 +135,13 @@ def dump(window: ProducerWindow) -> list[Any]:
         window.epoch,
         window.last_timestamp_ms,
         [[b.first_sequence, b.last_sequence, b.base_offset, b.last_offset, b.timestamp_ms] for b in window.batches],
+        window.coordinator_epoch,
     ]
 
 
 def load(stored: Sequence[Any]) -> ProducerWindow:
-    """The window that `dump` stored."""
-    epoch, last_timestamp_ms, batches = stored
-    return ProducerWindow(epoch, tuple(SequencedBatch(*batch) for batch in batches), last_timestamp_ms)
+    """The window that `dump` stored. Checkpoints before schema version 4 have no epoch of a coordinator."""
+    epoch, last_timestamp_ms, batches, *coordinator_epoch = stored
+    return ProducerWindow(
+        epoch, tuple(SequencedBatch(*batch) for batch in batches), last_timestamp_ms, *coordinator_epoch
+    )

@@ -789,7 +789,9 @@ def _replay(partition: Partition, row: asyncpg.Record) -> None:
     if row["is_control"]:
         producer_id, epoch = batches[0][:2]
         window = partition.producers.get(producer_id)
-        partition.producers[producer_id] = producer_state.mark(window, epoch=epoch, timestamp_ms=row["append_time"])
+        partition.producers[producer_id] = producer_state.mark(
+            window, epoch=epoch, timestamp_ms=row["append_time"], coordinator_epoch=row["coordinator_epoch"]
+        )
         partition.open_transactions.pop(producer_id, None)
         return
     if row["is_transactional"]:

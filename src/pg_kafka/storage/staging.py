@@ -212,7 +212,12 @@ class Staging:
             first_offset = partition.staged_transaction(producer_id)
             append = MarkerAppend(partition, marker, first_offset, now_ms)
             window = partition.staged_producers.get(producer_id) or partition.producers.get(producer_id)
-            window = producer_state.mark(window, epoch=marker.producer_epoch, timestamp_ms=now_ms)
+            window = producer_state.mark(
+                window,
+                epoch=marker.producer_epoch,
+                timestamp_ms=now_ms,
+                coordinator_epoch=marker.coordinator_epoch,
+            )
             part.windows[producer_id] = partition.staged_producers[producer_id] = window
             if first_offset is not None:
                 part.open_transactions[producer_id] = partition.staged_open[producer_id] = None

@@ -155,7 +155,7 @@ async def describe_producers(ctx: Context, request: DescribeProducersRequest) ->
     Versions  0.
     Rules     - a name that no topic can have is INVALID_TOPIC_EXCEPTION, an unknown topic or partition
                 UNKNOWN_TOPIC_OR_PARTITION; each partition answers for itself
-    Not done  - the coordinator's epoch of the last marker: -1
+              - the coordinator's epoch is that of the last marker, -1 before the first
     """
     keys = [
         (topic.name, index) for topic in request.topics if not fault_of(topic.name) for index in topic.partition_indexes
@@ -187,7 +187,7 @@ def _producers(partition: Partition | PartitionError, index: int) -> PartitionRe
                 producer_epoch=window.epoch,
                 last_sequence=window.batches[-1].last_sequence if window.batches else -1,
                 last_timestamp=window.last_timestamp_ms,
-                coordinator_epoch=-1,
+                coordinator_epoch=window.coordinator_epoch,
                 current_txn_start_offset=partition.open_transactions.get(producer_id, _NO_OFFSET),
             )
             for producer_id, window in partition.producers.items()

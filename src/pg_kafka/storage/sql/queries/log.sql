@@ -53,7 +53,10 @@ LEFT JOIN kafka.partition_checkpoints c ON c.topic = w.topic AND c.partition = w
 SELECT l.topic, l.partition, l.base_offset, l.last_offset, l.running_max_timestamp, l.append_time, l.row_bytes,
        l.is_transactional, l.is_control,
        l.producer_id, l.producer_epoch, l.base_sequence, l.batch_base_offset, l.batch_count,
-       l.producer_ids, l.producer_epochs, l.base_sequences, l.batch_base_offsets, l.batch_counts
+       l.producer_ids, l.producer_epochs, l.base_sequences, l.batch_base_offsets, l.batch_counts,
+       -- The value of a marker: a version of two bytes and the epoch of four.
+       CASE WHEN l.is_control THEN ('x' || encode(substring(l.values[1] FROM 3 FOR 4), 'hex'))::bit(32)::integer END
+           AS coordinator_epoch
 FROM unnest($1::bigint[], $2::integer[], $3::bigint[]) AS w (topic, partition, from_offset)
 CROSS JOIN LATERAL (
     SELECT * FROM kafka.{leaf} r
