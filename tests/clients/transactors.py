@@ -105,6 +105,9 @@ class Home(ABC):
         raise AssertionError("the library does not hand on which member its offsets are from")
 
 
+_PURGED = ("_PURGE_QUEUE", "_PURGE_INFLIGHT")  # librdkafka's words for records that it has dropped by itself
+
+
 class Confluent(Home):
     def open(self, request: Request) -> Any:
         import confluent_kafka
@@ -133,6 +136,11 @@ class Confluent(Home):
         except SystemError:  # it calls back with the exception of a fatal error already set
             if not errors:
                 raise
+        if any(error.name() in _PURGED for error in errors):
+            # It drops records when it learns that it is fenced, or for another reason, which its transaction has. That
+            # cannot commit without them.
+            producer.commit_transaction(CALL_S)
+            raise AssertionError(f"committed without records that were dropped: {errors}")
         if errors:
             raise confluent_kafka.KafkaException(errors[0])
 
