@@ -54,6 +54,7 @@ class RawClient:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     correlation_ids: Any = field(default_factory=itertools.count)
+    client_id: str = "raw"
 
     @staticmethod
     async def connect(broker: Any) -> RawClient:
@@ -76,7 +77,7 @@ class RawClient:
     def send(self, message: Any, api_key: int, version: int) -> int:
         """Send a request; returns its correlation id."""
         correlation_id = next(self.correlation_ids)
-        head = encode_request_header(RequestHeader(api_key, version, correlation_id, "raw"))
+        head = encode_request_header(RequestHeader(api_key, version, correlation_id, self.client_id))
         body = b"".join((head, *codec.encode_request(message, api_key, version)))
         self.writer.write(struct.pack(">i", len(body)) + body)
         return correlation_id

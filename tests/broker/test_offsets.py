@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
 import pytest
+from tests.broker.conftest import RunningBroker
 from tests.broker.groupclient import (
     OFFSET_COMMIT,
     OFFSET_DELETE,
@@ -24,6 +25,8 @@ from tests.broker.groupclient import (
     listed,
 )
 from tests.broker.rawclient import RawClient, SomeTopic, only
+from tests.broker.transactor import Transactor
+from tests.kafka_reference import end
 
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.offset_commit_request import OffsetCommitRequest
@@ -38,6 +41,8 @@ from pg_kafka.wire.messages.offset_fetch_request import (
     OffsetFetchRequestTopic,
     OffsetFetchRequestTopics,
 )
+
+StartBroker = Callable[..., RunningBroker]
 
 
 @pytest.fixture
@@ -121,11 +126,52 @@ async def test_metadata_has_a_limit_in_utf_16(client: RawClient) -> None:
         ("x" * 4097, ErrorCode.OFFSET_METADATA_TOO_LARGE),
         ("\U0001f600" * 2048, ErrorCode.NONE),
         ("\U0001f600" * 2049, ErrorCode.OFFSET_METADATA_TOO_LARGE),
-        ("a\0b", ErrorCode.INVALID_REQUEST),
+        ("\0" * 4096, ErrorCode.NONE),
     ):
         assert await commit(client, group, topic, {0: 1}, metadata=metadata) == {0: code}
     assert await commit(client, group, topic, {0: 1}, metadata=None) == {0: 0}
     assert only(only((await fetch_group(client, group, topic)).topics).partitions).metadata == ""
+
+
+async def test_metadata_comes_back_as_it_was(start_broker: StartBroker) -> None:
+    """Librdkafka's clients end it with a NUL. So it does in a group, in a transaction, and after a restart."""
+    texts = ["noted\0", '{"step": 1}\0', "a\0b", "␀␛\0", "é\\000\0"]
+    first = start_broker()
+    group = fresh_group()
+    async with await RawClient.connect(first) as client:
+        topic, other = (
+            await client.create_topic(partitions=len(texts)),
+            await client.create_topic(partitions=len(texts)),
+        )
+        one = Transactor(client)
+        assert await one.init() == ErrorCode.NONE
+        for index, text in enumerate(texts):
+            assert await commit(client, group, topic, {index: 1}, metadata=text) == {index: 0}
+            assert await one.commit_offsets(group, other, {index: 2}, metadata=text) == {index: 0}
+        assert await metadata_of(client, group, topic, texts) == texts
+    end(first.process)
+    second = start_broker()
+    connection = await asyncpg.connect(second.dsn)
+    pending = await connection.fetch("SELECT metadata, metadata_bytes FROM kafka.pending_offsets ORDER BY partition_id")
+    async with await RawClient.connect(second) as client:
+        assert await metadata_of(client, group, topic, texts) == texts
+        one.client = client
+        assert await one.commit() == ErrorCode.NONE
+        assert await metadata_of(client, group, other, texts) == texts
+    committed = await connection.fetch(
+        "SELECT metadata, metadata_bytes FROM kafka.consumer_offsets ORDER BY topic_id, partition_id"
+    )
+    await connection.close()
+    assert [row["metadata_bytes"].decode() for row in pending] == texts
+    assert [row["metadata_bytes"].decode() for row in committed] == texts * 2
+    shown = ["noted", '{"step": 1}', "a␀b", "␀␛", "é\\000"]
+    assert [row["metadata"] for row in pending] == shown
+    assert [row["metadata"] for row in committed] == shown * 2
+
+
+async def metadata_of(client: RawClient, group: str, topic: SomeTopic, texts: Sequence[str]) -> list[str]:
+    answer = await fetch_group(client, group, topic, range(len(texts)))
+    return [one.metadata for one in only(answer.topics).partitions]
 
 
 async def test_the_latest_commit_counts_whatever_its_offset(client: RawClient) -> None:

@@ -167,11 +167,11 @@ class Transactor:
         return {one.partition_index: one.error_code for one in only(answer.topics).partitions}
 
     def committing(
-        self, group: str, topic: SomeTopic, offsets: Mapping[int, int], **more: Any
+        self, group: str, topic: SomeTopic, offsets: Mapping[int, int], *, metadata: str = "m", **more: Any
     ) -> TxnOffsetCommitRequest:
         partitions = [
             TxnOffsetCommitRequestPartition(
-                partition_index=index, committed_offset=offset, committed_leader_epoch=2, committed_metadata="m"
+                partition_index=index, committed_offset=offset, committed_leader_epoch=2, committed_metadata=metadata
             )
             for index, offset in offsets.items()
         ]

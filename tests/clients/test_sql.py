@@ -6,11 +6,15 @@ import asyncio
 import time
 from collections.abc import Callable
 
+import aiokafka.admin
 import asyncpg
+import confluent_kafka
 import pytest
 from tests.clients.brokers import Broker
 from tests.clients.client import CODECS, Client
 from tests.clients.records import EPOCH_MS, SHAPES, Record, at_offsets, numbered
+
+CALL_S = 30.0
 
 
 @pytest.fixture
@@ -102,3 +106,41 @@ def test_kafka_topics_lists_names_and_partitions(broker: Broker, dsn: str, new_t
     topic = new_topic(4)
     rows = query(dsn, "SELECT name, partitions FROM kafka.topics WHERE name = $1", topic)
     assert [tuple(row) for row in rows] == [(topic, 4)]
+
+
+def test_metadata_of_commits_is_there_for_clients_and_in_sql(
+    broker: Broker, dsn: str, new_topic: Callable[..., str]
+) -> None:
+    """Librdkafka's clients end it with a NUL, in a plain commit and in one that goes with a transaction."""
+    topic, group = new_topic(2), new_topic()
+    metadata = '{"step": 7, "who": "é"}'
+    settings = {"bootstrap.servers": broker.bootstrap, "group.id": group, "enable.auto.commit": False}
+    consumer = confluent_kafka.Consumer(settings)
+    consumer.commit(offsets=[confluent_kafka.TopicPartition(topic, 0, 5, metadata)], asynchronous=False)
+    producer = confluent_kafka.Producer({"bootstrap.servers": broker.bootstrap, "transactional.id": group})
+    producer.init_transactions(CALL_S)
+    producer.begin_transaction()
+    place = confluent_kafka.TopicPartition(topic, 1, 6, metadata)
+    producer.send_offsets_to_transaction([place], consumer.consumer_group_metadata(), CALL_S)
+    producer.commit_transaction(CALL_S)
+    asked = [confluent_kafka.TopicPartition(topic, partition) for partition in range(2)]
+    committed = consumer.committed(asked, timeout=CALL_S)
+    consumer.close()
+    assert [(one.offset, one.metadata) for one in committed] == [(5, metadata), (6, metadata)]
+
+    async def ask_another_client() -> list[tuple[int, str]]:
+        admin = aiokafka.admin.AIOKafkaAdminClient(bootstrap_servers=broker.bootstrap)
+        await admin.start()
+        found = await admin.list_consumer_group_offsets(group)
+        await admin.close()
+        return sorted((place.partition, one.metadata) for place, one in found.items())
+
+    seen = asyncio.run(ask_another_client())
+    assert seen == [(0, metadata + "\0"), (1, metadata + "\0")]
+    rows = query(
+        dsn,
+        "SELECT metadata, metadata::jsonb ->> 'who' AS who, metadata_bytes FROM kafka.consumer_offsets"
+        " WHERE group_id = $1 ORDER BY partition_id",
+        group,
+    )
+    assert [tuple(row) for row in rows] == [(metadata, "é", metadata.encode() + b"\0")] * 2

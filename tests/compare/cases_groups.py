@@ -8,6 +8,7 @@ from base64 import b64encode
 from collections.abc import Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -53,6 +54,22 @@ DESCRIBE_GROUPS, LIST_GROUPS, DESCRIBE_CONFIGS, DELETE_GROUPS, INCREMENTAL_ALTER
 OFFSET_DELETE, CONSUMER_GROUP_HEARTBEAT, CONSUMER_GROUP_DESCRIBE = 47, 68, 69
 UNKNOWN_ID = UUID("00000000-0000-4000-8000-000000000001")
 GROUP, TOPIC, BROKER = 32, 2, 4
+ODD_TEXTS = (
+    b"noted\0",
+    b"a\0\0b",
+    "\N{SYMBOL FOR NULL}\N{SYMBOL FOR ESCAPE}\N{SYMBOL FOR NULL}".encode(),
+    b"\\u0000\\\0",
+    b"a\x80b",
+    b"\xff\xfe",
+    b"\xc0\x80",
+    b"\xed\xa0\xbd\xed\xb8\x80",  # a pair of surrogates, as CESU-8 has it
+    b"\xed\xa0",
+    b"\xed\xa0a",
+    b"\xe2\x82a",
+    b"\xf0\x9f\x98",
+    b"\xf4\x90\x80\x80",
+    b"\xef\xbf\xbf",
+)
 
 # Versions in which the parts of a case are asked that are not its subject.
 _COMMIT_VERSION, _FETCH_VERSION, _JOIN_VERSION, _SYNC_VERSION, _LEAVE_VERSION, _HEARTBEAT_VERSION = 7, 7, 5, 3, 3, 3
@@ -193,6 +210,10 @@ def committing(group: str, topic: SomeTopic | None = None, *offsets: int, **fiel
     )
 
 
+def committing_with(group: str, topic: SomeTopic, metadata: str) -> OffsetCommitRequest:
+    return committing(group, topic, metadata=metadata)
+
+
 async def commit(scene: Scene, group: str, topic: SomeTopic, *offsets: int, **fields: Any) -> None:
     answer = await asked(
         scene, committing(group, topic, *offsets, **fields), version=_COMMIT_VERSION, api_key=OFFSET_COMMIT
@@ -254,6 +275,11 @@ _add_join("static-unknown-member", since=5, group_instance_id="one", member_id="
 _add_join("static-unnamed", since=5, group_instance_id="")
 _add_join("without-reason", since=8, reason=None)
 _add_join("long-reason", since=8, reason="x" * 300)
+_add_join("nul-reason", since=8, reason="a\0b")
+_add_join("nul-instance", since=5, group_instance_id="a\0b")
+_add_join("nul-protocol", protocols={"ran\0ge": subscription("wanted")})
+_add_join("nul-protocol-type", protocol_type="con\0sumer")
+_add_join("nul-topic", protocols={"range": subscription("wan\0ted")})
 
 
 def _add_second(name: str, since: int = 0, **fields: Any) -> None:
@@ -302,6 +328,25 @@ async def _(scene: Scene) -> Any:
         "sync of the old": await scene.ask(syncing(there, group_instance_id="one"), _SYNC_VERSION, SYNC_GROUP),
         "join of the old": await scene.ask(joining(there.group, there.member, group_instance_id="one")),
         "described": await scene.ask(DescribeGroupsRequest(groups=[there.group]), 5, DESCRIBE_GROUPS),
+    }
+
+
+@case("join-odd-names", JOIN_GROUP, (5, 9))
+async def _(scene: Scene) -> Any:
+    """A static member with a NUL in its name: everything that names it finds it."""
+    name = "a\0b\N{SYMBOL FOR NULL}"
+    there = await stable(scene, named(scene), group_instance_id=name)
+    beat = HeartbeatRequest(
+        group_id=there.group, generation_id=there.generation, member_id=there.member, group_instance_id=name
+    )
+    gone = LeaveGroupRequest(group_id=there.group, members=[MemberIdentity(member_id="", group_instance_id=name)])
+    topic = await scene.topic()
+    mine = {"generation_id_or_member_epoch": there.generation, "member_id": there.member, "group_instance_id": name}
+    return {
+        "heartbeat": await scene.ask(beat, _HEARTBEAT_VERSION, HEARTBEAT),
+        "commit": await scene.ask(committing(there.group, topic, 5, **mine), _COMMIT_VERSION, OFFSET_COMMIT),
+        "described": await scene.ask(DescribeGroupsRequest(groups=[there.group]), 5, DESCRIBE_GROUPS),
+        "left": await scene.ask(gone, _LEAVE_VERSION, LEAVE_GROUP),
     }
 
 
@@ -460,6 +505,20 @@ def _add_commit(name: str, *offsets: int, since: int = 2, until: int = 99, **fie
         answer = await asked(scene, committing(named(scene), topic, *offsets, **fields))
         fetched = fetching(scene, named(scene), topics=[(topic, (0, 1))])
         return {"answer": answer, "fetched": await scene.ask(fetched, _FETCH_VERSION, OFFSET_FETCH)}
+
+
+@case("commit-odd-metadata", OFFSET_COMMIT, (2, 8, 9))
+async def _(scene: Scene) -> Any:
+    """Text with a NUL, as librdkafka's clients send it, and bytes that are no text."""
+    topic = await scene.topic()
+    shown = {}
+    for number, text in enumerate(ODD_TEXTS):
+        group = named(scene, f"g{number}")
+        await commit(scene, group, topic, 1)  # Kafka's coordinator is ready then
+        answer = await scene.tell_text(text, partial(committing_with, group, topic))
+        fetched = fetching(scene, group, topics=[(topic, (0,))])
+        shown[text.hex()] = {"answer": answer, "fetched": await scene.ask(fetched, _FETCH_VERSION, OFFSET_FETCH)}
+    return shown
 
 
 _add_commit("simple", 5, 7)
@@ -783,6 +842,11 @@ _add_beat("static-leaves-nothing", member_epoch=-2, instance_id="one")
 _add_beat("static-leaves-without-instance", member_epoch=-2)
 _add_beat("static", instance_id="one")
 _add_beat("static-unnamed", instance_id="")
+_add_beat("static-nul", instance_id="a\0b")
+_add_beat("rack-nul", rack_id="a\0b")
+_add_beat("member-nul", member_id="a\0b")
+_add_beat("topic-nul", subscribed_topic_names=["wan\0ted"])
+_add_beat("assignor-nul", server_assignor="uni\0form")
 _add_beat("rack", rack_id="here")
 _add_beat("rack-unnamed", rack_id="")
 _add_beat("no-timeout", rebalance_timeout_ms=-1)

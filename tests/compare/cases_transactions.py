@@ -3,9 +3,10 @@ TxnOffsetCommit, EndTxn. Each case in each version has transactional ids of its 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from tests.broker.rawclient import INIT_PRODUCER_ID, PRODUCE, batch, producing
+from tests.broker.rawclient import INIT_PRODUCER_ID, PRODUCE, SomeTopic, batch, producing
 from tests.broker.transactor import ADD_OFFSETS, ADD_PARTITIONS, COMMIT_OFFSETS, END, NEWER, OLDER, Transactor
 from tests.compare import cases_groups as groups
 from tests.compare.cases_groups import (
@@ -337,6 +338,23 @@ async def _(scene: Scene) -> Any:
             "over": await _fetched(scene, group, topic),
         }
     return seen
+
+
+@case("commit-offsets-odd-metadata", COMMIT_OFFSETS, (0, 3, 5))
+async def _(scene: Scene) -> Any:
+    """Text with a NUL, as librdkafka's clients send it, and bytes that are no text."""
+    topic = await scene.topic()
+    seen = {}
+    for number, text in enumerate(groups.ODD_TEXTS):
+        one, group = await _with_offsets(scene, label=f"t{number}")
+        answer = await scene.tell_text(text, partial(_committing_with, one, group, topic))
+        await ended(scene, one, commit=True)
+        seen[text.hex()] = {"answer": answer, "over": await _fetched(scene, group, topic)}
+    return seen
+
+
+def _committing_with(one: Transactor, group: str, topic: SomeTopic, metadata: str) -> Any:
+    return committing(one, group, topic, metadata=metadata)
 
 
 @case("commit-offsets-overtaken", COMMIT_OFFSETS, (3, 5))

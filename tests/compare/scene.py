@@ -144,6 +144,13 @@ class Scene:
             return "answered"
         return codec.decode_response(*read_as, frame, decode_response_header(frame, *read_as)[1])
 
+    async def tell_text(self, text: bytes, make: Callable[[str], Message]) -> Any:
+        """The answer to a request with this text, which need not be UTF-8, where `make` puts what it is given."""
+        stand_in = "@" * len(text)
+        frame = self.frame(make(stand_in))
+        assert stand_in.encode() in frame
+        return await self.tell(sized(frame.replace(stand_in.encode(), text)), (self.api_key, self.version))
+
     def frame(self, message: Message | bytes = b"", *, key: int | None = None, version: int | None = None) -> bytes:
         """A request as bytes, header included, without its size."""
         key = self.api_key if key is None else key

@@ -64,7 +64,7 @@ def exactly(data: bytes) -> memoryview:
 def found(read: Callable[[], object]) -> object:
     try:
         return read()
-    except (MalformedRequest, IndexError, UnicodeDecodeError):
+    except (MalformedRequest, IndexError):
         return None
     except Exception as error:
         if type(error).__name__ == "error":  # struct's

@@ -154,13 +154,12 @@ async def test_writes_share_transactions_with_each_other_and_with_batches(pg_dsn
         ("g\x00", [record(1)], (), ()),
         ("\ud800", [record(1)], (), ()),
         ("g" * 2001, [record(1)], (), ()),
-        ("g", [Record("classic", "", {"a": "nul \x00"})], (), ()),
         ("g", [Record("classic", "", {"a": "\udfff"})], (), ()),
-        ("g", [Record("classic", "k\x00", {})], (), ()),
-        ("g", (), [OffsetWrite(1, 0, 1, metadata="\x00")], ()),
+        ("g", [Record("classic", "k\udfff", {})], (), ()),
+        ("g", (), [OffsetWrite(1, 0, 1, metadata="\udfff")], ()),
         ("g", (), [OffsetWrite(1, 1 << 31, 1)], ()),
         ("g", (), [OffsetWrite(1, 0, 1, committed_at_ms=1 << 62)], ()),
-        ("g", (), (), [HistoryEntry("e", 1, detail="\x00")]),
+        ("g", (), (), [HistoryEntry("e", 1, detail="\udfff")]),
         ("g", (), (), [HistoryEntry("e", 1 << 31)]),
         ("g", [Record("classic", "", {"a": "x" * journal_module.MAX_WRITE_BYTES})], (), ()),
     ],
@@ -182,6 +181,29 @@ async def test_backslashes_are_no_nul(pg_dsn: str) -> None:
         assert await outcomes([write(store, "g", [Record("classic", "", {"a": "\\u0000 \\\\"})])]) == [None]
         (group,), _ = await store.load()
         assert group.records[0].value == {"a": "\\u0000 \\\\"}
+
+
+ODD_TEXTS = ("noted\0", "\0a\0\0", "␀", "␛", "␛␀\0␛", "é\\000\\\0", "\\u0000\0", "\0␀", "␛\0", "\0\n\0")
+SHOWN = ("noted", "␀a␀", "␀", "␛", "␛␀␀␛", "é\\000\\", "\\u0000", "␀␀", "␛", "␀\n")
+
+
+async def test_any_text_of_a_client_comes_back_as_it_was(pg_dsn: str) -> None:
+    async with leading(pg_dsn) as leader:
+        store = store_of(leader)
+        topic = await leader.topic("t", partitions=len(ODD_TEXTS))
+        offsets = [OffsetWrite(topic.id, n, 1, metadata=text) for n, text in enumerate(ODD_TEXTS)]
+        records = [Record("member", text, {text: [text, {"a": text}]}) for text in ODD_TEXTS]
+        history = [HistoryEntry("e", 1, text, text, text, text) for text in ODD_TEXTS]
+        assert await outcomes([write(store, "g", records, offsets, history)]) == [None]
+        (group,), stored = await store.load()
+        assert list(group.records) == records
+        assert [one.metadata for one in sorted(stored, key=lambda one: one.partition)] == list(ODD_TEXTS)
+    seen = await query(pg_dsn, "SELECT metadata, metadata_bytes FROM kafka.consumer_offsets ORDER BY partition_id")
+    assert [tuple(row) for row in seen] == [
+        (shown, text.encode()) for shown, text in zip(SHOWN, ODD_TEXTS, strict=True)
+    ]
+    (told, *_) = await query(pg_dsn, "SELECT member_id, client_id, detail FROM kafka.group_history ORDER BY entry")
+    assert tuple(told) == ("noted␀", "noted␀", "noted␀")
 
 
 async def test_group_that_the_database_refuses_fails_with_its_later_writes_only(pg_dsn: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from tests.storage.leader import leading
 from tests.storage.log_rows import add_row, add_topic, connect_migrated
 
+from pg_kafka.coordinator.group_steps import Record
 from pg_kafka.storage import queries, segments
 from pg_kafka.storage.groups import GroupStore, OffsetWrite, StoredOffset
 from pg_kafka.storage.migrate import SCHEMA_VERSION, migrate
@@ -76,6 +78,30 @@ async def make_old(dsn: str, version: int, monkeypatch: pytest.MonkeyPatch) -> a
         monkeypatch.undo()
         await connection.execute(MIGRATE["revoke_all"])
     return connection
+
+
+ODD = "␀ and ␛"
+
+
+@pytest.mark.parametrize("version", range(2, SCHEMA_VERSION))
+async def test_symbols_of_the_journals_are_what_they_were(
+    pg_dsn: str, version: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = await make_old(pg_dsn, version, monkeypatch)
+    topic = await add_topic(old, "orders", 1)
+    await old.execute(COMMIT[version].replace("'note'", f"'{ODD}'"), topic, 1)
+    await old.execute(
+        "INSERT INTO kafka.group_journal_1 (entry, group_id, kind, key, value) VALUES (1, 'g', 'member', $1, $2)",
+        ODD,
+        json.dumps({"rack_id": ODD}),
+    )
+    await migrate(old)
+    async with leading(pg_dsn) as leader:
+        (group,), (offset,) = await GroupStore(leader.log, leader.control).load()
+        assert group.records == (Record("member", ODD, {"rack_id": ODD}),)
+        assert offset.metadata == ODD
+    assert await old.fetchval("SELECT metadata FROM kafka.consumer_offsets") == ODD
+    await old.close()
 
 
 async def described(connection: asyncpg.Connection) -> dict[tuple[str, str], str]:

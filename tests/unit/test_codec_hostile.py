@@ -19,6 +19,7 @@ from pg_kafka.wire.codec import (
     decode_response,
     encode_request,
 )
+from pg_kafka.wire.frames import decode_request_header
 from pg_kafka.wire.messages.api_versions_request import ApiVersionsRequest
 from pg_kafka.wire.messages.fetch_request import FetchPartition, FetchRequest, FetchTopic, ReplicaState
 from pg_kafka.wire.messages.metadata_request import MetadataRequest, MetadataRequestTopic
@@ -156,10 +157,29 @@ def test_items_of_all_arrays_of_a_request_are_bounded() -> None:
         decode_request(FETCH, 4, start + b"\x00\x00\x00\x02" + b"".join(topics), 0)
 
 
-@pytest.mark.parametrize("data", [b"\x00\x00\x00\x01\x00\x02\xff\xfe", b"\x00\x00\x00\x01\x00\x02\xc3\x28"])
-def test_invalid_utf8_is_malformed(data: bytes) -> None:
-    with pytest.raises(MalformedRequest, match="UTF-8"):
-        decode_request(METADATA, 0, data, 0)
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"a\x00b\x00", "a\x00b\x00"),
+        (b"\xff\xfe", "\ufffd\ufffd"),
+        (b"\xc3\x28", "\ufffd("),
+        (b"a\x80", "a\ufffd"),
+        (b"\xc0\x80", "\ufffd\ufffd"),
+        (b"\xed\xa0\x80x", "\ufffdx"),  # one for the surrogate, as in Java
+        (b"\xed\xa0\xbd\xed\xb8\x80", "\ufffd\ufffd"),
+        (b"\xed\xa0", "\ufffd"),
+        (b"\xed\xa0a", "\ufffda"),
+        (b"\xe2\x82", "\ufffd"),
+        (b"\xf4\x90\x80\x80", "\ufffd\ufffd\ufffd\ufffd"),
+        (b"\xef\xbf\xbf", "\uffff"),
+    ],
+)
+def test_text_is_what_kafka_makes_of_it(data: bytes, text: str) -> None:
+    size = len(data).to_bytes(2)
+    request = decode_request(METADATA, 0, b"\x00\x00\x00\x01" + size + data, 0)
+    assert [topic.name for topic in request.topics] == [text]
+    header, _ = decode_request_header(b"\x00\x03\x00\x00\x00\x00\x00\x07" + size + data)
+    assert header.client_id == text
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ class General:
 def outcome(decode: Any, data: bytes | memoryview, offset: int = 0) -> Any:
     try:
         return decode(data, offset)
-    except (MalformedRequest, IndexError, struct.error, UnicodeDecodeError) as error:
+    except (MalformedRequest, IndexError, struct.error) as error:
         return type(error), str(error)
 
 

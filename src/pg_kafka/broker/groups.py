@@ -343,8 +343,8 @@ class GroupCoordinator:
             group.machine.set_settings(self._settings_of(group_id))
 
     def sender(self, client_id: str | None, host: str, version: int) -> Sender:
-        """Who sent a request. NUL is no text in PostgreSQL, where members are kept."""
-        return Sender((client_id or "").replace("\0", ""), "/" + host, version)
+        """Who sent a request."""
+        return Sender(client_id or "", "/" + host, version)
 
     @staticmethod
     def can_be_id(group_id: str) -> bool:

@@ -166,7 +166,7 @@ class ClassicGroup(ClassicState):
 
     def note(self, out: Result, event: str, member: ClassicMember | None = None, *, detail: str | None = "") -> None:
         """Add to the history."""
-        text = (detail or "").replace("\0", "\ufffd")[:_REASON_LENGTH]
+        text = (detail or "")[:_REASON_LENGTH]
         entry = (member.member_id, member.client_id, member.client_host) if member else ("", "", "")
         out.history.append(HistoryEntry(event, self.generation, *entry, text))
 
@@ -192,7 +192,7 @@ class ClassicGroup(ClassicState):
             error = ErrorCode.INCONSISTENT_GROUP_PROTOCOL
             out.replies.append((token, _join_error(error, member_id, sender.version)))
         elif not member_id:
-            self._join_new(request, waiting, sender, new_member_id.replace("\0", "\ufffd"), out, now_ms)
+            self._join_new(request, waiting, sender, new_member_id, out, now_ms)
         else:
             self._join_known(request, waiting, sender, out, now_ms)
         return out
@@ -203,8 +203,7 @@ class ClassicGroup(ClassicState):
             settings.group_min_session_timeout_ms <= request.session_timeout_ms <= settings.group_max_session_timeout_ms
         ):
             return ErrorCode.INVALID_SESSION_TIMEOUT
-        texts = (request.group_instance_id or "", request.protocol_type, *(each.name for each in request.protocols))
-        if len(request.protocols) > MAX_PROTOCOLS or any("\0" in text for text in texts):
+        if len(request.protocols) > MAX_PROTOCOLS:
             return ErrorCode.INVALID_REQUEST
         return ErrorCode.COORDINATOR_NOT_AVAILABLE if self.state == DEAD else ErrorCode.NONE
 
@@ -637,7 +636,7 @@ def _new_member(member_id: str, request: JoinGroupRequest, sender: Sender) -> Cl
     return ClassicMember(
         member_id,
         request.group_instance_id,
-        sender.client_id.replace("\0", "\ufffd"),
+        sender.client_id,
         sender.host,
         request.session_timeout_ms,
         _rebalance_timeout_ms(request, sender.version),

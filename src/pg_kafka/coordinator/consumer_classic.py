@@ -88,9 +88,8 @@ class ConsumerClassic(ConsumerRebalance):
         if not settings.group_min_session_timeout_ms <= session_timeout_ms <= settings.group_max_session_timeout_ms:
             raise Refused(ErrorCode.INVALID_SESSION_TIMEOUT, "The session timeout is outside of the broker's bounds.")
         names = [each.name for each in request.protocols]
-        texts = (request.member_id, request.group_instance_id or "", *names)
-        if len(names) > MAX_PROTOCOLS or any("\0" in text for text in texts):
-            raise Refused(ErrorCode.INVALID_REQUEST, "Too many protocols, or a NUL in a name.")
+        if len(names) > MAX_PROTOCOLS:
+            raise Refused(ErrorCode.INVALID_REQUEST, "Too many protocols.")
         if settings.group_consumer_migration_policy == "disabled":
             raise Refused(ErrorCode.INCONSISTENT_GROUP_PROTOCOL, "The group migration is disabled.")
         self._check_size(request.member_id)
@@ -103,8 +102,6 @@ class ConsumerClassic(ConsumerRebalance):
             subscription = read_subscription(bytes(request.protocols[0].metadata))
         except MalformedConsumerProtocol as error:
             raise Refused(ErrorCode.UNKNOWN_SERVER_ERROR, f"Malformed subscription: {error}") from None
-        if any("\0" in text for text in (subscription.rack_id or "", *subscription.topics)):
-            raise Refused(ErrorCode.INVALID_REQUEST, "A NUL in a name.")
         return subscription
 
     def _check_size(self, member_id: str) -> None:
@@ -373,7 +370,7 @@ def _joining(
         former,
         instance_id=former.instance_id if request.group_instance_id is None else request.group_instance_id,
         rack_id=former.rack_id if subscription.rack_id is None else subscription.rack_id,
-        client_id=sender.client_id.replace("\0", "\ufffd"),
+        client_id=sender.client_id,
         client_host=sender.host,
         # JoinGroup version 0 has one timeout for both.
         rebalance_timeout_ms=request.session_timeout_ms if sender.version == 0 else request.rebalance_timeout_ms,

@@ -247,15 +247,6 @@ def check_heartbeat(request: ConsumerGroupHeartbeatRequest, version: int, settin
             ErrorCode.UNSUPPORTED_ASSIGNOR,
             f"ServerAssignor {request.server_assignor} is not supported. Supported assignors: {', '.join(assignors)}.",
         )
-    texts = (
-        request.member_id,
-        request.instance_id or "",
-        request.rack_id or "",
-        request.subscribed_topic_regex or "",
-        *(request.subscribed_topic_names or ()),
-    )
-    if any("\0" in text for text in texts):  # text in PostgreSQL cannot hold it
-        raise invalid("A NUL in a name.")
 
 
 def _check_epoch(member: ConsumerMember, epoch: int, owned: Owned | None) -> None:
@@ -299,7 +290,7 @@ def _as_requested(
         "assignor": request.server_assignor,
         "topics": None if names is None else tuple(sorted(set(names))),
         "regex": request.subscribed_topic_regex,
-        "client_id": sender.client_id.replace("\0", "\ufffd"),
+        "client_id": sender.client_id,
         "client_host": sender.host,
     }
     new = {name: value for name, value in changes.items() if value is not None and value != getattr(member, name)}

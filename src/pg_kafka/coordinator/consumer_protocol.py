@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from struct import pack, unpack_from
 from typing import Final
 
+from pg_kafka.wire.text import AS_KAFKA
+
 NEWEST_VERSION: Final = 3
 
 
@@ -77,10 +79,7 @@ class _Reader:
         if length > len(self._data) - at:
             raise MalformedConsumerProtocol("too short")
         self._at = at + length
-        try:
-            return self._data[at : at + length].decode()
-        except UnicodeDecodeError:
-            raise MalformedConsumerProtocol("not UTF-8") from None
+        return self._data[at : at + length].decode("utf-8", AS_KAFKA)
 
     def string(self) -> str:
         text = self.nullable_string()

@@ -67,7 +67,7 @@ class ConsumerRebalance(ConsumerState):
         out.records.append(record)
 
     def _note(self, out: Result, event: str, member: ConsumerMember | None = None, detail: str | None = "") -> None:
-        text = (detail or "").replace("\0", "\ufffd")[:_DETAIL_LENGTH]
+        text = (detail or "")[:_DETAIL_LENGTH]
         who = (member.member_id, member.client_id, member.client_host) if member else ("", "", "")
         out.history.append(HistoryEntry(event, self.epoch, *who, text))
 

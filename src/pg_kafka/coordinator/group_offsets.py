@@ -140,5 +140,4 @@ def check_metadata(metadata: str | None, limit: int) -> ErrorCode:
         return ErrorCode.NONE
     if len(metadata) > limit or (2 * len(metadata) > limit and len(metadata.encode("utf-16-le")) // 2 > limit):
         return ErrorCode.OFFSET_METADATA_TOO_LARGE
-    # Text in PostgreSQL cannot hold it.
-    return ErrorCode.INVALID_REQUEST if "\0" in metadata else ErrorCode.NONE
+    return ErrorCode.NONE

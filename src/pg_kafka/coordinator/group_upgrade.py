@@ -121,7 +121,7 @@ def _member(
         client_id=member.client_id,
         client_host=member.client_host,
         rebalance_timeout_ms=member.rebalance_timeout_ms,
-        topics=tuple(sorted(name for name in subscription.topics if "\0" not in name)),
+        topics=tuple(sorted(subscription.topics)),
         classic=ClassicProtocols(member.session_timeout_ms, member.protocols),
         epoch=generation,
         previous_epoch=generation,

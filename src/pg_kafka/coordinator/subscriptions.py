@@ -16,6 +16,8 @@ from __future__ import annotations
 from struct import Struct, unpack_from
 from typing import Final
 
+from pg_kafka.wire.text import AS_KAFKA
+
 PARSED_BYTES: Final = 1 << 20
 """Longer metadata or assignments are kept and passed on, and not looked into."""
 
@@ -60,13 +62,7 @@ class _Reader:
         if length < 0 or end > len(self._data):
             raise _Malformed
         self._at = end
-        try:
-            name = self._data[at + 2 : end].decode()
-        except UnicodeDecodeError:
-            raise _Malformed from None
-        if "\0" in name:  # no topic has such a name, and text in PostgreSQL cannot hold it
-            raise _Malformed
-        return name
+        return self._data[at + 2 : end].decode("utf-8", AS_KAFKA)
 
     def partitions(self) -> list[int]:
         count = self.count(4)

@@ -20,6 +20,7 @@ from typing import Protocol
 from pg_kafka.coordinator.group_steps import HistoryEntry, Record
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import queries
+from pg_kafka.storage.client_text import from_stored, from_stored_json
 from pg_kafka.storage.control import ControlSession
 from pg_kafka.storage.journal import MAX_GROUP_ID_BYTES, JournalWrite, OffsetWrite, not_written
 from pg_kafka.wire.error_codes import ErrorCode
@@ -76,9 +77,20 @@ class GroupStore:
         await self._journals.settle_journals()
         groups: dict[str, list[Record]] = {}
         for row in await self._control.fetch(SQL["load_groups"]):
-            record = Record(row["kind"], row["key"], json.loads(row["value"]))
+            record = Record(row["kind"], from_stored(row["key"]), json.loads(from_stored_json(row["value"])))
             groups.setdefault(row["group_id"], []).append(record)
-        offsets = [StoredOffset(*row) for row in await self._control.fetch(SQL["load_offsets"])]
+        offsets = [
+            StoredOffset(
+                row["group_id"],
+                row["topic_id"],
+                row["partition_id"],
+                row["committed_offset"],
+                row["leader_epoch"],
+                row["metadata_bytes"].decode(),
+                row["committed_at_ms"],
+            )
+            for row in await self._control.fetch(SQL["load_offsets"])
+        ]
         # What was read may stand on this server only; a write of our own that returns clean is the barrier.
         await self._control.execute(queries.load("cluster")["barrier"], self._journals.incarnation)
         return [StoredGroup(group_id, tuple(records)) for group_id, records in groups.items()], offsets

@@ -19,6 +19,7 @@ from typing import NamedTuple, Protocol
 
 from pg_kafka.coordinator.group_steps import HistoryEntry, Record
 from pg_kafka.errors import StorageError
+from pg_kafka.storage.client_text import to_stored, to_stored_json
 from pg_kafka.wire import _records
 from pg_kafka.wire.error_codes import ErrorCode
 
@@ -86,26 +87,24 @@ class JournalWrite:
     def prepare(self) -> str | None:
         """Make the values and count the bytes; says what PostgreSQL would refuse, and then nothing is to be written."""
         try:
-            size = len(_checked(self.group_id))
+            if "\0" in self.group_id:
+                return "the group id has a NUL character"
+            size = len(self.group_id.encode())
             if size > MAX_GROUP_ID_BYTES:
                 return f"the group id has {size} bytes, {MAX_GROUP_ID_BYTES} are allowed"
             for record in self.records:
-                value = None if record.value is None else json.dumps(record.value, ensure_ascii=False)
-                if value is not None and "\\u0000" in value.replace("\\\\", ""):
-                    return f"record {record.kind!r} has a NUL character"
-                size += len(_checked(record.kind)) + len(_checked(record.key)) + len((value or "").encode())
+                value = None if record.value is None else to_stored_json(json.dumps(record.value, ensure_ascii=False))
+                size += len(record.kind) + _size(record.key) + len((value or "").encode())
                 self.values.append(value)
             for commit in self.offsets:
-                size += len(_checked(commit.metadata))
+                size += _size(commit.metadata)
                 if not _fits(commit):
                     return f"the commit for partition {commit.topic_id}-{commit.partition} is out of range"
             for line in self.history:
                 if not -(1 << 31) <= line.generation < 1 << 31:
                     return f"generation {line.generation} is out of range"
-                size += sum(
-                    len(_checked(text))
-                    for text in (line.event, line.member_id, line.client_id, line.client_host, line.detail)
-                )
+                size += len(line.event)
+                size += sum(map(_size, (line.member_id, line.client_id, line.client_host, line.detail)))
         except ValueError as error:
             return f"there is text that PostgreSQL does not take: {error}"
         self.bytes = size + _ROW_BYTES * self.entries
@@ -241,12 +240,14 @@ def copies(writes: Sequence[JournalWrite]) -> dict[str, bytes]:
             # The binary form of jsonb is a version, which is 1, before the text.
             json_piece = _NULL if value is None else _piece("\x01" + value)
             rows[write.journal].append(
-                b"".join((_FIVE_FIELDS, _BIGINT(8, entry), group, _piece(record.kind), _piece(record.key), json_piece))
+                b"".join(
+                    (_FIVE_FIELDS, _BIGINT(8, entry), group, _piece(record.kind), _text_piece(record.key), json_piece)
+                )
             )
         for entry, line in enumerate(write.history, start + len(write.records)):
             fields = (_BIGINT(8, entry), group, _piece(line.event), _INTEGER(4, line.generation))
             texts = (line.member_id, line.client_id, line.client_host, line.detail)
-            rows["history"].append(b"".join((_EIGHT_FIELDS, *fields, *map(_piece, texts))))
+            rows["history"].append(b"".join((_EIGHT_FIELDS, *fields, *map(_text_piece, texts))))
     return {
         journal: b"".join((_records.COPY_HEADER, *those, _records.COPY_TRAILER))
         for journal, those in rows.items()
@@ -266,7 +267,7 @@ def first_entry(writes: Iterable[JournalWrite]) -> tuple[str, int] | None:
 def _add_offsets(rows: list[bytes], write: JournalWrite, group: bytes) -> None:
     entry = write.first_entry
     for topic_id, partition, offset, leader_epoch, metadata, committed_at_ms in write.offsets:
-        text = metadata.encode() if metadata else b""
+        text = to_stored(metadata).encode() if metadata else b""
         has_offset, has_epoch = offset is not None, leader_epoch >= 0
         pack = _packer(len(group), has_offset, has_epoch, len(text))
         committed_at_us = (committed_at_ms - _POSTGRES_EPOCH_MS) * 1000
@@ -288,11 +289,14 @@ def _piece(text: str) -> bytes:
     return len(encoded).to_bytes(4, "big") + encoded
 
 
-def _checked(text: str) -> bytes:
-    """The text in UTF-8. Raises ValueError for what is no text in PostgreSQL."""
-    if "\x00" in text:
-        raise ValueError("a NUL character")
-    return text.encode()
+def _text_piece(text: str) -> bytes:
+    """The same for text that a client gave."""
+    return _piece(to_stored(text))
+
+
+def _size(text: str) -> int:
+    """What text that a client gave takes. Raises ValueError for what has no UTF-8."""
+    return len(to_stored(text).encode()) if text else 0
 
 
 def _fits(commit: OffsetWrite) -> bool:

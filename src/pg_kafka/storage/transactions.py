@@ -20,6 +20,7 @@ from typing import Protocol
 from pg_kafka.coordinator.group_steps import Record
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import queries
+from pg_kafka.storage.client_text import from_stored, from_stored_json
 from pg_kafka.storage.control import ControlSession
 from pg_kafka.storage.endings import Ending, Marker
 from pg_kafka.storage.journal import MAX_GROUP_ID_BYTES, JournalWrite, OffsetWrite
@@ -75,7 +76,7 @@ class TransactionStore:
         await self._lanes.settle_journals()
         found: dict[str, list[Record]] = {}
         for row in await self._control.fetch(SQL["load_transactions"]):
-            record = Record(row["kind"], row["key"], json.loads(row["value"]))
+            record = Record(row["kind"], from_stored(row["key"]), json.loads(from_stored_json(row["value"])))
             found.setdefault(row["transactional_id"], []).append(record)
         # What was read may stand on this server only; a write of our own that returns clean is the barrier.
         await self._control.execute(queries.load("cluster")["barrier"], self._lanes.incarnation)

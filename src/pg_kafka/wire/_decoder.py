@@ -25,6 +25,7 @@ from pg_kafka.wire._source import (
     tagged_fields,
 )
 from pg_kafka.wire.message import ZERO_UUID, Message
+from pg_kafka.wire.text import AS_KAFKA
 
 Decoder = Callable[[bytes | memoryview, int], Any]
 
@@ -97,6 +98,7 @@ _SCOPE = {
     "read_tag": read_tag,
     "skip_tags": skip_tags,
     "Malformed": MalformedRequest,
+    "AS_KAFKA": AS_KAFKA,
 }
 
 
@@ -271,7 +273,7 @@ class _DecoderSource:
             with source.block("if e > end:"):
                 source.line(f'raise Malformed(f"{name} of {{e - o}} bytes where {{end - o}} remain")')
             if kind == "string":
-                source.line(f'{target} = str(d[o:e], "utf-8")')
+                source.line(f'{target} = str(d[o:e], "utf-8", AS_KAFKA)')
             elif kind == "bytes":
                 source.line(f"{target} = bytes(d[o:e])")
             else:

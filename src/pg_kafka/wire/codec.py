@@ -108,8 +108,6 @@ def _decode(decoder: Decoder, body: bytes | memoryview, offset: int) -> Any:
         return decoder(body, offset)
     except (IndexError, struct.error):
         raise MalformedRequest("the message ends too early") from None
-    except UnicodeDecodeError as error:
-        raise MalformedRequest(f"a string is not UTF-8: {error.reason}") from None
 
 
 def _schema(api_key: int, version: int) -> ApiSchema | None:

@@ -18,6 +18,7 @@ from pg_kafka.wire._decoder import MalformedRequest, skip_tags
 from pg_kafka.wire._produce import FrameSplitter, HeaderReader
 from pg_kafka.wire.codec import request_header_version, response_header_version
 from pg_kafka.wire.messages import API_SCHEMAS
+from pg_kafka.wire.text import AS_KAFKA
 
 __all__ = [
     "FrameSplitter",
@@ -65,7 +66,7 @@ def _decode_request_header(frame: bytes | memoryview) -> tuple[RequestHeader, in
             end = offset + length
             if end > len(frame):
                 raise MalformedRequest(f"a client id of {length} bytes where {len(frame) - offset} remain")
-            client_id = str(frame[offset:end], "utf-8")
+            client_id = str(frame[offset:end], "utf-8", AS_KAFKA)
             offset = end
         elif length != -1:
             raise MalformedRequest(f"the client id has the length {length}")
@@ -74,8 +75,6 @@ def _decode_request_header(frame: bytes | memoryview) -> tuple[RequestHeader, in
             offset = skip_tags(frame, frame[offset], offset + 1)
     except (struct.error, IndexError):
         raise MalformedRequest(f"a request header cut short in a frame of {len(frame)} bytes") from None
-    except UnicodeDecodeError:
-        raise MalformedRequest("the client id is not UTF-8") from None
     return RequestHeader(api_key, api_version, correlation_id, client_id), offset
 
 

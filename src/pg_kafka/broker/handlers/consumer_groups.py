@@ -37,24 +37,9 @@ def consumer_group_heartbeat(ctx: Context, request: ConsumerGroupHeartbeatReques
         asked.answer(_refused(ErrorCode.INVALID_REQUEST, "GroupId can't be empty."))
     elif not groups.can_be_id(group_id):
         asked.answer(_refused(ErrorCode.INVALID_GROUP_ID, "The group id has a NUL or is too long."))
-    elif _has_nul(request):
-        asked.answer(_refused(ErrorCode.INVALID_REQUEST, "There is a NUL in the request."))
     else:
         sender = groups.sender(ctx.header.client_id, ctx.connection.peer[0], ctx.version)
         groups.consumer_heartbeat(request, asked, sender, _new_member_id())
-
-
-def _has_nul(request: ConsumerGroupHeartbeatRequest) -> bool:
-    """PostgreSQL has no text with a NUL, and what a member says is stored."""
-    texts = (
-        request.member_id,
-        request.instance_id,
-        request.rack_id,
-        request.subscribed_topic_regex,
-        request.server_assignor,
-        *(request.subscribed_topic_names or ()),
-    )
-    return any(text is not None and "\0" in text for text in texts)
 
 
 def _new_member_id() -> str:

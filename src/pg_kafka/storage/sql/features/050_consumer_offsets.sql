@@ -1,7 +1,12 @@
 -- kafka.consumer_offsets: what consumer groups have committed. Its first five columns are a contract with SQL users.
 
 CREATE OR REPLACE VIEW kafka.consumer_offsets AS
-SELECT j.group_id, j.topic_id, j.partition_id, j.committed_offset, j.metadata, j.leader_epoch, j.committed_at
+SELECT j.group_id, j.topic_id, j.partition_id, j.committed_offset,
+       -- The journal has ␀ for a NUL, ␛␀ for ␀ and ␛␛ for ␛ (storage/client_text.py).
+       regexp_replace(regexp_replace(j.metadata, '^((?:[^␛]|␛.)*)␀$', '\1'), '␛(.)', '\1', 'g') AS metadata,
+       j.leader_epoch, j.committed_at,
+       decode(replace(replace(replace(replace(j.metadata, '\', '\\'), '␛␛', '\342\220\233'), '␛␀', '\342\220\200'), '␀', '\000'),
+              'escape') AS metadata_bytes
 FROM (SELECT DISTINCT ON (o.group_id, o.topic_id, o.partition_id) o.*
       FROM (SELECT * FROM kafka.offset_journal_0 UNION ALL SELECT * FROM kafka.offset_journal_1) AS o
       ORDER BY o.group_id, o.topic_id, o.partition_id, o.entry DESC) AS j
@@ -10,6 +15,8 @@ WHERE j.committed_offset IS NOT NULL;
 
 COMMENT ON VIEW kafka.consumer_offsets IS 'The latest committed offset of each consumer group and partition.';
 COMMENT ON COLUMN kafka.consumer_offsets.committed_offset IS 'Next offset that the group will consume.';
-COMMENT ON COLUMN kafka.consumer_offsets.metadata IS 'Text that the consumer stored with the offset.';
+COMMENT ON COLUMN kafka.consumer_offsets.metadata IS
+    'Text that the consumer stored with the offset. Without a NUL at its end, which librdkafka adds; others are shown as ␀.';
+COMMENT ON COLUMN kafka.consumer_offsets.metadata_bytes IS 'The same in UTF-8 as it is, with each NUL.';
 COMMENT ON COLUMN kafka.consumer_offsets.leader_epoch IS 'Leader epoch of the last record consumed; NULL when the consumer gave none.';
 COMMENT ON COLUMN kafka.consumer_offsets.committed_at IS 'When it was committed.';

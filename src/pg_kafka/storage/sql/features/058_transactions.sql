@@ -68,7 +68,8 @@ FROM (SELECT r.transactional_id, r.value ->> 'state' AS state,
                   THEN timestamptz 'epoch' + (r.value ->> 'started_ms')::bigint * interval '1 millisecond' END AS started_at,
              r.value ->> 'state' IN ('Ongoing', 'PrepareCommit', 'PrepareAbort') AS is_open,
              r.value -> 'partitions' AS registered,
-             ARRAY(SELECT jsonb_array_elements_text(r.value -> 'groups')) AS groups,
+             ARRAY(SELECT regexp_replace(g.id, '␛(.)', '\1', 'g')
+                   FROM jsonb_array_elements_text(r.value -> 'groups') WITH ORDINALITY AS g (id, n) ORDER BY g.n) AS groups,
              r.written_at
       FROM kafka.transaction_records r WHERE r.kind = 'transaction') AS t
 CROSS JOIN LATERAL (
@@ -88,13 +89,20 @@ COMMENT ON COLUMN kafka.transactions.holds_back IS
 COMMENT ON COLUMN kafka.transactions.written_at IS 'When the state last changed.';
 
 CREATE OR REPLACE VIEW kafka.pending_offsets AS
-SELECT r.value ->> 'group' AS group_id, t.id AS topic_id, (r.value ->> 'partition')::integer AS partition_id,
-       (r.value ->> 'offset')::bigint AS pending_offset, r.value ->> 'metadata' AS metadata,
-       nullif((r.value ->> 'leader_epoch')::integer, -1) AS leader_epoch, r.written_at, r.transactional_id
+SELECT regexp_replace(r.value ->> 'group', '␛(.)', '\1', 'g') AS group_id, t.id AS topic_id,
+       (r.value ->> 'partition')::integer AS partition_id, (r.value ->> 'offset')::bigint AS pending_offset,
+       -- As in kafka.consumer_offsets.
+       regexp_replace(regexp_replace(m.stored, '^((?:[^␛]|␛.)*)␀$', '\1'), '␛(.)', '\1', 'g') AS metadata,
+       CASE WHEN (r.value ->> 'leader_epoch')::integer >= 0 THEN (r.value ->> 'leader_epoch')::integer END AS leader_epoch,
+       r.written_at, r.transactional_id,
+       decode(replace(replace(replace(replace(m.stored, '\', '\\'), '␛␛', '\342\220\233'), '␛␀', '\342\220\200'), '␀', '\000'),
+              'escape') AS metadata_bytes
 FROM kafka.transaction_records r JOIN kafka.topics t ON t.id = (r.value ->> 'topic_id')::bigint
+CROSS JOIN LATERAL (SELECT r.value ->> 'metadata') AS m (stored)
 WHERE r.kind = 'offset';
 COMMENT ON VIEW kafka.pending_offsets IS
     'Offsets of consumer groups in open transactions. They go to kafka.consumer_offsets when their transaction commits, and nowhere when it aborts.';
+COMMENT ON COLUMN kafka.pending_offsets.metadata_bytes IS 'See kafka.consumer_offsets.';
 COMMENT ON COLUMN kafka.pending_offsets.pending_offset IS 'Next offset that the group will consume, if the transaction commits.';
 
 CREATE OR REPLACE FUNCTION kafka.abort_transaction(transactional_id text) RETURNS bigint

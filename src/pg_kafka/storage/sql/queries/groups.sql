@@ -30,8 +30,8 @@ SELECT EXISTS (SELECT FROM kafka.{journal} WHERE entry = $1);
 SELECT group_id, kind, key, value::text AS value FROM kafka.group_records ORDER BY entry;
 
 -- name: load_offsets
-SELECT group_id, topic_id, partition_id, committed_offset, coalesce(leader_epoch, -1), metadata,
-       round(extract(epoch FROM committed_at) * 1000)::bigint
+SELECT group_id, topic_id, partition_id, committed_offset, coalesce(leader_epoch, -1) AS leader_epoch,
+       metadata_bytes, round(extract(epoch FROM committed_at) * 1000)::bigint AS committed_at_ms
 FROM kafka.consumer_offsets;
 
 -- name: load_configs

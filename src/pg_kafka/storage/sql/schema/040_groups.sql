@@ -36,6 +36,7 @@ CREATE TABLE kafka.offset_journal_0 (
 CREATE INDEX offset_journal_0_latest ON kafka.offset_journal_0 (group_id, topic_id, partition_id, entry DESC);
 COMMENT ON TABLE kafka.offset_journal_0 IS 'Commits of consumer groups, appended only. Read them through kafka.consumer_offsets.';
 COMMENT ON COLUMN kafka.offset_journal_0.committed_offset IS 'Next offset to consume; NULL when the commit was deleted or has expired.';
+COMMENT ON COLUMN kafka.offset_journal_0.metadata IS 'With ␀ for NUL, ␛␀ for ␀ and ␛␛ for ␛, as all text of clients in the journals.';
 
 CREATE TABLE kafka.offset_journal_1 (LIKE kafka.offset_journal_0 INCLUDING DEFAULTS INCLUDING COMMENTS)
 WITH (autovacuum_vacuum_insert_threshold = -1);
