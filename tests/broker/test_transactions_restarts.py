@@ -9,12 +9,22 @@ from typing import Any
 import asyncpg
 import pytest
 from tests.broker.conftest import RunningBroker
-from tests.broker.groupclient import commit, fetched, fresh_group
-from tests.broker.rawclient import RawClient
+from tests.broker.groupclient import OFFSET_DELETE, OFFSET_FETCH, commit, fetched, fresh_group
+from tests.broker.rawclient import RawClient, SomeTopic, only
 from tests.broker.transactor import NEWER, OLDER, Transactor, committed, listed, producers_of
 from tests.kafka_reference import end
 
 from pg_kafka.wire.error_codes import ErrorCode
+from pg_kafka.wire.messages.offset_delete_request import (
+    OffsetDeleteRequest,
+    OffsetDeleteRequestPartition,
+    OffsetDeleteRequestTopic,
+)
+from pg_kafka.wire.messages.offset_fetch_request import (
+    OffsetFetchRequest,
+    OffsetFetchRequestGroup,
+    OffsetFetchRequestTopics,
+)
 
 StartBroker = Callable[..., RunningBroker]
 
@@ -293,6 +303,142 @@ async def test_commits_count_in_their_order_when_the_clock_was_set_back(start_br
         assert await other.commit_offsets(group, topic, {0: 2, 2: 21}) == {0: 0, 2: 0}
         assert (await other.commit(), await one.commit()) == (0, 0)
         assert await fetched(client, group, topic, (0, 1, 2)) == {0: 2, 1: 11, 2: 21}
+
+
+@both_lanes
+@pytest.mark.parametrize("style", [OLDER, NEWER], ids=["older", "newer"])
+async def test_offsets_of_the_next_transaction_wait_for_it(start_broker: StartBroker, lanes: str, style: int) -> None:
+    """They come while the end of the transaction before is still being written."""
+    broker = start_broker(LANES=lanes)
+    group = fresh_group()
+    async with await RawClient.connect(broker) as client:
+        topic = await client.create_topic(partitions=4)
+        one = Transactor(client, style=style)
+        assert await one.init() == ErrorCode.NONE
+        for number in range(1, 21):
+            places = dict.fromkeys(range(4), number)
+            assert set((await one.commit_offsets(group, topic, places)).values()) == {ErrorCode.NONE}
+            assert set((await stable_codes(client, group, topic)).values()) == {ErrorCode.UNSTABLE_OFFSET_COMMIT}
+            assert await one.commit() == ErrorCode.NONE
+            assert await fetched(client, group, topic, range(4)) == places
+
+
+async def stable_codes(client: RawClient, group: str, topic: SomeTopic) -> dict[int, int]:
+    """What somebody is told who wants no offset that an open transaction may change."""
+    topics = [OffsetFetchRequestTopics(name=topic.name, partition_indexes=range(4))]
+    request = OffsetFetchRequest(groups=[OffsetFetchRequestGroup(group_id=group, topics=topics)], require_stable=True)
+    answer = only((await client.call(request, OFFSET_FETCH, 8)).groups)
+    return {one.partition_index: one.error_code for one in only(answer.topics).partitions}
+
+
+async def test_deleted_offsets_do_not_come_back_with_an_ending_that_is_carried_out_again(
+    start_broker: StartBroker,
+) -> None:
+    """They are deleted while it is under way. With several lanes that all is done is written last, and alone."""
+    first = start_broker(LANES="3")
+    groups = groups_in_all_lanes()
+    connection = await asyncpg.connect(first.dsn)
+    await connection.execute(HOLD_UP)
+    async with await RawClient.connect(first) as client, await RawClient.connect(first) as other:
+        topic = await client.create_topic()
+        one = Transactor(client)
+        assert await one.init() == ErrorCode.NONE
+        for group in groups:
+            assert await commit(client, group, topic, {0: 3}) == {0: ErrorCode.NONE}
+            assert await one.commit_offsets(group, topic, {0: 5}) == {0: ErrorCode.NONE}
+        await connection.execute("SELECT pg_advisory_lock(1), pg_advisory_lock(2)")
+        ending = asyncio.create_task(one.commit())
+        async with asyncio.timeout(20):
+            while await connection.fetchval("SELECT state FROM kafka.transactions") != "PrepareCommit":  # noqa: ASYNC110 - nothing tells us
+                await asyncio.sleep(0.02)
+        deletions = {asyncio.create_task(delete_offset(first, group, topic)): group for group in groups}
+        await asyncio.sleep(0)
+        assert one.id in await listed(other)  # so the broker has had time to take the deletions
+        await connection.execute("SELECT pg_advisory_unlock(1)")
+        assert await ending == ErrorCode.NONE
+        deleted, waiting = await asyncio.wait(deletions, timeout=0.5)
+        if not deleted:
+            await connection.execute("SELECT pg_advisory_unlock(2)")
+            deleted, waiting = await asyncio.wait(deletions, timeout=20)
+        assert {task.result() for task in deleted} == {ErrorCode.NONE}
+        for task in waiting:
+            task.cancel()
+    first.process.kill()
+    end(first.process)
+    second = start_broker(LANES="3")  # ends the sessions of the first, which would else write when they can
+    await connection.close()
+    async with await RawClient.connect(second) as client:
+        one.client = client
+        await one.until("CompleteCommit")
+        for task in deleted:
+            assert await fetched(client, deletions[task], topic) == {0: -1}
+
+
+async def test_ending_that_is_carried_out_again_leaves_newer_commits_alone(start_broker: StartBroker) -> None:
+    """Also where the clock was set back, so that newer ones are of an earlier time."""
+    first = start_broker(LANES="3")
+    groups = groups_in_all_lanes()
+    async with await RawClient.connect(first) as client:
+        topic = await client.create_topic(partitions=2)
+        one = Transactor(client)
+        assert await one.init() == ErrorCode.NONE
+        for group in groups:
+            assert await one.commit_offsets(group, topic, {0: 5, 1: 6}) == {0: 0, 1: 0}
+    end(first.process)
+    await move_commits(first.dsn, 3_600_000)
+    second = start_broker(LANES="3")
+    connection = await asyncpg.connect(first.dsn)
+    await connection.execute(HOLD_UP)
+    await connection.execute("SELECT pg_advisory_lock(2)")
+    async with await RawClient.connect(second) as client:
+        one.client = client
+        assert await one.commit() == ErrorCode.NONE
+    commits = {asyncio.create_task(commit_alone(second, group, topic)): group for group in groups}
+    committed_anew, waiting = await asyncio.wait(commits, timeout=0.5)
+    if not committed_anew:
+        await connection.execute("SELECT pg_advisory_unlock(2)")
+        committed_anew, waiting = await asyncio.wait(commits, timeout=20)
+    assert {task.result() for task in committed_anew} == {ErrorCode.NONE}
+    for task in waiting:
+        task.cancel()
+    second.process.kill()
+    end(second.process)
+    third = start_broker(LANES="3")
+    await connection.close()
+    async with await RawClient.connect(third) as client:
+        one.client = client
+        await one.until("CompleteCommit")
+        for task in committed_anew:
+            assert await fetched(client, commits[task], topic, (0, 1)) == {0: 4, 1: 6}
+
+
+def groups_in_all_lanes() -> list[str]:
+    """So many that an ending with their offsets has to do with several of three lanes."""
+    return [fresh_group() for _ in range(12)]
+
+
+async def commit_alone(broker: RunningBroker, group: str, topic: SomeTopic) -> int:
+    """Of partition 0, in no transaction, on a connection of its own."""
+    async with await RawClient.connect(broker) as client:
+        return (await commit(client, group, topic, {0: 4}))[0]
+
+
+async def delete_offset(broker: RunningBroker, group: str, topic: SomeTopic) -> int:
+    """That of partition 0, on a connection of its own."""
+    topics = [OffsetDeleteRequestTopic(name=topic.name, partitions=[OffsetDeleteRequestPartition(partition_index=0)])]
+    async with await RawClient.connect(broker) as client:
+        answer = await client.call(OffsetDeleteRequest(group_id=group, topics=topics), OFFSET_DELETE, 0)
+    return int(answer.error_code or only(only(answer.topics).partitions).error_code)
+
+
+# The offsets of an ending, and that it is over, wait for an advisory lock each.
+HOLD_UP = """
+    CREATE FUNCTION public.hold_up() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN PERFORM pg_advisory_xact_lock_shared(TG_ARGV[0]::integer); RETURN NEW; END $$;
+    CREATE TRIGGER hold_up BEFORE INSERT ON kafka.offset_journal_0 FOR EACH ROW
+        WHEN (NEW.committed_offset = 5) EXECUTE FUNCTION public.hold_up(1);
+    CREATE TRIGGER hold_up BEFORE INSERT ON kafka.transaction_journal_0 FOR EACH ROW
+        WHEN (NEW.value ->> 'state' = 'CompleteCommit') EXECUTE FUNCTION public.hold_up(2)"""
 
 
 async def move_commits(dsn: str, ms: int) -> None:

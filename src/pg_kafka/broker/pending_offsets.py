@@ -36,15 +36,20 @@ class PendingOffsets:
         ids = self._groups.get(group_id, {}).get(key)
         return max(ids.values()) if ids else None
 
+    def time_of(self, transactional_id: str, group_id: str, key: OffsetKey) -> int | None:
+        """When the commit was that waits for this transaction; None: none does."""
+        return self._groups.get(group_id, {}).get(key, {}).get(transactional_id)
+
     def add(self, transactional_id: str, group_id: str, key: OffsetKey, committed_at_ms: int) -> None:
         self._groups.setdefault(group_id, {}).setdefault(key, {})[transactional_id] = committed_at_ms
 
-    def remove(self, transactional_id: str, group_id: str, key: OffsetKey) -> None:
+    def remove(self, transactional_id: str, group_id: str, key: OffsetKey, committed_at_ms: int) -> None:
+        """The commit of that time waits no more. One of the next transaction, which is newer, stays."""
         of_group = self._groups.get(group_id, {})
         ids = of_group.get(key)
-        if ids is None:
+        if ids is None or ids.get(transactional_id) != committed_at_ms:
             return
-        ids.pop(transactional_id, None)
+        del ids[transactional_id]
         if not ids:
             del of_group[key]
         if not of_group:

@@ -62,6 +62,9 @@ MACHINES_PER_TURN = 500
 
 Pairs = Sequence[tuple[Partition, Marker]]
 
+EndOfWaiting = tuple[str, OffsetKey, int]
+"""An offset that waits no more: its group, its place, and the time of the commit that waited."""
+
 
 class TransactionalId(OrderedWrites):
     """A transactional id in memory."""
@@ -345,10 +348,13 @@ class TransactionCoordinator:
         for one in [self._ids[each] for each in sorted(self._pending.ids(group_id, keys)) if each in self._ids]:
             if self._run(one, one.machine.forget_offsets, group_id, keys) is None:
                 return int(ErrorCode.UNKNOWN_SERVER_ERROR)
-            asked.append(one.written())
-        for waiting in asked:
-            if code := await waiting:
-                return code
+            asked.append(one)
+        # Of an ending under way, what others can see comes first, and then that it is over. Before that is committed, a
+        # restart would carry it out again, and the offsets would be back.
+        for _ in range(2):
+            for waiting in [one.written() for one in asked]:
+                if code := await waiting:
+                    return code
         return int(ErrorCode.NONE)
 
     # -- steps -------------------------------------------------------------------------------------------------------
@@ -429,13 +435,14 @@ class TransactionCoordinator:
     def _write(self, one: TransactionalId, records: Sequence[Record]) -> None:
         self._stage_pending(one.id, records)
         one.issued += 1
-        self._store.write(one.id, records, partial(self._on_written, one, records))
+        self._store.write(one.id, records, partial(self._on_written, one, self._ends_of_waiting(one.id, records)))
 
-    def _on_written(self, one: TransactionalId, records: Sequence[Record], error: StorageError | None) -> None:
+    def _on_written(self, one: TransactionalId, ends: Sequence[EndOfWaiting], error: StorageError | None) -> None:
         """A write is committed, or has failed; those of one id end in the order in which they began."""
         if one.term == self._term:
             if error is None:
-                self._settle_pending(one.id, records)
+                for group_id, key, committed_at_ms in ends:
+                    self._pending.remove(one.id, group_id, key, committed_at_ms)
             else:
                 self._fail(str(error))
         one.settle(failed=error is not None)
@@ -447,12 +454,20 @@ class TransactionCoordinator:
                 key = (offset.topic_id, offset.partition)
                 self._pending.add(transactional_id, offset.group, key, offset.committed_at_ms)
 
-    def _settle_pending(self, transactional_id: str, records: Sequence[Record]) -> None:
-        """Offsets wait no more once it is committed what became of them."""
+    def _ends_of_waiting(self, transactional_id: str, records: Sequence[Record]) -> list[EndOfWaiting]:
+        """The offsets that wait no more once these records are committed.
+
+        By then the next transaction may have committed the same: who asks for its time finds that it is another one.
+        """
+        ends = []
         for record in records:
             if record.kind == "offset" and record.value is None:
                 group_id, topic_id, partition = record.key.rsplit("\n", 2)
-                self._pending.remove(transactional_id, group_id, (int(topic_id), int(partition)))
+                key = (int(topic_id), int(partition))
+                committed_at_ms = self._pending.time_of(transactional_id, group_id, key)
+                if committed_at_ms is not None:
+                    ends.append((group_id, key, committed_at_ms))
+        return ends
 
     # -- endings -----------------------------------------------------------------------------------------------------
 
@@ -563,7 +578,9 @@ class TransactionCoordinator:
         for write in self._offset_writes(ending):
             by_lane[self._log.lane_of_journal(write.group_id)][0].append(write)
         if is_whole:
-            self._queue_for_lane(home, *by_lane[home], partial(self._on_written, one, kept))
+            self._queue_for_lane(
+                home, *by_lane[home], partial(self._on_written, one, self._ends_of_waiting(one.id, kept))
+            )
             return
         left = len(by_lane)
 
