@@ -178,6 +178,58 @@ async def test_transaction_that_ran_out_meanwhile_is_aborted_at_the_start(start_
     assert "a transaction timed out" in second.log.read_text()
 
 
+async def test_clock_that_is_ahead_after_a_restart_aborts_nothing(start_broker: StartBroker) -> None:
+    first = start_broker()
+    async with await RawClient.connect(first) as client:
+        topic = await client.create_topic()
+        one = Transactor(client, timeout_ms=60_000)
+        await one.init()
+        await one.send(topic, b"a")
+    end(first.process)
+    await move_transaction(first.dsn, one.id, -3_600_000)
+    second = start_broker()
+    async with await RawClient.connect(second) as client:
+        one.client = client
+        assert (await one.describe()).transaction_state == "Ongoing"
+        assert await one.send(topic, b"b") == ErrorCode.NONE
+        assert await one.commit() == ErrorCode.NONE
+        assert await committed(client, topic) == [b"a", b"b"]
+
+
+async def test_clock_that_was_set_back_holds_readers_up_for_the_timeout_only(start_broker: StartBroker) -> None:
+    first = start_broker()
+    async with await RawClient.connect(first) as client:
+        topic = await client.create_topic()
+        one = Transactor(client, timeout_ms=1_000)
+        await one.init()
+        await one.send(topic, b"a")
+        end(first.process)
+    await move_transaction(first.dsn, one.id, 3_600_000)
+    second = start_broker()
+    async with await RawClient.connect(second) as client:
+        one.client = client
+        await one.until("CompleteAbort")
+        assert (await client.fetch(topic, 0)).last_stable_offset == 2
+    assert "a transaction timed out" in second.log.read_text()
+
+
+async def move_transaction(dsn: str, transactional_id: str, ms: int) -> None:
+    """Have what is stored of a transaction come from another time, as if the clock had been set meanwhile."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        for number in (0, 1):
+            await connection.execute(
+                f"UPDATE kafka.transaction_journal_{number} SET value = value || jsonb_build_object("
+                "'started_ms', (value ->> 'started_ms')::bigint + $2::bigint,"
+                " 'updated_ms', (value ->> 'updated_ms')::bigint + $2::bigint)"
+                " WHERE transactional_id = $1 AND kind = 'transaction'",
+                transactional_id,
+                ms,
+            )
+    finally:
+        await connection.close()
+
+
 @pytest.mark.parametrize("style", [OLDER, NEWER], ids=["older", "newer"])
 async def test_epochs_that_are_used_up_make_a_new_producer(start_broker: StartBroker, style: int) -> None:
     first = start_broker()

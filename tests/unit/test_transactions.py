@@ -22,7 +22,7 @@ from pg_kafka.coordinator.transaction_steps import (
     PendingOffset,
     Step,
 )
-from pg_kafka.coordinator.transactions import LAST_EPOCH, TRANSITIONS, Transaction
+from pg_kafka.coordinator.transactions import HOLD_AFTER_START_MS, LAST_EPOCH, TRANSITIONS, Transaction
 from pg_kafka.wire.error_codes import ErrorCode
 
 P0, P1, OTHER = (1, 0), (1, 1), (2, 0)
@@ -523,12 +523,83 @@ def test_a_restart_goes_on(state: str) -> None:
         loaded.apply(record)
     for name in Transaction.__slots__:
         assert getattr(loaded, name) == getattr(machine, name), name
-    step = loaded.restart(BEGIN_MS + 1)
+    step = loaded.restart(BEGIN_MS + 1, BEGIN_MS + 1)
     assert (step.ending is not None) == machine.is_prepared
     if step.ending is not None:
         assert step.ending == end_of(machine, commit=state == PREPARE_COMMIT)
     deadlines = {name for name, deadline_ms in step.timers.items() if deadline_ms is not None}
     assert deadlines == ({"timeout"} if state == ONGOING else set() if machine.is_prepared else {"expire"})
+
+
+HOUR_MS = 3_600_000
+MINUTE_MS = 60_000
+
+
+def restarted(known_ms: int, jump_ms: int, timeout_ms: int = MINUTE_MS) -> tuple[Transaction, Step, int]:
+    """A transaction that has been open for so long as it was stored last, under a broker whose clock is elsewhere."""
+    machine = new()
+    machine.init_producer(-1, -1, timeout_ms, fresh_producer_id=7, version=5, now_ms=BEGIN_MS)
+    machine.add_partitions(7, 0, [(1, 0, 0)], version=3, now_ms=BEGIN_MS)
+    machine.add_partitions(7, 0, [(1, 1, 0)], version=3, now_ms=BEGIN_MS + known_ms)
+    loaded = new()
+    for record in machine.records_of_state():
+        loaded.apply(record)
+    began_ms = BEGIN_MS + known_ms + jump_ms
+    return loaded, loaded.restart(began_ms, began_ms), began_ms
+
+
+@pytest.mark.parametrize(
+    ("jump_ms", "left_ms"),
+    [
+        (0, 50_000),
+        (5_000, 45_000),  # what the clock says
+        (30_000, 20_000),
+        (30_001, 20_000),  # half of the timeout at most
+        (HOUR_MS, 20_000),
+        (-1, 50_000),
+        (-HOUR_MS, 50_000),  # none
+    ],
+)
+def test_a_clock_that_jumps_over_a_restart_moves_a_timeout_within_bounds(jump_ms: int, left_ms: int) -> None:
+    machine, step, began_ms = restarted(10_000, jump_ms)
+    assert step.timers["timeout"] == began_ms + left_ms
+    assert machine.on_timer("timeout", began_ms + left_ms - 1).ending is None
+    assert machine.on_timer("timeout", began_ms + left_ms).ending is not None
+
+
+@pytest.mark.parametrize("jump_ms", [HOUR_MS, -HOUR_MS])
+def test_what_has_passed_adds_up_over_restarts(jump_ms: int) -> None:
+    """So a broker that is restarted all the time ends a transaction all the same."""
+    machine, first, now_ms = restarted(10_000, jump_ms)
+    assert [record.value["started_ms"] for record in first.records if record.value] == [machine.started_ms]
+    left_ms = (first.timers["timeout"] or 0) - now_ms
+    for _ in range(3):
+        again = new()
+        for record in machine.records_of_state():
+            again.apply(record)
+        machine, now_ms = again, now_ms + 6_000
+        step = machine.restart(now_ms, now_ms)
+        left_ms -= 6_000
+        assert (step.timers["timeout"], step.records) == (now_ms + left_ms, [])
+
+
+def test_a_broker_s_own_times_count_when_it_loads_again() -> None:
+    machine, _, began_ms = restarted(0, 0)
+    machine.add_partitions(7, 0, [(1, 2, 0)], version=3, now_ms=began_ms + 1_000)
+    step = machine.restart(began_ms + 50_000, began_ms)
+    assert (step.timers["timeout"], step.records) == (BEGIN_MS + MINUTE_MS, [])
+    untouched, _, began_ms = restarted(0, HOUR_MS)
+    assert untouched.restart(began_ms + 20_000, began_ms).timers["timeout"] == began_ms + MINUTE_MS // 2
+
+
+def test_an_id_is_not_forgotten_at_once_when_a_broker_starts() -> None:
+    """A clock that is ahead must not take the ids of producers that live; those come back within moments."""
+    machine = in_state(COMPLETE_COMMIT)
+    expiration_ms = machine.settings.transactional_id_expiration_ms
+    for jump_ms in (0, 10 * expiration_ms):
+        began_ms = BEGIN_MS + jump_ms
+        deadline_ms = machine.restart(began_ms, began_ms).timers["expire"]
+        assert deadline_ms is not None and deadline_ms >= began_ms + HOLD_AFTER_START_MS
 
 
 def test_the_table_of_transitions_names_each_state() -> None:

@@ -130,7 +130,7 @@ class World:
             machine = self.machines[transactional_id] = self.loaded(transactional_id)
             if machine.state == ONGOING:
                 self.txns[transactional_id].decision = None  # if there was one, it was lost
-            self.perform(transactional_id, machine.restart(self.now_ms))
+            self.perform(transactional_id, machine.restart(self.now_ms, self.now_ms))
 
     def loaded(self, transactional_id: str) -> Transaction:
         """The machine that what is written gives."""

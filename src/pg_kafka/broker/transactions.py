@@ -103,7 +103,8 @@ class TransactionCoordinator:
         self._store = store
         self._groups = groups
         # Steady, and near enough to the time of day that what a machine stores of it means something after a restart.
-        self._epoch_ms = wall_ms() - time.monotonic_ns() // 1_000_000
+        self._began_ms = wall_ms()
+        self._epoch_ms = self._began_ms - time.monotonic_ns() // 1_000_000
         self._ids: dict[str, TransactionalId] = {}
         self._by_producer: dict[int, TransactionalId] = {}
         self._pending = groups.pending
@@ -160,7 +161,7 @@ class TransactionCoordinator:
         now_ms = self.now_ms()
         for one in list(found.values()):
             steps = [partial(one.machine.forget_topic, topic_id) for topic_id in self._gone(one.machine)]
-            for step in (*steps, partial(one.machine.restart, now_ms)):
+            for step in (*steps, partial(one.machine.restart, now_ms, self._began_ms)):
                 if self.refusal is not ErrorCode.NONE:
                     return
                 self._run(one, step)

@@ -76,6 +76,10 @@ TRANSITIONS: Final[Mapping[tuple[str, str], str]] = {
 LAST_EPOCH: Final = 32_766
 """The highest epoch that a client gets: one more must be there to fence it with."""
 
+HOLD_AFTER_START_MS: Final = 900_000
+"""No id is forgotten so soon after a start, unless it may be forgotten sooner anyway: a clock that is ahead must not
+take those of producers that live."""
+
 PRODUCE_REGISTERS: Final = 12  # Produce from this version on registers partitions by itself (KIP-890)
 PRODUCE_KNOWS_ABORTABLE: Final = 11
 OFFSET_COMMIT_REGISTERS: Final = 5  # and TxnOffsetCommit groups
@@ -192,13 +196,33 @@ class Transaction:
         """An ending is decided, and not yet carried out."""
         return self.state in _PREPARED
 
-    def restart(self, now_ms: int) -> Step:
-        """Begin to serve what was loaded: an ending that was decided is carried out, timers go on."""
+    def restart(self, now_ms: int, began_ms: int) -> Step:
+        """Begin to serve what was loaded: an ending that was decided is carried out, timers go on.
+
+        What was stored before the broker began, at `began_ms`, has times of a clock that may have been set since.
+        """
         out = Step()
         if self.is_prepared:
             out.ending = self._ending()
+        if self.state == ONGOING and not began_ms <= self._updated_ms <= now_ms:
+            self._go_on(out, now_ms, began_ms)
         self._set_timers(out)
+        expires_ms = out.timers["expire"]
+        if expires_ms is not None:
+            hold_ms = min(HOLD_AFTER_START_MS, self.settings.transactional_id_expiration_ms)
+            out.timers["expire"] = max(expires_ms, began_ms + hold_ms)
         return out
+
+    def _go_on(self, out: Step, now_ms: int, began_ms: int) -> None:
+        """Count how long the transaction has been open: what is known of it counts whole, and what the clock says has
+        passed since then up to half of the timeout. So a clock that was set back holds readers up for no longer than
+        the timeout, and one that is ahead does not abort what a producer goes on with."""
+        known_ms = max(self._updated_ms - self.started_ms, 0)
+        told_ms = min(max(began_ms - self.started_ms, known_ms), known_ms + self.timeout_ms // 2)
+        started_ms = began_ms - told_ms
+        if started_ms != self.started_ms:
+            times = {"started_ms": started_ms, "updated_ms": now_ms}
+            self._write(out, Record("transaction", "", self._value() | times))
 
     def on_timer(self, name: str, now_ms: int, *, fresh_producer_id: int | None = None) -> Step:
         """A deadline has passed: "timeout" or "expire"."""
@@ -561,7 +585,7 @@ class Transaction:
         """The only way to another state. Fields of the record that are not named stay as they are."""
         before = self.state
         changes["state"] = TRANSITIONS[before, event]
-        changes["updated_ms"] = max(now_ms, self._updated_ms)
+        changes["updated_ms"] = now_ms
         changes["previous_producer_id"] = self.producer_id
         self._write(out, Record("transaction", "", self._value() | changes))
         if before != self.state or before != ONGOING:
