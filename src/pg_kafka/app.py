@@ -292,6 +292,8 @@ class Term:
             if janitor is not None:
                 janitor.poke()
 
+        disk = DiskWatch(self._postgres.free_disk_bytes, config.disk_reserve_bytes, on_room=grown)
+        disk.look()
         self._log = Log(
             config=config,
             dsn=self._dsn,
@@ -308,16 +310,17 @@ class Term:
             on_identity=self._check_identity,
             on_outgrown=outgrown,
             on_grown=grown,
+            disk=disk,
         )
         await self._log.start()
-        watch = DiskWatch(self._postgres.free_disk_bytes, config.disk_reserve_bytes, self._log.refuse)
-        self._disk_watch = supervised(watch.run(), "disk watch", membership.end)
+        self._disk_watch = supervised(disk.run(), "disk watch", membership.end)
         janitor = self._janitor = Janitor(
             self._dsn,
             self._log,
             segment_bytes=config.log_segment_bytes,
             segment_ms=config.log_roll_ms,
             compression=config.storage_compression,
+            has_room=disk.has_room,
             open_session=membership.open_writer,
             on_death=membership.end,
         )

@@ -514,7 +514,7 @@ class Config:
         "pg_kafka.disk_reserve_bytes",
         "long",
         512 * 1024 * 1024,
-        "Free space on the embedded server's volume below which no records are taken; 0 means do not look.",
+        "Free space on the embedded server's volume that records must leave; 0 means do not look.",
     )
     heartbeat_ms: int = _setting(
         "pg_kafka.heartbeat_ms", "int", 1000, "How often the broker shows in kafka.brokers that it lives.", low=100

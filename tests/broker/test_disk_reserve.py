@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.broker.command import Serving, run, wait_until
-from tests.broker.rawclient import RawClient, batch, offsets_of
+from tests.broker.rawclient import PRODUCE, RawClient, answered, batch, offsets_of, producing
 from tests.kafka_reference import HOST, free_port
 from tests.postgres import end_embedded
 
@@ -18,13 +19,15 @@ from pg_kafka.wire.error_codes import ErrorCode
 
 MIB = 2**20
 RESERVE = 200 * MIB
+GZIP = 1
 
 
-@pytest.fixture
-def small_disk() -> Iterator[Path]:
+@pytest.fixture(params=[700])
+def small_disk(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A file system of so many MiB."""
     folder = Path(tempfile.mkdtemp(prefix="pgk-", dir="/tmp"))
     done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=700m,mode=0711", "pg_kafka-test", str(folder)],
+        ["mount", "-t", "tmpfs", "-o", f"size={request.param}m,mode=0711", "pg_kafka-test", str(folder)],
         capture_output=True,
         text=True,
         check=False,
@@ -66,3 +69,28 @@ async def test_nearly_full_disk_refuses_records_until_there_is_room(small_disk: 
             wait_until(lambda: "disk has room again, records are taken" in broker.err, "the room is noticed")
             assert (await client.produce(topic, batch([b"b"]))).base_offset == 1
             assert "PostgreSQL ended" not in broker.err
+
+
+@pytest.mark.parametrize("small_disk", [1000], indirect=True)
+async def test_bombs_that_the_disk_does_not_hold_are_refused_before_they_are_queued(small_disk: Path) -> None:
+    """One request of half a megabyte becomes 500 MiB, of which PostgreSQL would make more than there is."""
+    data = small_disk / "data"
+    where = ["--listen", f"{HOST}:{free_port()}", "--data", str(data)]
+    bomb = batch([bytes(100 * MIB - 100)], compression=GZIP)
+    with Serving(*where, settings={"DISK_RESERVE_BYTES": str(RESERVE)}).ready() as broker:
+        async with await RawClient.connect(broker) as client:
+            topic = await client.create_topic(partitions=5)
+            assert (await client.produce(topic, batch([b"a"]))).error_code == 0
+            response = await client.call(producing(topic, dict.fromkeys(range(5), bomb)), PRODUCE, 9, timeout_s=120)
+            codes = {index: one.error_code for index, one in answered(response).items()}
+            assert set(codes.values()) == {0, ErrorCode.KAFKA_STORAGE_ERROR}
+            # What was acknowledged is there, and others go on producing and reading.
+            for index, code in codes.items():
+                found = await client.offset_at(topic, -1, index)
+                assert found.offset == (index == 0) + (code == 0)
+            assert (await client.produce(topic, batch([b"b"]), 4)).error_code == 0
+            assert offsets_of(await client.fetch(topic, 0, partition_max_bytes=1000))[0] == 0
+            free = shutil.disk_usage(small_disk).free
+            assert free > RESERVE // 2
+            assert "PostgreSQL ended" not in broker.err
+            assert "disk has no room for a batch, it is refused" in broker.err

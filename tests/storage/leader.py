@@ -11,6 +11,7 @@ import asyncpg
 from pg_kafka.cluster.membership import Membership
 from pg_kafka.config import Config
 from pg_kafka.storage.control import ControlSession
+from pg_kafka.storage.disk import DiskWatch
 from pg_kafka.storage.log import Log
 from pg_kafka.storage.migrate import migrate
 from pg_kafka.storage.partition import AppendResult, Partition
@@ -21,8 +22,9 @@ from pg_kafka.wire._records import decode_batch
 class Leader:
     """What Term builds, for tests of storage."""
 
-    def __init__(self, dsn: str, **settings: Any) -> None:
+    def __init__(self, dsn: str, *, disk: DiskWatch | None = None, **settings: Any) -> None:
         self.dsn = dsn
+        self.disk = disk
         self.config = Config(**settings)
         self.over = asyncio.Event()
         self.outgrown: list[int] = []
@@ -61,6 +63,7 @@ class Leader:
             on_identity=lambda identity: None,
             on_outgrown=self.outgrown.append,
             on_grown=lambda: None,
+            disk=self.disk,
         )
         await self.log.start()
 

@@ -386,6 +386,32 @@ async def test_rotation_keeps_what_counts(pg_dsn: str) -> None:
         assert tuple(counts[0]) == (50, 1, 100, 50)
 
 
+async def test_rotation_waits_for_room_and_writers_do_not(pg_dsn: str) -> None:
+    asked: list[float] = []
+    has_room = False
+
+    def room(disk_bytes: float, *, small: bool = False) -> bool:
+        if small:
+            asked.append(disk_bytes)
+        return has_room
+
+    async with leading(pg_dsn) as leader:
+        store = store_of(leader)
+        assert not any(await outcomes([write(store, "g", [record(n)], ()) for n in range(50)]))
+        async with Rotating(leader, has_room=room):
+            await until(pg_dsn, "SELECT state = 'switched' FROM kafka.journals WHERE journal = 'groups'")
+            assert not any(await outcomes([write(store, "g", [record(50)], ())]))
+            async with asyncio.timeout(30):
+                while len(asked) < 10:  # noqa: ASYNC110 - it tells nobody
+                    await asyncio.sleep(0.01)
+            assert (await rotations(pg_dsn))["groups"] == (1, "switched")
+            has_room = True
+            await until(pg_dsn, "SELECT count(*) = 0 FROM kafka.group_journal_0")
+        assert max(asked) > 8192  # as much as the table that is copied
+        groups, _ = await store.load()
+        assert [group.records for group in groups] == [(record(50),)]
+
+
 async def test_rotation_under_writes_loses_nothing(pg_dsn: str) -> None:
     async with leading(pg_dsn, lanes=2) as leader:
         store = store_of(leader)

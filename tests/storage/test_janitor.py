@@ -246,6 +246,46 @@ WHERE log.oid = 'kafka.log_0_0'::regclass AND c.oid IN (log.oid, log.reltoastrel
 """
 
 
+async def test_on_a_nearly_full_disk_only_what_frees_space_goes_on(
+    db: asyncpg.Connection, make_janitor: Callable[..., Awaitable[Janitor]]
+) -> None:
+    asked: list[float] = []
+    has_room = False
+
+    def room(disk_bytes: float, *, small: bool = False) -> bool:
+        asked.append(disk_bytes)
+        return has_room or small
+
+    shared, own, kept = [await add_topic(db, name) for name in ("shared", "own", "kept")]
+    await grow(db, kept, 0)
+    await grow(db, shared, 0)
+    await db.execute("SELECT kafka.create_topic_view($1)", own)
+    janitor = await make_janitor(compression="none")
+    janitor.outgrown(own)
+    has_room = True
+    await until(db, "SELECT series = id FROM kafka.topics WHERE id = $1", own)
+    await janitor.stop()
+    has_room = False
+    await db.execute("UPDATE kafka.topics SET view_name = NULL WHERE id = $1", kept)
+    await db.execute("DROP VIEW IF EXISTS topics.kept")
+    for doomed in (shared, own):
+        await delete_topic(db, doomed)
+
+    await make_janitor(compression="none", freeze_bytes=MIB, segment_bytes=MIB, has_room=room)
+    await until(db, "SELECT NOT EXISTS (SELECT FROM kafka.deleted_topics WHERE id = $1)", own)
+    assert await db.fetchval("SELECT to_regclass($1) IS NULL", f"kafka.log_{own}")
+    assert await db.fetchval("SELECT count(*) FROM kafka.log WHERE topic = $1", shared) == 50
+    assert await db.fetchval("SELECT view_name IS NULL FROM kafka.topics WHERE id = $1", kept)
+    assert await db.fetchval("SELECT active_segment FROM kafka.series WHERE id = 0") == 0
+    assert asked and not max(asked)
+
+    has_room = True
+    await until(db, NONE_DELETED)
+    await until(db, ALL_VIEWS)
+    await until(db, "SELECT state = 'frozen' FROM kafka.segments WHERE segment = 0")
+    assert max(asked) > MIB  # freezing said what it would write
+
+
 async def test_an_active_segment_is_frozen_as_it_grows(
     db: asyncpg.Connection, make_janitor: Callable[..., Awaitable[Janitor]]
 ) -> None:

@@ -9,6 +9,8 @@ from tests.wire_batches import batch, records, values
 
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import log as log_module
+from pg_kafka.storage.disk import NEARLY_FULL, DiskWatch
+from pg_kafka.storage.journal import JournalWrite, OffsetWrite
 from pg_kafka.storage.partition import AppendResult
 from pg_kafka.storage.sessions import unavailable
 from pg_kafka.wire.error_codes import ErrorCode
@@ -223,19 +225,85 @@ async def test_deletion_that_the_database_refuses_leaves_the_topic_as_it_was(
 
 
 async def test_batches_are_refused_while_the_disk_is_full_and_keep_their_order(pg_dsn: str) -> None:
-    async with leading(pg_dsn) as leader:
+    free = [10**9]
+    disk = DiskWatch(lambda: free[0], 10**8)
+    disk.look()
+    async with leading(pg_dsn, disk=disk) as leader:
         partition = await leader.partition(await leader.topic("t"))
         assert (await leader.append(partition, batch(values(b"a")))).error == 0
-        leader.log.refuse("the disk is full")
+        free[0] = 10**8 - 1
+        disk.look()
         first, second = (batch(values(b"x"), producer_id=7, epoch=0, sequence=number) for number in (0, 1))
         refused = await leader.append(partition, first)
-        assert (refused.error, refused.message) == (ErrorCode.KAFKA_STORAGE_ERROR, "the disk is full")
+        assert (refused.error, refused.message) == (ErrorCode.KAFKA_STORAGE_ERROR, NEARLY_FULL)
         assert await leader.log.read(partition, 0, 1 << 20)
-        leader.log.refuse(None)
+        free[0] = 10**9
+        disk.look()
         # What was sent behind it on the same connection must not come before it.
         assert (await leader.append(partition, second)).error == ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
         assert (await leader.append(partition, first)).base_offset == 1
         assert (await leader.append(partition, second)).base_offset == 2
+
+
+async def test_what_is_queued_counts_before_it_is_written(pg_dsn: str) -> None:
+    free = [10**9]
+    disk = DiskWatch(lambda: free[0], 10**8)
+    disk.look()
+    async with leading(pg_dsn, disk=disk) as leader:
+        partition = await leader.partition(await leader.topic("t"))
+        free[0] = 10**8 + 6_000_000
+        disk.look()
+        # None of them has been written yet when the next one comes; each is 3.5 MB on the disk.
+        sent = [leader.send(partition, batch(values(b"x" * 1_000_000))) for _ in range(3)]
+        results = await asyncio.wait_for(asyncio.gather(*sent), 20)
+        assert [result.error for result in results] == [0, ErrorCode.KAFKA_STORAGE_ERROR, ErrorCode.KAFKA_STORAGE_ERROR]
+        disk.look()
+        assert (await leader.append(partition, batch(values(b"x" * 1_000_000)))).base_offset == 1
+
+
+async def test_what_is_queued_is_dropped_when_even_the_reserve_does_not_hold_it(pg_dsn: str) -> None:
+    free = [10**9]
+    disk = DiskWatch(lambda: free[0], 10**7)
+    disk.look()
+    async with leading(pg_dsn, disk=disk) as leader:
+        partition = await leader.partition(await leader.topic("t"))
+        queued = [leader.send(partition, batch(values(b"x" * size))) for size in (1_000_000, 1_500_000)]
+        free[0] = 10**7 - 1
+        disk.look()
+        assert disk.must_drop
+        results = await asyncio.wait_for(asyncio.gather(*queued), 20)
+        # The second fits once the first is gone.
+        assert [result.error for result in results] == [ErrorCode.KAFKA_STORAGE_ERROR, 0]
+        assert not disk.must_drop
+        free[0] = 10**9
+        disk.look()
+        assert (await leader.append(partition, batch(values(b"a")))).base_offset == 1
+
+
+async def test_journals_go_on_within_the_reserve_and_stop_before_its_end(pg_dsn: str) -> None:
+    free = [10**9]
+    disk = DiskWatch(lambda: free[0], 10**8)
+    disk.look()
+    async with leading(pg_dsn, disk=disk) as leader:
+        topic = await leader.topic("t")
+
+        async def commit(offset: int) -> StorageError | None:
+            done: asyncio.Future[StorageError | None] = asyncio.get_running_loop().create_future()
+            write = JournalWrite("g", (), (OffsetWrite(topic.id, 0, offset),), (), done.set_result)
+            assert write.prepare() is None
+            refused = leader.log.write_journal(write)
+            return refused or await asyncio.wait_for(done, 20)
+
+        free[0] = 10**8 - 1
+        disk.look()
+        assert await commit(1) is None
+        free[0] = 10**8 // 4
+        disk.look()
+        refused = await commit(2)
+        assert refused is not None and refused.message == NEARLY_FULL and refused.retriable
+        free[0] = 10**9
+        disk.look()
+        assert await commit(3) is None
 
 
 async def test_offsets_by_timestamp(pg_dsn: str) -> None:

@@ -2,6 +2,7 @@
 
 It makes the views of new topics, frees deleted ones, rolls segments and freezes what they have grown by, gives topics that
 have grown their own series, and rotates the journals.
+On a disk that is nearly full it does only what frees space: upkeep that writes waits until there is room.
 All it has to do is read from tables, and every step leaves them so that a janitor that was killed goes on where it
 stopped. It works in small steps in turn, so that a long job delays no other. A job that fails is logged, counted and
 tried again later, and stops no other job.
@@ -70,6 +71,10 @@ SNAPSHOT_POLL_S = 1.0
 FREEZE_BYTES = 32 * 1024 * 1024
 # A sealed segment waits so long for snapshots from before to end, under which it cannot be frozen.
 FREEZE_GRACE_S = 3600.0
+# WAL of freezing for each byte that is not frozen, at worst (docs/storage.md).
+FREEZE_WAL_FACTOR = 1.2
+# A table that is copied is on the disk once more, and its rows in the WAL, at worst with whole pages.
+COPY_FACTOR = 3.2
 
 Step = Callable[[], Awaitable[bool]]
 
@@ -85,6 +90,16 @@ class LaneControl(Protocol):
 
     async def switch_journal(self, journal: str, active: int) -> None:
         """New entries of a journal go to this one of its tables, and none is under way to the other."""
+
+
+class Room(Protocol):
+    """Whether so many bytes may be written to the disk; with `small`, from the reserve."""
+
+    def __call__(self, disk_bytes: float, *, small: bool = False) -> bool: ...
+
+
+def _always(_disk_bytes: float, *, small: bool = False) -> bool:
+    return True
 
 
 class Janitor:
@@ -104,6 +119,7 @@ class Janitor:
         checkpoint_table_bytes: int = CHECKPOINT_TABLE_BYTES,
         freeze_bytes: int = FREEZE_BYTES,
         freeze_grace_s: float = FREEZE_GRACE_S,
+        has_room: Room = _always,
         open_session: Callable[[str], Awaitable[sessions.Session]] | None = None,
         on_death: Callable[[str], None] = lambda _reason: None,
     ) -> None:
@@ -112,6 +128,7 @@ class Janitor:
         `on_death` is called when the task itself fails, not when a job does.
         """
         self._on_death = on_death
+        self._has_room = has_room
         self._open = open_session or (lambda kind: sessions.connect(dsn, kind))
         self._lanes = lanes
         self._segment_bytes = segment_bytes
@@ -259,6 +276,8 @@ class Janitor:
     # -- views -------------------------------------------------------------------------------------------------------
 
     async def _make_views(self) -> bool:
+        if not self._has_room(0):
+            return False
         rows = await self._connection.fetch(
             SQL["topics_without_view"], list(self._put_off["make views"]), VIEWS_PER_STEP
         )
@@ -304,7 +323,7 @@ class Janitor:
     async def _roll_segments(self) -> bool:
         """Give a series whose active segment is full a new one; what follows is `_seal_segments`' part."""
         self._sizes_wanted = self._now() < self._sizes_at
-        if self._sizes_wanted:
+        if self._sizes_wanted or not self._has_room(0):
             return False
         rows = await self._connection.fetch(
             SQL["grown_segments"], self._segment_bytes, self._segment_ms, self._freeze_bytes
@@ -333,15 +352,20 @@ class Janitor:
 
     async def _freeze_segments(self) -> bool:
         rows = await self._connection.fetch(SQL["sealed_segments"], self._freeze_grace_s)
+        has_done = False
         for row in rows:
-            await self._segments.freeze(row["series"], row["segment"])
-        return bool(rows)
+            if self._has_room(FREEZE_WAL_FACTOR * await self._segments.unfrozen_bytes(row["series"], row["segment"])):
+                await self._segments.freeze(row["series"], row["segment"])
+                has_done = True
+        return has_done
 
     async def _freeze_grown_segments(self) -> bool:
         """Freeze what one active segment has grown by, unless a snapshot is held under which none of that could be."""
         if not self._grown:
             return False
         (series, segment), size = self._grown.popitem()
+        if not self._has_room(FREEZE_WAL_FACTOR * await self._segments.unfrozen_bytes(series, segment)):
+            return bool(self._grown)
         row = await sessions.only_row(self._connection, SQL["oldest_snapshot"])
         frozen = self._frozen.get((series, segment))
         if frozen is None or row["held_since"] is None or row["held_since"] > frozen[1]:
@@ -351,6 +375,8 @@ class Janitor:
 
     async def _move_topics(self) -> bool:
         """Give topics that have outgrown the shared series their own, and have the lanes write there."""
+        if not self._has_room(0):
+            return False
         begun = {row["id"] for row in await self._connection.fetch(SQL["unmoved_topics"])}
         for topic_id in sorted(begun | self._outgrown):
             place = await self._connection.fetchrow(SQL["topic_place"], topic_id)
@@ -393,8 +419,9 @@ class Janitor:
                 if row["state"] == "switched":
                     async with asyncio.timeout(LANES_TIMEOUT_S):
                         await self._lanes.switch_journal(journal, active)
-                    await self._copy_journal(journal, active)
-                    has_more = True
+                    if self._has_room(COPY_FACTOR * row["old_bytes"], small=True):
+                        await self._copy_journal(journal, active)
+                        has_more = True
                 elif row["is_seen_by_all"]:
                     await self._truncate_journal(journal, active)
                     log.info("journal rotated", extra={"journal": journal, "bytes": row["live_bytes"]})
@@ -433,7 +460,8 @@ class Janitor:
             return False
         self._checkpoints_at = self._now() + SIZES_INTERVAL_S
         size = await self._connection.fetchval(SQL["checkpoints_size"])
-        if size > max(self._checkpoint_table_bytes, CHECKPOINT_TABLE_GROWTH * self._checkpoints_live_bytes):
+        is_grown = size > max(self._checkpoint_table_bytes, CHECKPOINT_TABLE_GROWTH * self._checkpoints_live_bytes)
+        if is_grown and self._has_room(COPY_FACTOR * size):
             async with self._segments.giving_way():
                 await self._connection.execute(SQL["rewrite_checkpoints"])
             self._checkpoints_live_bytes = await self._connection.fetchval(SQL["checkpoints_size"])
@@ -465,7 +493,12 @@ class Janitor:
                 put_off.add(topic_id)
                 log.info("a deleted topic waits", extra={"topic_id": topic_id, "reason": sessions.describe(error)})
             return True
-        for row in await self._connection.fetch(SQL["shared_segments_of_topic"], topic_id):
+        shared = await self._connection.fetch(SQL["shared_segments_of_topic"], topic_id)
+        if shared and not self._has_room(0):
+            # Deleting rows writes WAL and frees nothing before vacuum; the topics behind may have tables of their own.
+            put_off.add(topic_id)
+            return True
+        for row in shared:
             leaf = leaf_table(SHARED_SERIES, row["segment"])
             done = await self._connection.execute(render(SQL["delete_rows"], leaf=leaf), topic_id, ROWS_PER_STEP)
             if done != "DELETE 0":

@@ -22,8 +22,9 @@ from pg_kafka.coordinator.patience import Patience
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import aborted, queries
 from pg_kafka.storage.control import ControlSession
+from pg_kafka.storage.disk import DiskWatch
 from pg_kafka.storage.endings import Ending, Marker
-from pg_kafka.storage.journal import JournalWrite, journal_table
+from pg_kafka.storage.journal import JournalWrite, journal_table, not_written
 from pg_kafka.storage.lane import Lane
 from pg_kafka.storage.partition import Append, AppendResult, Extent, Partition
 from pg_kafka.storage.segments import leaf_table
@@ -61,6 +62,7 @@ GROWN_BYTES = 16 * 1024 * 1024
 # After so many bytes a journal may have to be rotated.
 JOURNAL_GROWN_BYTES = 2 * 1024 * 1024
 T = TypeVar("T")
+Item = TypeVar("Item", JournalWrite, Ending)
 _READ_FIELDS = (
     "base_offset",
     "last_offset",
@@ -108,6 +110,7 @@ class Log:
         on_identity: Callable[[Identity], None],
         on_outgrown: Callable[[int], None],
         on_grown: Callable[[], None],
+        disk: DiskWatch | None = None,
     ) -> None:
         self.incarnation = incarnation
         self.node_id = node_id
@@ -151,7 +154,7 @@ class Log:
             for number in range(config.lanes)
         ]
         self._tasks: list[asyncio.Task[None]] = []
-        self._refusal: str | None = None
+        self._disk = disk or DiskWatch(lambda: None, 0)
         topics.close_partitions = self._close_topics
         topics.reopen_partitions = self._reopen_topics
         topics.on_change = self._topic_changed
@@ -209,12 +212,14 @@ class Log:
         return self._patience.oldest(self._config.producer_id_expiration_ms)
 
     def expected(self, count_bytes: int) -> None:
+        self._disk.expect(count_bytes)
         self.queued_bytes += count_bytes
 
     def admits(self, partition: Partition, producer_id: int, epoch: int) -> int:
         return self.admits_transactional((partition.topic.id, partition.index), producer_id, epoch)
 
     def answered(self, count_bytes: int) -> None:
+        self._disk.written(count_bytes)
         self.queued_bytes -= count_bytes
 
     def check_end(self, partition: Partition, base_offset: int) -> None:
@@ -222,6 +227,10 @@ class Log:
         committed = self._ends.get((partition.topic.id, partition.index), 0)
         if base_offset < committed:
             raise Fenced(f"{partition} would be written at {base_offset}, and {committed} offsets are committed")
+
+    @property
+    def must_drop(self) -> bool:
+        return self._disk.must_drop
 
     def committed(self, partition: Partition, appended_bytes: int) -> None:
         self._ends[partition.topic.id, partition.index] = partition.high_watermark
@@ -357,7 +366,7 @@ class Log:
 
     def write_journal(self, write: JournalWrite) -> StorageError | None:
         """Queue what a group writes for its lane; or the error, when it is refused and gets no other answer."""
-        return self._lanes[self.lane_of_journal(write.group_id)].write_journal(write)
+        return self._counted(write, self._lanes[self.lane_of_journal(write.group_id)].write_journal)
 
     def lane_of_journal(self, owner_id: str) -> int:
         """Number of the lane that writes what a group or transactional id has to write."""
@@ -385,7 +394,25 @@ class Log:
 
     def end_transaction(self, lane: int, ending: Ending) -> StorageError | None:
         """Queue the end of a transaction for the lane that it belongs to; or the error, when it gets no other answer."""
-        return self._lanes[lane].end_transaction(ending)
+        return self._counted(ending, self._lanes[lane].end_transaction)
+
+    def _counted(self, item: Item, queue: Callable[[Item], StorageError | None]) -> StorageError | None:
+        """Queue what is small, counted until it has its answer; or the error, when it is refused."""
+        reason = self._disk.admit_small(item.bytes)
+        if reason is not None:
+            return not_written(reason)
+        done = item.done
+
+        def answer(error: StorageError | None) -> None:
+            self._disk.written(item.bytes)
+            done(error)
+
+        item.done = answer
+        error = queue(item)
+        if error is not None:
+            item.done = done
+            self._disk.written(item.bytes)
+        return error
 
     async def settle_journals(self) -> None:
         """Wait until all that groups have written is committed or failed. Raises StorageError."""
@@ -562,19 +589,16 @@ class Log:
         wanted = partition.topic.settings.codec
         codec = batch.codec if wanted is None else wanted
         append = Append(partition, batch, done, timestamp_type, codec, begins_at_zero)
-        if self._refusal is not None:
+        refusal = self._disk.admit(append.bytes)
+        if refusal is not None:
             if batch.producer_id >= 0:
                 self.awaits_again(
                     partition.topic.id, partition.index, batch.producer_id, batch.producer_epoch, batch.base_sequence
                 )
-            done(AppendResult(ErrorCode.KAFKA_STORAGE_ERROR, message=self._refusal))
+            done(AppendResult(ErrorCode.KAFKA_STORAGE_ERROR, message=refusal))
             return
         self.queued_bytes += append.bytes
         self._lane(partition.topic.id, partition.index).append(partition, append)
-
-    def refuse(self, reason: str | None) -> None:
-        """Answer new batches with a retriable error from now on; with None, take them again."""
-        self._refusal = reason
 
     async def allocate_producer_id(self) -> int:
         """A producer id that was never given before. Raises StorageError."""

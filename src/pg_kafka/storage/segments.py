@@ -101,6 +101,10 @@ class Segments:
             await self._connection.execute(SQL["freeze_all_rows"])
             await self._alone(render(SQL["vacuum_active"], leaf=leaf))
 
+    async def unfrozen_bytes(self, series: int, segment: int) -> int:
+        """How much of a segment vacuum has still to look at."""
+        return int(await self._connection.fetchval(SQL["unfrozen_bytes"], leaf_table(series, segment)) or 0)
+
     async def freeze(self, series: int, segment: int) -> None:
         """Vacuum and analyse a sealed segment; it is never written again, so this is once and for all."""
         await self._alone(render(SQL["vacuum"], leaf=leaf_table(series, segment)))

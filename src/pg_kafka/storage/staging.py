@@ -15,6 +15,7 @@ from typing import Protocol
 from pg_kafka.coordinator import producer_state
 from pg_kafka.coordinator.producer_state import Accepted, Duplicate, SequencedBatch
 from pg_kafka.errors import StorageError
+from pg_kafka.storage.disk import NEARLY_FULL
 from pg_kafka.storage.endings import Ending, MarkerAppend
 from pg_kafka.storage.journal import GroupPart, JournalQueue, not_written, writes_of
 from pg_kafka.storage.partition import Aborted, Append, AppendResult, Partition
@@ -40,6 +41,8 @@ class Owner(Protocol):
 
     journal_tables: JournalTables
 
+    @property
+    def must_drop(self) -> bool: ...
     def active_segment(self, series: int) -> int: ...
     def now_ms(self) -> int: ...
     def oldest_producer_ms(self) -> int: ...
@@ -234,6 +237,9 @@ class Staging:
         partition, batch = part.partition, append.batch
         if self._is_closed(partition):
             self.answer(append, AppendResult(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION))
+            return False
+        if self._owner.must_drop:
+            self.answer(append, AppendResult(ErrorCode.KAFKA_STORAGE_ERROR, message=NEARLY_FULL))
             return False
         base_offset = partition.staged_end
         if batch.producer_id >= 0:

@@ -134,6 +134,7 @@ WHERE j.journal = g.journal AND j.state = 'steady' AND s.bytes > $1 AND s.bytes 
 -- is_seen_by_all: nobody here has a snapshot from before the copy, or that was $1 seconds ago. A number of a transaction that
 -- came with a backup of another server means nothing; then the seconds decide.
 SELECT journal, active, state, live_bytes,
+       coalesce(pg_table_size(to_regclass(format('kafka.%s_journal_%s', rtrim(journal, 's'), 1 - active))), 0) AS old_bytes,
        coalesce(clock_timestamp() - copied_at > $1::float8 * interval '1 second', false) OR NOT EXISTS (
            SELECT FROM pg_catalog.pg_stat_activity a
            WHERE a.datname = current_database() AND a.pid <> pg_backend_pid() AND a.backend_xmin IS NOT NULL

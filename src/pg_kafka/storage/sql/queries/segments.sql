@@ -52,6 +52,12 @@ ALTER TABLE kafka.{leaf}
     ALTER header_ends SET STATISTICS 0, ALTER producer_ids SET STATISTICS 0, ALTER batch_base_offsets SET STATISTICS 0,
     ALTER base_sequences SET STATISTICS 0, ALTER batch_counts SET STATISTICS 0, ALTER producer_epochs SET STATISTICS 0;
 
+-- name: unfrozen_bytes
+-- Pages of a segment and of its TOAST table that vacuum has not marked yet.
+SELECT sum(greatest(pg_relation_size(p.oid) - p.relallvisible * current_setting('block_size')::bigint, 0))
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_class p ON p.oid IN (c.oid, c.reltoastrelid)
+WHERE c.oid = to_regclass(format('kafka.%I', $1::text));
+
 -- name: attach_leaf
 -- SHARE UPDATE EXCLUSIVE on the series: writers and readers go on.
 ALTER TABLE kafka.{name} ATTACH PARTITION kafka.{leaf} FOR VALUES IN ({segment});
