@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.parametrize("postgres_server", ["postgresql-15", "embed
 
 @pytest.fixture
 async def db(pg_dsn: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await connect_migrated(pg_dsn, settings={"num.partitions": "Partitions of new topics."})
+    connection = await connect_migrated(pg_dsn, settings={"pg_kafka.num_partitions": "Partitions of new topics."})
     yield connection
     await connection.close()
 
@@ -182,9 +183,61 @@ async def test_read_finds_the_row_that_holds_the_offset(db: asyncpg.Connection) 
     assert await offsets(db, "SELECT * FROM kafka.read('orders', 0, 0, 1)") == [0]
     assert await offsets(db, "SELECT * FROM kafka.read('orders', 0, 5, 5)") == []
     assert await offsets(db, "SELECT * FROM kafka.read('orders', 0, -5, 2)") == [0, 1]
-    assert await offsets(db, "SELECT * FROM kafka.read('orders', 7, 0, 10)") == []
-    with pytest.raises(asyncpg.UndefinedObjectError, match='topic "nope" does not exist'):
-        await db.fetch("SELECT * FROM kafka.read('nope', 0, 0, 1)")
+    assert await offsets(db, "SELECT * FROM kafka.read('orders', 0, 5000, 5001)") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        ("'nope', 0, 0, 1", asyncpg.UndefinedObjectError, 'topic "nope" does not exist'),
+        ("'orders', 2, 0, 10", asyncpg.UndefinedObjectError, 'topic "orders" has no partition 2'),
+        ("'orders', -1, 0, 10", asyncpg.UndefinedObjectError, 'topic "orders" has no partition -1'),
+        *(
+            (arguments, asyncpg.NullValueNotAllowedError, 'topic, partition, "from" and "to" must not be NULL')
+            for arguments in ("NULL, 0, 0, 1", "'orders', NULL, 0, 1", "'orders', 0, NULL, 1", "'orders', 0, 0, NULL")
+        ),
+    ],
+)
+async def test_read_of_what_is_not_there_is_an_error(
+    db: asyncpg.Connection, arguments: str, error: type[Exception], says: str
+) -> None:
+    topic = await add_viewed_topic(db, "orders", 2)
+    await add_row(db, topic, 0, [b"a"])
+    with pytest.raises(error, match=re.escape(says)):
+        await db.fetch(f"SELECT * FROM kafka.read({arguments})")
+
+
+@pytest.mark.parametrize(
+    ("value", "json"),
+    [
+        (b'{"a": [1, null]}', '{"a": [1, null]}'),
+        (' "ö\\ud83d\\ude00" '.encode(), '"ö😀"'),
+        (b"null", "null"),
+        (b"", None),
+        (b"no json", None),
+        (b'{"a": 1', None),
+        (b"\x00", None),
+        (b'"\\u0000"', None),
+        (b'"\\ud800"', None),
+        (b"\xff\xfe", None),
+        (b'"cut\xc3"', None),
+        (b"1e1000000", None),
+        (b"[" * 1_000_000, None),
+    ],
+    ids=range(13),
+)
+async def test_what_is_no_json_is_null(db: asyncpg.Connection, value: bytes, json: str | None) -> None:
+    assert await db.fetchval("SELECT kafka.as_json($1)::text", value) == json
+    assert await db.fetchval("SELECT kafka.as_json(NULL)") is None
+    # One such record among others, in a query that could be a parallel one, and in one that writes.
+    await db.execute("CREATE TABLE docs AS SELECT kafka.as_json(v) AS doc FROM unnest($1::bytea[]) v", [b"1", value])
+    assert [row[0] for row in await db.fetch("SELECT doc::text FROM docs")] == ["1", json]
+
+
+async def test_read_works_while_the_view_is_gone(db: asyncpg.Connection) -> None:
+    await add_row(db, await add_viewed_topic(db, "orders"), 0, [b"a"])
+    await db.execute("DROP VIEW topics.orders")
+    assert await offsets(db, "SELECT * FROM kafka.read('orders', 0, 0, 1)") == [0]
 
 
 async def test_read_works_before_the_view_is_made(db: asyncpg.Connection) -> None:
@@ -277,10 +330,13 @@ async def test_the_latest_commit_of_a_group_counts(db: asyncpg.Connection) -> No
 
 
 async def test_only_known_settings_can_be_set(db: asyncpg.Connection) -> None:
-    await db.execute("SELECT kafka.set_config('num.partitions', '3')")
-    await db.execute("SELECT kafka.set_config('num.partitions', '4')")
-    assert [tuple(row) for row in await db.fetch("SELECT * FROM kafka.settings")] == [("num.partitions", "4")]
+    for name, value in (("num.partitions", "3"), ("pg_kafka.num_partitions", "4"), ("pg_kafka.num.partitions", "5")):
+        assert await db.fetchval("SELECT kafka.set_config($1, $2)", name, value) == value
+        assert [tuple(row) for row in await db.fetch("SELECT * FROM kafka.settings")] == [
+            ("pg_kafka.num_partitions", value)
+        ]
     await db.execute("SELECT kafka.set_config('num.partitions', NULL)")
     assert await db.fetch("SELECT * FROM kafka.settings") == []
-    with pytest.raises(asyncpg.InvalidParameterValueError, match='unknown setting "num_partition"'):
-        await db.execute("SELECT kafka.set_config('num_partition', '3')")
+    for name in ("num.partition", "xnum.partitions", "", None):
+        with pytest.raises(asyncpg.InvalidParameterValueError, match=f'unknown setting "{name or ""}'):
+            await db.execute("SELECT kafka.set_config($1, '3')", name)

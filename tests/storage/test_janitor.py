@@ -147,6 +147,44 @@ async def test_new_topics_get_views_and_internal_ones_do_not(
     assert topic["about"] == f"Records of topic orders (id {topic['id']})."
 
 
+async def test_a_view_that_somebody_drops_is_made_again(
+    db: asyncpg.Connection, make_janitor: Callable[..., Awaitable[Janitor]]
+) -> None:
+    dropped, replaced, looked_like, kept = [await add_topic(db, name) for name in ("a", "b", "c", "d")]
+    await make_janitor()
+    await until(db, ALL_VIEWS)
+    for topic in (dropped, replaced, looked_like, kept):
+        await add_row(db, topic, 0, [b"record"])
+    # In one transaction: the janitor may be quick.
+    await db.execute(
+        "BEGIN; DROP VIEW topics.a; DROP VIEW topics.b; CREATE TABLE topics.b (value text); DROP VIEW topics.c;"
+        "CREATE VIEW topics.c AS SELECT 1 AS value; CREATE OR REPLACE VIEW topics.d AS SELECT * FROM kafka.messages"
+        " WHERE false; COMMIT"
+    )
+    wanted = ["a", "b", f"b~{replaced}", "c", f"c~{looked_like}", "d"]
+    async with asyncio.timeout(DEADLINE_S):
+        while await views(db) != wanted:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.01)
+    await until(db, ALL_VIEWS)
+    for name, topic in (("a", "a"), (f"b~{replaced}", "b"), (f"c~{looked_like}", "c")):
+        assert [row["value"] for row in await db.fetch(f'SELECT value FROM topics."{name}"')] == [b"record"]
+        read = await db.fetch("SELECT value FROM kafka.read($1, 0, 0, 10)", topic)
+        assert [row["value"] for row in read] == [b"record"]
+    assert await db.fetch("SELECT * FROM topics.d") == []  # still a view of records: it is not touched
+
+
+async def test_somebody_elses_object_outlives_the_topic(
+    db: asyncpg.Connection, make_janitor: Callable[..., Awaitable[Janitor]]
+) -> None:
+    topic = await add_topic(db, "a")
+    await db.execute("SELECT kafka.create_topic_view($1)", topic)
+    await db.execute("BEGIN; DROP VIEW topics.a; CREATE TABLE topics.a (); COMMIT")
+    await delete_topic(db, topic)
+    await make_janitor()
+    await until(db, NONE_DELETED)
+    assert await views(db) == ["a"]
+
+
 async def test_thousands_of_topics_get_their_views_in_seconds(
     db: asyncpg.Connection, make_janitor: Callable[..., Awaitable[Janitor]]
 ) -> None:

@@ -1,6 +1,6 @@
 """The task that keeps the tables of the log in order while the lanes write.
 
-It makes the views of new topics, frees deleted ones, rolls segments and freezes what they have grown by, gives topics that
+It makes the views of new topics and those that somebody has dropped, frees deleted ones, rolls segments and freezes what they have grown by, gives topics that
 have grown their own series, and rotates the journals.
 On a disk that is nearly full it does only what frees space: upkeep that writes waits until there is room.
 All it has to do is read from tables, and every step leaves them so that a janitor that was killed goes on where it
@@ -151,6 +151,7 @@ class Janitor:
         self._freeze_grace_s = freeze_grace_s
         # When a journal that waits for old snapshots is looked at again.
         self._journals_at = float("inf")
+        self._views_at = float("-inf")  # when it is looked whether somebody has dropped a view
         # Topics whose step failed or has to wait; looked at again after the interval.
         self._put_off: dict[str, set[int]] = {"make views": set(), "drop views": set(), "free topics": set()}
         self._put_off_until = 0.0
@@ -278,6 +279,9 @@ class Janitor:
     async def _make_views(self) -> bool:
         if not self._has_room(0):
             return False
+        if self._now() >= self._views_at:
+            self._views_at = self._now() + self._interval_s
+            await self._connection.execute(SQL["forget_lost_views"])
         rows = await self._connection.fetch(
             SQL["topics_without_view"], list(self._put_off["make views"]), VIEWS_PER_STEP
         )

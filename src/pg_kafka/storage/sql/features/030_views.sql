@@ -6,6 +6,19 @@ LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 RETURN CASE WHEN octet_length(name) <= 63 THEN name ELSE left(name, 50) || '~' || id END;
 COMMENT ON FUNCTION kafka.topic_view_name(text, bigint) IS 'Name of a topic''s view in schema topics.';
 
+CREATE OR REPLACE FUNCTION kafka.is_topic_view(view_name text) RETURNS boolean
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    -- Whatever else somebody puts in its place, a table or a view on something else, is not ours.
+    SELECT EXISTS (
+        SELECT FROM pg_class c
+        JOIN pg_rewrite r ON r.ev_class = c.oid
+        JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+                        AND d.refclassid = 'pg_class'::regclass AND d.refobjid = 'kafka.messages'::regclass
+        WHERE c.relnamespace = 'topics'::regnamespace AND c.relname = view_name AND c.relkind = 'v');
+END;
+COMMENT ON FUNCTION kafka.is_topic_view(text) IS 'Is there a view with this name in schema topics that shows records?';
+
 CREATE OR REPLACE FUNCTION kafka.create_topic_view(topic_id bigint) RETURNS text
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -43,7 +56,9 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    EXECUTE format('DROP VIEW IF EXISTS topics.%I', view_name);
+    IF kafka.is_topic_view(view_name) THEN
+        EXECUTE format('DROP VIEW IF EXISTS topics.%I', view_name);
+    END IF;
     RETURN true;
 EXCEPTION
     WHEN dependent_objects_still_exist THEN

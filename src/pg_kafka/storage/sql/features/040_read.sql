@@ -8,12 +8,22 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     first_extent record;
+    partitions integer;
 BEGIN
-    SELECT t.id, CASE WHEN t.view_name IS NULL THEN 'kafka.messages' ELSE format('topics.%I', t.view_name) END
-    INTO topic_id, relation
+    IF topic IS NULL OR partition IS NULL OR "from" IS NULL OR "to" IS NULL THEN
+        RAISE EXCEPTION 'topic, partition, "from" and "to" must not be NULL' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    -- A view that somebody has dropped is made again by the janitor.
+    SELECT t.id, t.partitions, CASE WHEN to_regclass('topics.' || quote_ident(t.view_name)) IS NULL THEN 'kafka.messages'
+                                    ELSE 'topics.' || quote_ident(t.view_name) END
+    INTO topic_id, partitions, relation
     FROM kafka.topics t WHERE t.name = locate.topic;
     IF topic_id IS NULL THEN
         RAISE EXCEPTION 'topic "%" does not exist', topic USING ERRCODE = 'undefined_object';
+    END IF;
+    IF partition NOT BETWEEN 0 AND partitions - 1 THEN
+        RAISE EXCEPTION 'topic "%" has no partition %', topic, partition
+            USING ERRCODE = 'undefined_object', DETAIL = format('Its partitions are 0 to %s.', partitions - 1);
     END IF;
     SELECT e.first_offset, e.series, e.segment INTO first_extent
     FROM kafka.extents e
@@ -56,4 +66,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION kafka.read(text, integer, bigint, bigint) IS
-    'Records of a partition with offsets from "from" up to and without "to", in order. Needs SELECT on the topic''s view.';
+    'Records of a partition with offsets from "from" up to and without "to", in order. Needs SELECT on the topic''s view. An error when there is no such topic or partition, or for NULL.';

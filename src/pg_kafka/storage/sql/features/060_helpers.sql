@@ -14,6 +14,22 @@ END;
 COMMENT ON FUNCTION kafka.as_text(bytea) IS
     'A key or value as text; NULL when it is not UTF-8, where convert_from() would end the query with an error.';
 
+CREATE OR REPLACE FUNCTION kafka.as_json(bytes bytea) RETURNS jsonb
+-- A subtransaction for each record costs 1 us less than asking pg_input_is_valid() first, which parses twice, stops at deep
+-- nesting with an error, and is not there before PostgreSQL 16. No parallel worker may begin one.
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL UNSAFE
+AS $$
+BEGIN
+    RETURN pg_catalog.convert_from(bytes, 'UTF8')::pg_catalog.jsonb;
+EXCEPTION
+    -- Not UTF-8, a NUL, not JSON, a number or a text that jsonb does not take; too deep or too large.
+    WHEN data_exception OR program_limit_exceeded THEN
+        RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION kafka.as_json(bytea) IS
+    'A key or value as jsonb; NULL when it is no JSON that jsonb takes, where a cast would end the query with an error.';
+
 CREATE OR REPLACE FUNCTION kafka.header_value(headers kafka.header[], name text) RETURNS bytea
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 BEGIN ATOMIC

@@ -7,6 +7,17 @@ SELECT id FROM kafka.topics
 WHERE view_name IS NULL AND name !~ '^__|-(changelog|repartition)$' AND NOT (id = ANY ($1::bigint[]))
 ORDER BY id LIMIT $2;
 
+-- name: forget_lost_views
+-- Topics whose view somebody has dropped get another one. Where somebody else's table or view has its name, that gets another name.
+-- As kafka.is_topic_view() asks, of all topics at once.
+UPDATE kafka.topics t SET view_name = NULL
+WHERE t.view_name IS NOT NULL AND NOT EXISTS (
+    SELECT FROM pg_class c
+    JOIN pg_rewrite r ON r.ev_class = c.oid
+    JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+                    AND d.refclassid = 'pg_class'::regclass AND d.refobjid = 'kafka.messages'::regclass
+    WHERE c.relnamespace = 'topics'::regnamespace AND c.relname = t.view_name AND c.relkind = 'v');
+
 -- name: create_views
 -- Locks: the topics' rows in order of id, against their deletion.
 SELECT count(kafka.create_topic_view(t.id)) FROM (SELECT unnest($1::bigint[]) AS id) AS t;
