@@ -6,10 +6,9 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import asyncpg
-
 from pg_kafka.cluster.membership import Membership
 from pg_kafka.config import Config
+from pg_kafka.storage import sessions
 from pg_kafka.storage.control import ControlSession
 from pg_kafka.storage.disk import DiskWatch
 from pg_kafka.storage.log import Log
@@ -30,9 +29,8 @@ class Leader:
         self.outgrown: list[int] = []
 
     async def start(self) -> None:
-        connection = await asyncpg.connect(self.dsn)
-        await migrate(connection)
-        await connection.close()
+        async with sessions.opened(self.dsn, "migrate", timeout_s=None) as connection:
+            await migrate(connection)
         self.membership = Membership(
             self.dsn,
             host="test",

@@ -22,6 +22,7 @@ WEAK = {
     "default_transaction_isolation": "serializable",
     "search_path": "nowhere",
     "backend_flush_after": "0",
+    "client_min_messages": "error",
 }
 STRONG = {
     "synchronous_commit": "on",
@@ -33,6 +34,7 @@ STRONG = {
     "default_transaction_isolation": "read committed",
     "search_path": "pg_catalog, pg_temp",
     "backend_flush_after": "2MB",
+    "client_min_messages": "warning",
 }
 
 

@@ -7,7 +7,14 @@ from typing import Any, cast
 
 import pytest
 
-from pg_kafka.storage.transaction import COPY_PIECE_BYTES, COPY_ROW_BYTES, Part, copy_stream
+from pg_kafka.storage.transaction import (
+    COPY_PIECE_BYTES,
+    COPY_ROW_BYTES,
+    Part,
+    Transaction,
+    copy_stream,
+    named_culprit,
+)
 from pg_kafka.wire import _records
 
 
@@ -46,3 +53,25 @@ def test_every_row_is_sent_once_and_in_order(sizes: list[list[int]]) -> None:
 
 def test_small_rows_share_a_piece() -> None:
     assert len(list(copy_stream(parts_of([SMALL] * 100, [SMALL] * 100)))) == 1
+
+
+@pytest.mark.parametrize(
+    ("context", "named"),
+    [
+        ("COPY log_0_1, line 3, column values", 1),
+        ("COPY log, line 2", 0),
+        ("COPY log_17_0, Zeile 3, Spalte values", 1),
+        ("COPY log_0_1, línea 3, columna values", 1),
+        ("COPY log_0_1, строка 3, столбец values", 1),
+        ("log_0_1のCOPY、行 3", None),  # then the culprit is found by halving
+        ("COPY group_journal_0, line 3", None),
+        ("COPY log_0_1, line 9", None),
+        (None, None),
+    ],
+)
+def test_culprit_is_named_in_any_language(context: str | None, named: int | None) -> None:
+    transaction = Transaction()
+    parts = [cast(Part, SimpleNamespace(rows=[b"a", b"b"])) for _ in range(2)]
+    transaction.parts = cast(Any, SimpleNamespace(values=lambda: parts))
+    error = cast(Any, SimpleNamespace(context=context))
+    assert named_culprit(transaction, error) is (None if named is None else parts[named])

@@ -12,7 +12,7 @@ from typing import Any
 
 import asyncpg
 
-from pg_kafka.storage.sessions import CONNECTION_ERRORS, Fenced, Session, describe, unavailable
+from pg_kafka.storage.sessions import CONNECTION_ERRORS, Fenced, Session, failed, unavailable
 
 STATEMENT_TIMEOUT_S = 20.0
 CLOSE_TIMEOUT_S = 5.0
@@ -38,7 +38,7 @@ class ControlSession:
                 await _add_listener(session, channel, on_notify)
             except (asyncpg.PostgresError, *CONNECTION_ERRORS) as error:
                 session.drop()
-                raise unavailable(f"the database did not answer: {describe(error)}") from error
+                raise failed(error) from error
 
     async def fetch(self, sql: str, *arguments: Any) -> list[asyncpg.Record]:
         """Run one statement and commit it. Raises StorageError."""
@@ -70,9 +70,9 @@ class ControlSession:
             except CONNECTION_ERRORS as error:
                 if self._session is not None:
                     self._session.drop()
-                raise unavailable(f"the database did not answer: {describe(error)}") from error
+                raise failed(error) from error
             except asyncpg.PostgresError as error:
-                raise unavailable(f"the database refused a statement: {describe(error)}") from error
+                raise failed(error) from error
             if self._session.commit_in_doubt:
                 self._session.drop()
                 raise unavailable("the wait for a synchronous standby was cancelled")

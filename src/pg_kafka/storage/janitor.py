@@ -1,7 +1,7 @@
 """The task that keeps the tables of the log in order while the lanes write.
 
-It makes the views of new topics and those that somebody has dropped, frees deleted ones, rolls segments and freezes what they have grown by, gives topics that
-have grown their own series, and rotates the journals.
+It makes the views of new topics and those that somebody has dropped, frees deleted ones, rolls segments and freezes what
+they have grown by, gives topics that have grown their own series, and rotates the journals.
 On a disk that is nearly full it does only what frees space: upkeep that writes waits until there is room.
 All it has to do is read from tables, and every step leaves them so that a janitor that was killed goes on where it
 stopped. It works in small steps in turn, so that a long job delays no other. A job that fails is logged, counted and

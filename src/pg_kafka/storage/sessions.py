@@ -47,10 +47,16 @@ PINNED = {
     "plan_cache_mode": "force_custom_plan",
     "jit": "off",
     "row_security": "off",
+    # A backslash in our statements is a backslash.
+    "standard_conforming_strings": "on",
+    # Above it, nobody would hear that a commit did not wait for its synchronous standby.
+    "client_min_messages": "warning",
 }
 # Not on every server or platform: set when there, never required. What a session has written goes to the disk after
 # every 256 pages: else all of it would at the end of a checkpoint, and commits would wait behind it.
 OPTIONAL = {"transaction_timeout": "0", "client_connection_check_interval": "2000", "backend_flush_after": "256"}
+# Only a superuser may set it, and set it as a default: without triggers the log would lack its markers.
+TRIGGERS_FIRE = ("session_replication_role", "origin")
 STRONG_COMMITS = ("on", "remote_apply")
 
 DATA_ERROR_CLASSES = ("22", "23", "42", "54")
@@ -67,6 +73,12 @@ CONNECTION_ERRORS = (
 def unavailable(message: str) -> StorageError:
     """The database cannot serve this now; the same request may succeed later."""
     return StorageError(True, ErrorCode.KAFKA_STORAGE_ERROR, message)
+
+
+def failed(error: BaseException) -> StorageError:
+    """What became of a statement: an answer that did not come is not one that says no."""
+    is_refusal = isinstance(error, asyncpg.PostgresError) and not isinstance(error, asyncpg.PostgresConnectionError)
+    return unavailable(f"the database {'refused a statement' if is_refusal else 'did not answer'}: {describe(error)}")
 
 
 class Fenced(Exception):
@@ -180,7 +192,7 @@ async def opened(
         async with asyncio.timeout(timeout_s):
             yield session.connection
     except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
-        raise unavailable(f"the database did not answer: {describe(error)}") from error
+        raise failed(error) from error
     finally:
         await session.close()
 
@@ -190,7 +202,7 @@ async def _pin(connection: asyncpg.Connection) -> Session:
     available = {
         row["name"]: (row["setting"], row["is_own"])
         for row in await connection.fetch(
-            SQL["current_settings"], [*PINNED, *OPTIONAL, *TCP_SETTINGS, "synchronous_commit"]
+            SQL["current_settings"], [*PINNED, *OPTIONAL, *TCP_SETTINGS, "synchronous_commit", TRIGGERS_FIRE[0]]
         )
     }
     wanted = {**PINNED, **OPTIONAL}
@@ -198,6 +210,8 @@ async def _pin(connection: asyncpg.Connection) -> Session:
         wanted.update(TCP_SETTINGS)
     commit, _ = available["synchronous_commit"]
     wanted["synchronous_commit"] = commit if commit in STRONG_COMMITS else "on"
+    if available[TRIGGERS_FIRE[0]][0] != TRIGGERS_FIRE[1]:
+        wanted.update([TRIGGERS_FIRE])
     for name, value in wanted.items():
         # A default that is right today is pinned too: a reload of the server's configuration must not change it.
         if name in available and available[name] != (value, True):
@@ -205,9 +219,9 @@ async def _pin(connection: asyncpg.Connection) -> Session:
                 await connection.execute(SQL["pin"], name, value)
     held = {
         row["name"]: row["setting"]
-        for row in await connection.fetch(SQL["current_settings"], [*PINNED, "synchronous_commit"])
+        for row in await connection.fetch(SQL["current_settings"], [*PINNED, "synchronous_commit", TRIGGERS_FIRE[0]])
     }
-    for name, value in PINNED.items():
+    for name, value in (*PINNED.items(), TRIGGERS_FIRE):
         if name in held and held[name] != value:
             raise FatalError(f"the database session has {name} = {held[name]}, but pg_kafka needs {value}")
     if held["synchronous_commit"] not in STRONG_COMMITS:
@@ -302,7 +316,7 @@ class Readers:
                     # A cancelled or broken exchange leaves the connection in an unknown state.
                     session.drop()
                 if isinstance(error, (*CONNECTION_ERRORS, asyncpg.PostgresError)):
-                    raise unavailable(f"the database did not answer: {describe(error)}") from error
+                    raise failed(error) from error
                 raise
         finally:
             self._free.put_nowait(session)

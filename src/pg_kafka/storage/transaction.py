@@ -30,7 +30,7 @@ COPY_ROW_BYTES = 16_384  # a row of this size is a piece by itself
 GLOBAL_BLOCK = 1_048_576  # the increment of the sequence kafka.global_offsets
 _TRANSACTIONAL, _CONTROL = 0x10, 0x20  # attributes of a batch
 _KIND = _TRANSACTIONAL | _CONTROL
-_COPY_LINE = re.compile(r"\bCOPY log(?:_\d+_\d+)?, line (\d+)")
+_COPY_LINE = re.compile(r"\bCOPY log(?:_\d+_\d+)?, \w+ (\d+)")
 
 
 class Outcome(enum.Enum):
@@ -253,7 +253,7 @@ def copy_stream(parts: Iterable[Part]) -> Iterator[bytes]:
 
 
 def named_culprit(transaction: Transaction, error: asyncpg.PostgresError) -> Part | None:
-    """The part whose row the error names ("COPY log_0_1, line 7")."""
+    """The part whose row the error names ("COPY log_0_1, line 7"), in most languages that PostgreSQL speaks."""
     found = _COPY_LINE.search(getattr(error, "context", None) or "")
     if found is None:
         return None
