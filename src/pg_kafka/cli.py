@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
-from pg_kafka import __version__, config, logs
+from pg_kafka import __version__, config, database_url, logs
 from pg_kafka.errors import FatalError
 
 commands = typer.Typer(
@@ -143,9 +144,37 @@ def version() -> None:
     print(f"pg-kafka {__version__}")
 
 
+def _hide_password(given: Sequence[str]) -> None:
+    """Everybody may see the arguments of a process, and nobody else its environment: start again with the password there.
+
+    It is the same process afterwards. Overwriting the arguments in place would need a library, and works on few systems.
+    Raises FatalError.
+    """
+    left, kept, url = deque(given), list[str](), ""
+    while left:
+        argument = left.popleft()
+        flag, has_value, value = argument.partition("=")
+        if flag != "--database":
+            kept.append(argument)
+            continue
+        if not kept or not (has_value or left):
+            return  # a usage error, which is said elsewhere
+        url = value if has_value else left.popleft()
+        if left and not left[0].startswith("-"):
+            raise FatalError("--database wants one argument: put the URL in quotes, with %20 for a space in it")
+    if not database_url.may_hold_password(url):
+        return
+    setting = next(setting for setting in config.SETTINGS if setting.attribute == "database")
+    os.environ[setting.environment] = setting.parse(url, "--database")
+    python = sys.orig_argv[1 : len(sys.orig_argv) - len(given)]
+    os.execv(sys.executable, [sys.executable, *python, *kept])
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """The `pg-kafka` command."""
     try:
+        if arguments is None and sys.executable:
+            _hide_password(sys.argv[1:])
         commands(args=None if arguments is None else list(arguments))
     except FatalError as error:
         print(f"pg-kafka: {error}", file=sys.stderr)

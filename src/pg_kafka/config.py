@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pg_kafka import database_url
 from pg_kafka.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class Setting:
 
     name: str  # as Kafka and DescribeConfigs write it
     attribute: str  # the field of Config
-    type: str  # boolean, int, long, string, list, address or path
+    type: str  # boolean, int, long, string, list, address, path or url (of a database)
     default: Any
     doc: str
     minimum: int | None = None
@@ -142,13 +143,19 @@ class Setting:
             wanted = "a text"
         elif self.type == "path":
             return Path(text).expanduser()
+        elif self.type == "url":
+            if not (instead := database_url.wanted_instead(text)):
+                return text
+            raise ConfigError(f"{where} wants {instead}")  # what was given may hold a password
         elif self.choices:
             if text in self.choices:
                 return text
             wanted = "one of " + self.range_text
         else:
             return text
-        raise ConfigError(f"{where} wants {wanted}, not {text!r}")
+        # The address of a database may have been given in the wrong place.
+        found = "the address of a database" if database_url.may_hold_password(text) else repr(text)
+        raise ConfigError(f"{where} wants {wanted}, not {found}")
 
     def _in_range(self, number: int) -> bool:
         return (self.minimum is None or number >= self.minimum) and (self.maximum is None or number <= self.maximum)
@@ -209,7 +216,7 @@ class Config:
     )
     database: str | None = _setting(
         "database",
-        "string",
+        "url",
         None,
         "PostgreSQL 14 or newer to keep everything in. Unset: an embedded server.",
         start_only=True,

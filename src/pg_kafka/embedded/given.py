@@ -7,10 +7,10 @@ import contextlib
 import logging
 import shlex
 import time
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 
+from pg_kafka.database_url import place, without_password
 from pg_kafka.errors import FatalError
 
 OLDEST = 14
@@ -37,7 +37,7 @@ class GivenPostgres:
 
     @property
     def description(self) -> str:
-        return f"PostgreSQL {self._version}, {_place(self._dsn)}"
+        return f"PostgreSQL {self._version}, {place(self._dsn)}"
 
     def free_disk_bytes(self) -> int | None:
         """None: its disk is another machine's."""
@@ -50,13 +50,11 @@ class GivenPostgres:
             self._version = connection.get_settings().server_version.split()[0]
             if connection.get_server_version().major < OLDEST:
                 raise FatalError(
-                    f"{_place(self._dsn)} is PostgreSQL {self._version}, but pg-kafka needs {OLDEST} or newer"
+                    f"{place(self._dsn)} is PostgreSQL {self._version}, but pg-kafka needs {OLDEST} or newer"
                 )
             encoding = connection.get_settings().server_encoding
             if encoding != "UTF8":
-                raise FatalError(
-                    f"the database of {_place(self._dsn)} has encoding {encoding}, but pg-kafka needs UTF8"
-                )
+                raise FatalError(f"the database of {place(self._dsn)} has encoding {encoding}, but pg-kafka needs UTF8")
         finally:
             with contextlib.suppress(Exception):
                 await connection.close(timeout=2.0)
@@ -78,35 +76,15 @@ class GivenPostgres:
                 )
             except asyncpg.CannotConnectNowError as error:
                 if time.monotonic() > deadline:
-                    raise FatalError(f"the database {_place(self._dsn)} does not come up: {error}") from error
+                    raise FatalError(f"the database {place(self._dsn)} does not come up: {error}") from error
                 self._log.info("the database is starting up", extra={"reason": str(error)})
                 await asyncio.sleep(0.5)
             except TimeoutError as error:
                 raise FatalError(
-                    f"the database {_place(self._dsn)} cannot be reached: no answer within {_CONNECT_TIMEOUT_S:.0f} s"
+                    f"the database {place(self._dsn)} cannot be reached: no answer within {_CONNECT_TIMEOUT_S:.0f} s"
                 ) from error
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
-                raise FatalError(f"the database {_place(self._dsn)} cannot be used: {_one_line(error)}") from error
-
-
-def without_password(dsn: str) -> str:
-    """The same address for people."""
-    parts = urlsplit(dsn)
-    role, at, hosts = parts.netloc.rpartition("@")
-    hidden = [(name, value) for name, value in parse_qsl(parts.query) if name not in ("password", "sslpassword")]
-    return urlunsplit(
-        parts._replace(netloc=role.partition(":")[0] + at + hosts, query=urlencode(hidden, quote_via=quote))
-    )
-
-
-def _place(dsn: str) -> str:
-    """host:port/database, for messages."""
-    parts = urlsplit(dsn)
-    options = dict(parse_qsl(parts.query))
-    hosts = parts.netloc.rpartition("@")[2] or options.get("host") or "localhost"
-    port = f":{options['port']}" if "port" in options and not hosts.rpartition(":")[2].isdigit() else ""
-    database = unquote(parts.path.lstrip("/")) or options.get("dbname") or options.get("database") or ""
-    return f"{unquote(hosts)}{port}/{database}".rstrip("/")
+                raise FatalError(f"the database {place(self._dsn)} cannot be used: {_one_line(error)}") from error
 
 
 def _one_line(error: BaseException) -> str:
