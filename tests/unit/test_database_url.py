@@ -88,6 +88,6 @@ def test_what_is_no_url_is_refused_and_not_shown(text: str) -> None:
 
 
 def test_address_of_the_database_that_is_given_as_another_setting_is_not_shown() -> None:
-    with pytest.raises(ConfigError, match="--listen wants .*, not the address of a database") as caught:
+    with pytest.raises(ConfigError, match=r"--listen wants .*, not the address of a database") as caught:
         load({"listen": "postgresql://me:hidden@host/db"}, {}, None)
     assert "hidden" not in str(caught.value)
