@@ -23,8 +23,8 @@ import asyncpg
 import pytest
 from tests.postgres import PostgresServer, embedded_dsn, reachable_folder
 
+from pg_kafka.database_url import without_password
 from pg_kafka.embedded import EmbeddedPostgres, GivenPostgres, binaries, settings, user
-from pg_kafka.embedded.given import without_password
 from pg_kafka.embedded.postmaster import Postmaster, read_status
 from pg_kafka.errors import FatalError
 

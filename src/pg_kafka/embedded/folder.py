@@ -68,15 +68,16 @@ class DataFolder:
     def examine(self) -> str | None:
         """What `version` says, without making anything. Raises FatalError when `claim` or `version` would."""
         try:
+            self._refuse_dangling_link()
             place = next(folder for folder in (self.path, *self.path.parents) if folder.exists())
-            if place == self.path and any(self.path.iterdir()):
-                self.claim()
-                try:
-                    return self.version()
-                finally:
-                    self.release()
             if place == self.path:
                 self._check()
+                if any(self.path.iterdir()):
+                    self.claim()
+                    try:
+                        return self.version()
+                    finally:
+                        self.release()
             elif not os.access(place, os.W_OK | os.X_OK):
                 raise FatalError(f"data folder {self.path} cannot be made: {place} may not be written")
         except OSError as error:
@@ -121,7 +122,7 @@ class DataFolder:
     def accept_cluster(self, new: Path) -> None:
         """Make a complete and flushed new cluster the cluster of this folder, durably."""
         new.rename(self.cluster)
-        _flush(self.path)
+        _flush(self.path.resolve())
 
     def remove_unfinished(self) -> None:
         """Remove what interrupted starts left. An initdb that outlived its broker may still write: then next time."""
@@ -159,6 +160,7 @@ class DataFolder:
                 path.rmdir()
 
     def _create(self) -> None:
+        self._refuse_dangling_link()
         for folder in reversed([self.path, *self.path.parents]):
             if not folder.exists():
                 with contextlib.suppress(FileExistsError):
@@ -166,6 +168,13 @@ class DataFolder:
                     if os.geteuid() == 0:
                         # Root's umask must not close a folder that the server's user has to pass.
                         folder.chmod(0o755)
+
+    def _refuse_dangling_link(self) -> None:
+        for folder in reversed([self.path, *self.path.parents]):
+            if folder.is_symlink() and not folder.exists():
+                raise FatalError(
+                    f"data folder {self.path} cannot be used: {folder} is a link to {folder.readlink()}, which is not there"
+                )
 
     def _check(self) -> None:
         found = self.path.stat()
@@ -229,6 +238,7 @@ def flush_tree(folder: Path) -> None:
 
 
 def _flush(path: Path) -> None:
+    """Make a file or folder durable. What is in a new cluster may be given to another user, so no link is followed."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         os.fsync(descriptor)

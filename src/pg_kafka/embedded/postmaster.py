@@ -8,6 +8,7 @@ The postmaster says how it is in `postmaster.pid`, eight lines:
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import subprocess
@@ -66,12 +67,20 @@ class Postmaster:
         except (ProcessLookupError, PermissionError):
             return False
         # A number alone proves nothing: it may belong to another process by now. The command line can be read even by a
-        # root without capabilities (a container's), unlike the working folder.
+        # root without capabilities (a container's), unlike the working folder, which is right after a move as well.
         try:
             command = Path(f"/proc/{self.pid}/cmdline").read_bytes().split(b"\0")
         except OSError:
             return not Path("/proc/self").exists()
-        return os.fsencode(self._cluster) in command
+        named = [after for flag, after in itertools.pairwise(command) if flag == b"-D"]
+        return any(self._is_cluster(place) for place in (*named, f"/proc/{self.pid}/cwd"))
+
+    def _is_cluster(self, place: bytes | str) -> bool:
+        """The folder may be known by another name, through a link."""
+        try:
+            return os.path.samefile(place, self._cluster)  # noqa: PTH121 - bytes
+        except OSError:
+            return False
 
     async def wait_ready(self, patience_s: float = 5.0) -> Status | None:
         """Its status once it takes connections, None when it has ended.
