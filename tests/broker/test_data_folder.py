@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from tests.broker.command import ANY_PORT, Serving, processes_of, run
+from tests.broker.command import ANY_PORT, Serving, ordinary_user, processes_of, run
 from tests.broker.rawclient import RawClient, batch, offsets_of
 from tests.postgres import end_embedded
+
+MIB = 2**20
+Started = tuple[Callable[..., subprocess.CompletedProcess[str]], Callable[[Path], None]]
 
 
 @contextlib.contextmanager
@@ -154,3 +159,105 @@ def test_wrong_link_is_refused_with_one_sentence_and_left_alone(make: object, em
         assert f"data folder {data} " in told and says in told
         assert "Traceback" not in done.out + done.err
     assert sorted(embedded_folder.rglob("*")) == before
+
+
+# -- file systems --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def volume(embedded_folder: Path) -> Iterator[Path]:
+    """A file system of 1 GiB of its own, which everybody may write."""
+    folder = embedded_folder / "volume"
+    folder.mkdir()
+    with mounted(folder, "-t", "tmpfs", "-o", "size=1g,mode=1777", "pg_kafka-test"):
+        yield folder
+
+
+@pytest.fixture
+def user(embedded_folder: Path) -> Iterator[Started]:
+    """What starts pg-kafka as a user without rights."""
+    with ordinary_user(embedded_folder / "home") as (command, identity):
+
+        def start(data: Path, *command_: str) -> subprocess.CompletedProcess[str]:
+            arguments = [*command, *(command_ or ("serve", "--listen", ANY_PORT)), "--data", str(data)]
+            return subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=60, **identity)
+
+        def serves(data: Path) -> None:
+            env = {**identity["env"], "PG_KAFKA_DISK_RESERVE_BYTES": str(64 * MIB)}
+            with Serving(
+                "--listen", ANY_PORT, "--data", str(data), command=command, **{**identity, "env": env}
+            ).ready() as broker:
+                assert broker.stop() == 0
+                assert broker.err == ""
+
+        yield start, serves
+
+
+def remount(volume: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(volume)], check=True)
+
+
+def fill(volume: Path, but_for: int = 0) -> Path:
+    ballast = volume / "ballast"
+    with ballast.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(volume).free - but_for)
+    return ballast
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], says: str) -> None:
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(rf"pg-kafka: .*{says}\n", done.stderr), done.stderr
+
+
+NO_SPACE = "No space left on device: make room on its volume"
+
+
+@pytest.mark.parametrize("mib", [0, 1, 20, 60])
+def test_first_start_on_a_full_disk_is_refused_and_the_next_one_begins_anew(
+    volume: Path, user: Started, mib: int
+) -> None:
+    start, serves = user
+    ballast = fill(volume, but_for=mib * MIB)
+    for _ in range(2):
+        assert_refused(start(volume / "data"), NO_SPACE)
+        assert {path.name for path in (volume / "data").glob("*")} <= {"pg_kafka.lock"}
+    ballast.unlink()
+    serves(volume / "data")
+
+
+def test_later_start_on_a_full_disk_is_refused_and_harms_nothing(volume: Path, user: Started) -> None:
+    start, serves = user
+    serves(volume / "data")
+    ballast = fill(volume)
+    assert_refused(start(volume / "data"), NO_SPACE)
+    assert start(volume / "data", "doctor", "--listen", ANY_PORT).stdout.count("make room") == 1
+    ballast.unlink()
+    serves(volume / "data")
+
+
+def test_read_only_file_system_is_refused_until_it_may_be_written(volume: Path, user: Started) -> None:
+    start, serves = user
+    read_only = "Read-only file system: mount its volume for writing, or give --data with another folder"
+    for _ in ("first start", "later"):
+        remount(volume, "ro")
+        assert_refused(start(volume / "data"), read_only)
+        assert_refused(start(volume / "data", "migrate"), read_only)
+        doctor = start(volume / "data", "doctor", "--listen", ANY_PORT)
+        assert doctor.returncode == 1 and "error" in doctor.stdout
+        assert read_only in doctor.stdout
+        remount(volume, "rw")
+        serves(volume / "data")
+
+
+def test_folder_that_the_user_may_not_write_is_refused(volume: Path, user: Started) -> None:
+    start, serves = user
+    closed = volume / "closed"
+    closed.mkdir(mode=0o755)
+    refused = "Permission denied: let the user who runs pg-kafka write there, or give --data with another folder"
+    assert_refused(start(closed / "data"), refused)
+    assert not list(closed.iterdir())
+    serves(volume / "data")
+    (volume / "data" / "pg_kafka.lock").chmod(0o000)
+    assert_refused(start(volume / "data"), refused)
+    (volume / "data" / "pg_kafka.lock").chmod(0o600)
+    serves(volume / "data")

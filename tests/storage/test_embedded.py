@@ -25,6 +25,7 @@ from tests.postgres import PostgresServer, embedded_dsn, reachable_folder
 
 from pg_kafka.database_url import without_password
 from pg_kafka.embedded import EmbeddedPostgres, GivenPostgres, binaries, settings, user
+from pg_kafka.embedded.folder import holds_sockets
 from pg_kafka.embedded.postmaster import Postmaster, read_status
 from pg_kafka.errors import FatalError
 
@@ -279,6 +280,25 @@ async def test_deep_folder_has_its_socket_elsewhere(made_once: Path, embedded_fo
     assert not status.socket_folder.exists()
 
 
+async def test_file_system_without_sockets_has_its_socket_elsewhere(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert holds_sockets(data / "socket")
+    assert not list((data / "socket").iterdir())
+    monkeypatch.setattr("pg_kafka.embedded.folder.holds_sockets", lambda _folder: False)
+    async with running(data) as postgres:
+        status = read_status(data / "postgres")
+        assert status is not None
+        assert not status.socket_folder.is_relative_to(data)
+        async with connected(postgres.dsn) as connection:
+            assert await connection.fetchval("SELECT 1") == 1
+    assert not status.socket_folder.exists()
+
+
+def test_folder_that_holds_no_sockets_is_known() -> None:
+    assert not holds_sockets(Path("/proc/self"))
+
+
 async def test_taken_port_is_left_to_its_owner(data: Path) -> None:
     stored = settings.stored_port((data / "postgresql.pg_kafka.conf").read_text())
     assert stored is not None
@@ -371,7 +391,8 @@ async def test_full_disk_is_one_sentence(embedded_folder: Path) -> None:
         pytest.skip("no volume can be mounted here")
     try:
         with pytest.raises(
-            FatalError, match=rf"^PostgreSQL could not be set up in {volume}: .*No space left on device$"
+            FatalError,
+            match=rf"^PostgreSQL could not be set up in {volume}: .*No space left on device: make room on its volume$",
         ):
             await EmbeddedPostgres(volume, LOG).start()
         assert not list(volume.glob("postgres*/PG_VERSION"))

@@ -6,7 +6,7 @@
     postgresql.pg_kafka.conf    our settings, rewritten at each start
     pg_ident.pg_kafka.conf      which user of the operating system may log in without a password
     pgpass                      the password for 127.0.0.1, in the format of libpq's passfile
-    socket/                     the Unix socket, unless its path would be too long
+    socket/                     the Unix socket, unless its path would be too long or the file system holds no sockets
     startup.log                 what the server said before its own log was open
 
 Everything but postgres/ and socket/ belongs to the broker's user. When that is root, it writes nothing inside folders
@@ -16,11 +16,13 @@ that an unprivileged user owns, except while a new cluster is made (`append` ref
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
 import pwd
 import shutil
+import socket
 import stat
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +36,15 @@ _LONGEST_SOCKET_PATH = 103
 _LONGEST_SOCKET_NAME = "/.s.PGSQL.65535"
 _FLUSHING_THREADS = 16
 _SOCKET_PREFIX = "pg_kafka-"
+_ADVICE = {
+    errno.ENOSPC: "make room on its volume",
+    errno.EDQUOT: "make room within the quota, or have it raised",
+    errno.EROFS: "mount its volume for writing, or give --data with another folder",
+    errno.EACCES: "let the user who runs pg-kafka write there, or give --data with another folder",
+    errno.ENOTDIR: "give --data with another folder",
+    errno.EIO: "look at its volume",
+    errno.ESTALE: "mount its volume again",
+}
 # A volume's own folder in its root.
 _NOT_CONTENT = {"lost+found"}
 
@@ -58,7 +69,7 @@ class DataFolder:
             self._check()
             self._take_lock()
         except OSError as error:
-            raise FatalError(f"data folder {self.path} cannot be used: {error.strerror or error}") from error
+            raise self.unusable(error) from error
 
     def release(self) -> None:
         if self._lock is not None:
@@ -78,11 +89,17 @@ class DataFolder:
                         return self.version()
                     finally:
                         self.release()
+            elif os.statvfs(place).f_flag & os.ST_RDONLY:
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS))
             elif not os.access(place, os.W_OK | os.X_OK):
                 raise FatalError(f"data folder {self.path} cannot be made: {place} may not be written")
         except OSError as error:
-            raise FatalError(f"data folder {self.path} cannot be used: {error.strerror or error}") from error
+            raise self.unusable(error) from error
         return None
+
+    def unusable(self, error: OSError) -> FatalError:
+        """What to say when the operating system refuses the folder."""
+        return FatalError(f"data folder {self.path} cannot be used: {with_advice(error.strerror or str(error))}")
 
     def free_bytes(self) -> int:
         """Free space for the server: the least of the volumes of the folder and of the WAL. Raises OSError."""
@@ -135,8 +152,9 @@ class DataFolder:
         if _fits(path):
             path.mkdir(mode=0o700, exist_ok=True)
             path.chmod(0o700)
-            user.give(path)
-            return path
+            if holds_sockets(path):
+                user.give(path)
+                return path
         name = f"{_SOCKET_PREFIX}{user.uid}-{hashlib.sha256(os.fsencode(self.path)).hexdigest()[:12]}"
         runtime = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
         if not user.is_other and runtime.is_absolute() and runtime.is_dir() and _fits(runtime / name):
@@ -207,6 +225,11 @@ class DataFolder:
         self._lock = descriptor
 
 
+def with_advice(reason: str) -> str:
+    """What the operating system has said, here or to PostgreSQL, and what to do about it."""
+    return next((f"{reason}: {advice}" for number, advice in _ADVICE.items() if os.strerror(number) in reason), reason)
+
+
 def append(path: Path, text: str) -> None:
     """Append to a file that initdb has just made; not through a link that somebody may have put there."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW)
@@ -218,13 +241,15 @@ def append(path: Path, text: str) -> None:
 
 def replace(path: Path, text: str, mode: int) -> None:
     """Write a whole file of the broker's, at once and durably."""
-    descriptor, name = tempfile.mkstemp(prefix=path.name + ".", dir=path.parent)
+    # A name of its own: what a crash or a full disk leaves there, the next one overwrites.
+    new = path.with_name(path.name + ".new")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fchmod(descriptor, mode)
         os.fsync(descriptor)
-    Path(name).rename(path)
+    new.rename(path)
 
 
 def flush_tree(folder: Path) -> None:
@@ -244,6 +269,19 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def holds_sockets(folder: Path) -> bool:
+    """Some file systems hold none: of networks, and of the host in virtual machines and containers."""
+    path = folder / ".probe"
+    try:
+        path.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.bind(os.fsencode(path))
+        path.unlink()
+    except OSError:
+        return False
+    return True
 
 
 def _fits(folder: Path) -> bool:

@@ -28,7 +28,7 @@ import asyncpg
 
 from pg_kafka.embedded import binaries, settings, user, wal
 from pg_kafka.embedded.binaries import Binaries
-from pg_kafka.embedded.folder import DataFolder, append, flush_tree, replace
+from pg_kafka.embedded.folder import DataFolder, append, flush_tree, replace, with_advice
 from pg_kafka.embedded.postmaster import Postmaster, Status, read_status
 from pg_kafka.embedded.user import ServerUser
 from pg_kafka.errors import FatalError
@@ -38,6 +38,8 @@ SQL = queries.load("embedded")
 
 _CONNECT_TIMEOUT_S = 30.0
 _STATEMENT_TIMEOUT_S = 60.0
+# Making a cluster takes two seconds.
+_SLOW_S = 15.0
 # PostgreSQL tells nobody when a recovery ends.
 _RECOVERY_POLL_S = 0.5
 # Backends of a postmaster that was killed notice it within moments; the shared memory is theirs until then.
@@ -98,7 +100,7 @@ class EmbeddedPostgres:
         except BaseException as error:
             await asyncio.shield(self.stop(immediate=True))
             if isinstance(error, OSError):
-                raise FatalError(f"data folder {self._folder.path} cannot be used: {error}") from error
+                raise self._folder.unusable(error) from error
             raise
 
     async def stop(self, *, immediate: bool = False, deadline_s: float = 30.0) -> None:
@@ -134,7 +136,7 @@ class EmbeddedPostgres:
             try:
                 await self._bring_up()
             except OSError as error:
-                raise FatalError(f"data folder {self._folder.path} cannot be used: {error}") from error
+                raise self._folder.unusable(error) from error
 
     def kill(self) -> None:
         """Tell the server to end at once, and do not wait. The next start recovers; nothing is lost."""
@@ -197,12 +199,17 @@ class EmbeddedPostgres:
             "--no-instructions",
         ]
         process = _spawn(arguments, owner)
+        slow = asyncio.get_running_loop().call_later(
+            _SLOW_S, lambda: self._log.warning("making a new PostgreSQL takes long, the disk is slow")
+        )
         try:
             output, _ = await asyncio.to_thread(process.communicate)
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             raise
+        finally:
+            slow.cancel()
         if process.returncode != 0:
             reason = _reason(output.decode("utf-8", "replace"))
             raise FatalError(f"PostgreSQL could not be set up in {self._folder.path}: {reason}")
@@ -405,9 +412,9 @@ def _reason(output: str) -> str:
     """The one line of PostgreSQL's output that says why."""
     found = re.findall(r"(?:FATAL|PANIC|error):\s+(.+)", output)
     if found:
-        return str(found[0]).strip()
+        return with_advice(str(found[0]).strip())
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return lines[-1] if lines else "it ended without a word"
+    return with_advice(lines[-1]) if lines else "it ended without a word"
 
 
 def _scram_verifier(password: str) -> str:
