@@ -30,7 +30,7 @@ class _BuildExt(build_ext):
 setup(
     ext_modules=[
         Extension(f"pg_kafka.wire.{name}", [f"src/pg_kafka/wire/{name}.pyx"], extra_compile_args=["-O3"])
-        for name in ("_records", "_produce")
+        for name in ("_records", "_produce", "_streams")
     ],
     cmdclass={"build_ext": _BuildExt},
 )

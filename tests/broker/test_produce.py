@@ -24,7 +24,9 @@ from tests.broker.rawclient import (
     producing,
     records_of,
 )
+from tests.compressed_streams import STREAMS, Fate
 
+from pg_kafka.wire.compression import is_read_by_all
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.init_producer_id_request import InitProducerIdRequest
 
@@ -95,6 +97,27 @@ async def test_small_batch_of_many_bytes(client: RawClient, compression: int) ->
     answers = [await client.produce(topic, batch([value], compression=compression)) for value in sent]
     assert [(answer.error_code, answer.base_offset) for answer in answers] == [(0, 0), (0, 1)]
     assert await values(client, topic) == sent
+
+
+@pytest.mark.parametrize("name", [name for name, stream in STREAMS.items() if stream.fate is not Fate.REFUSED])
+async def test_streams_that_not_all_clients_read_are_given_compressed_anew(client: RawClient, name: str) -> None:
+    stream = STREAMS[name]
+    values = [b"first", b"0123456789" * 20_000, b"last"]
+    plain = batch(values)
+    sent = stream.make(plain[61:])
+    records = patched(plain[:61] + sent, 8, struct.pack(">i", 49 + len(sent)))
+    topic = await client.create_topic()
+    answer = await client.produce(topic, patched(records, 21, struct.pack(">h", stream.codec)))
+    assert (answer.error_code, answer.base_offset) == (0, 0)
+    assert (await client.produce(topic, batch([b"next"]))).base_offset == 3
+    found = await client.fetch(topic, 0)
+    assert [value for _, value in records_of(found)] == [*values, b"next"][: len(records_of(found))]
+    assert len(records_of(found)) >= 3
+    got = bytes(found.records or b"")  # type: ignore[arg-type]
+    assert int.from_bytes(got[21:23]) == stream.codec
+    first = got[61 : 12 + int.from_bytes(got[8:12])]
+    assert (first == sent) == (stream.fate is Fate.KEPT)
+    assert is_read_by_all(stream.codec, first, len(plain) - 61)
 
 
 async def test_zstd_needs_version_seven(client: RawClient) -> None:

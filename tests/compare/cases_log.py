@@ -22,6 +22,7 @@ from tests.broker.rawclient import (
     producing,
 )
 from tests.compare.scene import READY_S, Scene, case
+from tests.compressed_streams import STREAMS, Stream
 
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.fetch_request import FetchPartition, ForgottenTopic
@@ -108,9 +109,8 @@ BATCHES: dict[str, bytes | None] = {
 }
 
 
-def _add_batch(name: str, records: bytes | None) -> None:
-    # Kafka never answers a batch that is null: waiting for that takes long.
-    @case(f"produce-{name}", PRODUCE, () if records is not None else (3, 13))
+def _add_batch(name: str, records: bytes | None, versions: tuple[int, ...] = ()) -> None:
+    @case(f"produce-{name}", PRODUCE, versions)
     async def ask(scene: Scene) -> Any:
         topic = await scene.topic()
         answer = await scene.ask(producing(topic, {0: records}))
@@ -121,7 +121,17 @@ def _add_batch(name: str, records: bytes | None) -> None:
 
 
 for _name, _records in BATCHES.items():
-    _add_batch(_name, _records)
+    # Kafka never answers a batch that is null: waiting for that takes long.
+    _add_batch(_name, _records, () if _records is not None else (3, 13))
+
+# Enough for several blocks of 64 kB.
+_STREAMED = batch([b"first", *[b"%06d|" % number * 1000 for number in range(20)], b"last"])[61:]
+for _name, _stream in STREAMS.items():
+
+    @case(f"produce-stream-{_name}", PRODUCE, (9,))
+    async def _(scene: Scene, stream: Stream = _stream) -> Any:
+        records = with_content(stream.make(_STREAMED), codec=stream.codec, count=22)
+        return await scene.ask(producing(await scene.topic(), {0: records}))
 
 
 @case("produce-zstd-early", PRODUCE, (3, 6, 7))

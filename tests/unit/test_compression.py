@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import random
 
 import cramjam
 import pytest
 from aiokafka import codec as published
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.compressed_streams import STREAMS, Fate, Stream, lz4_frame
 
+from pg_kafka.wire import _streams
 from pg_kafka.wire.compression import (
     CORRUPT_MESSAGE,
     GZIP,
@@ -22,6 +25,8 @@ from pg_kafka.wire.compression import (
     RecordsError,
     compress,
     decompress,
+    is_read_by_all,
+    size_hint,
 )
 from pg_kafka.wire.error_codes import ErrorCode
 
@@ -68,7 +73,6 @@ def test_others_read_what_is_written(codec: int, read: object, size: int) -> Non
             SNAPPY, published.snappy_encode(TEXT[:50_000]) + published.snappy_encode(TEXT[50_000:]), id="joined xerial"
         ),
         pytest.param(LZ4, published.lz4_encode(TEXT), id="lz4 without its size"),
-        pytest.param(LZ4, bytes(cramjam.lz4.compress(TEXT)), id="lz4 linked, with its size and checksums"),
         pytest.param(ZSTD, published.zstd_encode(TEXT), id="zstd"),
         pytest.param(
             ZSTD, bytes(cramjam.zstd.compress(TEXT[:9])) + bytes(cramjam.zstd.compress(TEXT[9:])), id="2 frames"
@@ -77,6 +81,60 @@ def test_others_read_what_is_written(codec: int, read: object, size: int) -> Non
 )
 def test_what_others_write_is_read(codec: int, compressed: bytes) -> None:
     assert bytes(decompress(codec, compressed, LIMIT)) == TEXT
+
+
+@pytest.mark.parametrize("stream", STREAMS.values(), ids=STREAMS)
+@pytest.mark.parametrize(
+    "data", [TEXT, random.Random(1).randbytes(70_000) + TEXT[:70_000]], ids=["text", "noise and text"]
+)
+def test_streams_of_every_shape_have_their_fate(stream: Stream, data: bytes) -> None:
+    compressed = stream.make(data)
+    if stream.fate is Fate.REFUSED:
+        with pytest.raises(RecordsError) as raised:
+            decompress(stream.codec, compressed, LIMIT)
+        assert raised.value.code == INVALID_RECORD
+        return
+    found = bytes(decompress(stream.codec, memoryview(compressed), LIMIT))
+    assert found == data
+    assert is_read_by_all(stream.codec, memoryview(compressed), len(found)) == (stream.fate is Fate.KEPT)
+
+
+@pytest.mark.parametrize("codec", range(1, 5))
+def test_what_is_written_is_read_by_all(codec: int) -> None:
+    for size in (0, 1, 70_000, len(TEXT)):
+        assert is_read_by_all(codec, compress(codec, TEXT[:size]), size)
+
+
+def test_gzip_that_looks_like_two_members_is_one() -> None:
+    inner = random.Random(2).randbytes(200) + gzip.compress(b"inner")
+    compressed = gzip.compress(inner, 0)  # stored, so that the beginning of a member stands in it
+    assert compressed.count(b"\x1f\x8b\x08") == 2
+    assert is_read_by_all(GZIP, compressed, len(inner))
+
+
+def test_gzip_before_zeros_is_bounded() -> None:
+    compressed = gzip.compress(bytes(1 << 20)) + bytes(100)
+    assert bytes(decompress(GZIP, compressed, 1 << 20)) == bytes(1 << 20)
+    with pytest.raises(RecordsError) as raised:
+        decompress(GZIP, compressed, (1 << 20) - 1)
+    assert raised.value.code == MESSAGE_TOO_LARGE
+
+
+@pytest.mark.parametrize("codec", [GZIP, ZSTD])
+def test_size_that_a_stream_declares_is_the_hint(codec: int) -> None:
+    assert size_hint(codec, compress(codec, bytes(5 << 20))) == 5 << 20
+
+
+@pytest.mark.parametrize("codec", [LZ4, ZSTD])
+def test_declared_size_above_the_limit_is_refused_unread(codec: int) -> None:
+    """The damage behind the header is not reached."""
+    whole = (
+        bytes(cramjam.zstd.compress(bytes(LIMIT + 1))) if codec == ZSTD else lz4_frame(content_size=0)(bytes(LIMIT + 1))
+    )
+    damaged = whole if codec == LZ4 else whole[:-1] + b"\xff"
+    with pytest.raises(RecordsError) as raised:
+        decompress(codec, damaged, LIMIT)
+    assert raised.value.code == MESSAGE_TOO_LARGE
 
 
 def test_zstd_that_does_not_tell_its_size_is_read() -> None:
@@ -159,6 +217,27 @@ def test_unknown_codec(codec: int) -> None:
         with pytest.raises(RecordsError) as raised:
             call()
         assert raised.value.code == UNSUPPORTED_COMPRESSION_TYPE
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=200), st.binary(min_size=1, max_size=4), st.integers(0, 250))
+def test_bytes_are_found_as_python_finds_them(data: bytes, wanted: bytes, start: int) -> None:
+    data, start = data + wanted[:-1] + data, min(start, len(data))
+    assert _streams.contains(data, wanted, start) == (data.find(wanted, start) >= 0)
+
+
+@pytest.mark.parametrize("start", [-1, 4])
+def test_bytes_are_looked_for_inside_only(start: int) -> None:
+    with pytest.raises(ValueError, match="from"):
+        _streams.contains(b"abc", b"b", start)
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=80))
+def test_walk_over_chance_lz4_blocks_ends(data: bytes) -> None:
+    for flags in (0x60, 0x64, 0x68, 0x70):
+        frame = b"\x04\x22\x4d\x18" + bytes([flags]) + data
+        assert _streams.lz4_flaw(frame) is None or isinstance(_streams.lz4_flaw(memoryview(frame)), str)
 
 
 def test_lz4_frames_have_independent_blocks() -> None:

@@ -290,8 +290,8 @@ class Log:
         return True
 
     def stored_codec_differs(self, append: Append) -> bool:
-        """The topic asks for another codec than the producer used, so its bytes are not what consumers get."""
-        return append.codec != append.batch.codec
+        """The producer's bytes are not what consumers get: the topic asks for another codec, or some could not read them."""
+        return append.codec != append.batch.codec or not append.batch.is_read_by_all
 
     # -- topics and segments -----------------------------------------------------------------------------------------
 

@@ -95,6 +95,8 @@ class Batch:
     @property
     def is_control(self) -> bool: ...
     @property
+    def is_read_by_all(self) -> bool: ...  # by every client, as the producer compressed it
+    @property
     def delete_horizon(self) -> int | None: ...
     @property
     def raw_bytes(self) -> int: ...  # all records, uncompressed

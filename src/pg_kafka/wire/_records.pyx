@@ -41,7 +41,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from pg_kafka.wire.compression import RecordsError, compress, decompress
+from pg_kafka.wire.compression import RecordsError, compress, decompress, is_read_by_all
 
 cdef extern from *:
     """
@@ -562,7 +562,7 @@ cdef class Slice:
 
 cdef class Batch:
     """A producer's batch that has been checked. `wire` are its bytes as they came, except that a max timestamp that
-    its records do not have has been corrected, as Kafka does."""
+    its records do not have has been corrected, as Kafka does. Unless it `is_read_by_all`, consumers do not get them."""
 
     cdef readonly int64_t base_offset, base_timestamp, max_timestamp, producer_id, raw_bytes
     cdef readonly int64_t min_timestamp, max_record_timestamp
@@ -570,7 +570,7 @@ cdef class Batch:
     cdef readonly int32_t max_timestamp_delta, null_key_index
     cdef readonly int16_t attributes, producer_epoch
     cdef readonly int codec, timestamp_type
-    cdef readonly bint is_transactional, is_control, has_null_key
+    cdef readonly bint is_transactional, is_control, has_null_key, is_read_by_all
     cdef readonly object delete_horizon
     cdef readonly object wire
     cdef readonly list slices
@@ -803,7 +803,7 @@ def decode_batch(data, *, int64_t max_raw_bytes=134217728, bint from_producer=Tr
     cdef const uint8_t *at
     cdef Py_ssize_t size
     cdef uint32_t crc
-    cdef object records
+    cdef object stream, records
     if max_raw_bytes < 0 or max_raw_bytes > ROW_BYTES_LIMIT:
         raise ValueError(f"max_raw_bytes must lie between 0 and {ROW_BYTES_LIMIT}, found {max_raw_bytes}")
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
@@ -834,11 +834,14 @@ def decode_batch(data, *, int64_t max_raw_bytes=134217728, bint from_producer=Tr
             batch.delete_horizon = batch.base_timestamp
         batch.wire = data if size == view.len else memoryview(data)[:size]
         if batch.codec == 0:
+            batch.is_read_by_all = True
             take_records(batch, at + HEADER_BYTES, size - HEADER_BYTES, max_raw_bytes, from_producer)
         else:
-            records = decompress(batch.codec, memoryview(batch.wire)[HEADER_BYTES:], max_raw_bytes)
+            stream = memoryview(batch.wire)[HEADER_BYTES:]
+            records = decompress(batch.codec, stream, max_raw_bytes)
             PyObject_GetBuffer(records, &raw, PyBUF_SIMPLE)
             try:
+                batch.is_read_by_all = not from_producer or is_read_by_all(batch.codec, stream, raw.len)
                 take_records(batch, <const uint8_t *>raw.buf, raw.len, max_raw_bytes, from_producer)
             finally:
                 PyBuffer_Release(&raw)

@@ -1,17 +1,25 @@
 """The four codecs of Kafka's record batches, with a bound on what comes out.
 
 `decompress` never makes more than `limit` bytes, whatever the compressed data declare: output buffers grow with what
-the data turn out to hold. `compress` writes what the Java client can read: xerial's framing for snappy, independent
-blocks for lz4. Whatever a stranger sends, the only exception is RecordsError.
+the data turn out to hold. `compress` writes what every client can read: xerial's framing for snappy, independent blocks
+for lz4. Whatever a stranger sends, the only exception is RecordsError.
+
+Kafka's clients do not agree about what a codec's stream may look like. librdkafka ends its process at a gzip member that
+is empty, and loses what comes after the first one; Java stops at linked lz4 blocks. So there are three kinds of streams:
+those that all clients read, those that Kafka takes and some clients cannot read (`is_read_by_all` says so, and consumers
+get their records compressed anew), and those that are refused. `tests/compressed_streams.py` lists them.
 
 Codec numbers are Kafka's: 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator
 
 import cramjam
+
+from pg_kafka.wire import _streams
 
 NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
 
@@ -26,18 +34,21 @@ _DEFAULT_LEVELS = {GZIP: 6, LZ4: 0, ZSTD: 3}
 # Kafka's default lz4 level, for which its Java client takes the fast compressor and not the high one.
 _KAFKA_LZ4_DEFAULT = 9
 
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _XERIAL_MAGIC = b"\x82SNAPPY\x00"
 _XERIAL_HEADER = _XERIAL_MAGIC + (1).to_bytes(4) + (1).to_bytes(4)
 _XERIAL_BLOCK_BYTES = 64 * 1024
 # A copy element of 3 bytes makes at most 64: no snappy block expands more, so a larger declared size is a lie.
 _SNAPPY_MAX_RATIO = 22
 
-# First guess at the output: most record batches shrink less than that. Pages of it that are not written cost nothing.
+# First guess at the output: most record batches shrink less than that.
 _GUESSED_RATIO = 8
 _GUESS_AT_LEAST = 16 * 1024
-# What a size in a stream's header may make us reserve, per compressed byte.
-_TRUSTED_RATIO = 64
 _GROWTH = 4
+_GZIP_MAGIC = b"\x1f\x8b\x08"
+_GZIP_LEAST_BYTES = 18
+_ZLIB_GZIP = 31  # wbits: the largest window, in gzip's wrapping
+_PIECE_BYTES = 64 * 1024
 # Rust's std::io::Write for a buffer that is full; pinned by a test.
 _OUTPUT_FULL = "failed to write whole buffer"
 
@@ -90,15 +101,47 @@ def decompress(codec: int, data: bytes | memoryview, limit: int) -> bytes | memo
         return data
     if codec == SNAPPY:
         return _decompress_snappy(memoryview(data), limit)
-    decompress_into = _DECOMPRESS_INTO.get(codec)
-    if decompress_into is None:
+    if codec not in _DECOMPRESS_INTO:
         raise _unknown(codec)
-    size = min(limit, _expected_size(codec, data))
+    if codec == LZ4 and (flaw := _streams.lz4_flaw(data)) is not None:
+        raise _damaged(LZ4, flaw)
+    try:
+        return _decompress(codec, data, limit)
+    except RecordsError as error:
+        if codec != GZIP or error.code != INVALID_RECORD or not (end := _gzip_end_before_zeros(data, limit)):
+            raise
+    return _decompress(codec, data[:end], limit)
+
+
+def is_read_by_all(codec: int, data: bytes | memoryview, size: int) -> bool:
+    """Whether every client can read `data`, which Kafka takes and which hold `size` bytes."""
+    if codec == GZIP:
+        # A size that is not that of all means more members, or bytes that are none; so may the beginning of another member.
+        if int.from_bytes(data[-4:], "little") != size:
+            return False
+        return not _streams.contains(data, _GZIP_MAGIC, _GZIP_LEAST_BYTES) or _gzip_member_end(data, size) == len(data)
+    if codec == SNAPPY and data[: len(_XERIAL_MAGIC)] == _XERIAL_MAGIC:
+        # aiokafka wants these versions; nobody but Java reads a second header.
+        is_usual = data[: len(_XERIAL_HEADER)] == _XERIAL_HEADER
+        return is_usual and not _streams.contains(data, _XERIAL_MAGIC, len(_XERIAL_MAGIC))
+    return True
+
+
+def size_hint(codec: int, data: bytes | memoryview) -> int:
+    """How many bytes `data` may hold: what the stream says, or else a guess."""
+    return _declared_size(codec, data) or len(data) * _GUESSED_RATIO + _GUESS_AT_LEAST
+
+
+def _decompress(codec: int, data: bytes | memoryview, limit: int) -> memoryview:
+    declared = _declared_size(codec, data)
+    if declared > limit and codec != GZIP:  # gzip says it at the end, which may be missing
+        raise _too_large(codec, limit)
+    size = min(limit, declared or len(data) * _GUESSED_RATIO + _GUESS_AT_LEAST)
     while True:
         # One more byte than needed, since a full buffer does not tell whether there would have been more.
-        output = bytearray(size + 1)
+        output = _streams.unwritten(size + 1)
         try:
-            written = decompress_into(data, output)
+            written = _DECOMPRESS_INTO[codec](data, output)
         except cramjam.DecompressionError as error:
             if str(error) != _OUTPUT_FULL:
                 raise _damaged(codec, error) from None
@@ -111,18 +154,43 @@ def decompress(codec: int, data: bytes | memoryview, limit: int) -> bytes | memo
         size = min(limit, size * _GROWTH)
 
 
-def _expected_size(codec: int, data: bytes | memoryview) -> int:
-    """How large to make the first output buffer: by the size that the stream declares, as far as that is credible."""
+def _declared_size(codec: int, data: bytes | memoryview) -> int:
+    """How many bytes a stream says that it holds, 0 when it does not say. It may lie: the codecs find out."""
     compressed = len(data)
-    guess = compressed * _GUESSED_RATIO + _GUESS_AT_LEAST
-    declared = 0
-    if codec == GZIP and compressed >= 18:
-        declared = int.from_bytes(data[-4:], "little")
-    elif codec == LZ4 and compressed >= 15 and data[4] & 0x08:
-        declared = int.from_bytes(data[6:14], "little")
-    elif codec == ZSTD and compressed >= 14:
-        declared = _zstd_content_size(data)
-    return declared if 0 < declared <= compressed * _TRUSTED_RATIO + _GUESS_AT_LEAST else guess
+    if codec == GZIP and compressed >= _GZIP_LEAST_BYTES and data[:3] == _GZIP_MAGIC:
+        return int.from_bytes(data[-4:], "little")
+    if codec == LZ4 and compressed >= 15 and data[4] & 0x08:
+        return int.from_bytes(data[6:14], "little")
+    if codec == ZSTD and compressed >= 14 and data[:4] == _ZSTD_MAGIC:
+        return _zstd_content_size(data)
+    return 0
+
+
+def _gzip_member_end(data: bytes | memoryview, limit: int) -> int:
+    """Where the first member ends; 0 when it has no end, or holds more than `limit` bytes."""
+    inflating = zlib.decompressobj(_ZLIB_GZIP)
+    made = 0
+    try:
+        for start in range(0, len(data), _PIECE_BYTES):
+            piece: bytes | memoryview = data[start : start + _PIECE_BYTES]
+            while len(piece):
+                made += len(inflating.decompress(piece, _PIECE_BYTES))
+                if inflating.eof:
+                    return min(start + _PIECE_BYTES, len(data)) - len(inflating.unused_data)
+                if made > limit:
+                    return 0
+                piece = inflating.unconsumed_tail
+    except zlib.error:
+        pass
+    return 0
+
+
+def _gzip_end_before_zeros(data: bytes | memoryview, limit: int) -> int:
+    """Where the only member ends when nothing but zero bytes comes after it, which Kafka takes; else 0."""
+    if not len(data) or data[-1]:
+        return 0
+    end = _gzip_member_end(data, limit)
+    return end if end < len(data) and not bytes(data[end:]).strip(b"\x00") else 0
 
 
 def _zstd_content_size(data: bytes | memoryview) -> int:
