@@ -25,6 +25,7 @@ import uvloop
 from pg_kafka import __version__, banner, checks
 from pg_kafka.broker import dispatch
 from pg_kafka.broker.context import Broker
+from pg_kafka.broker.decoding import Decoding
 from pg_kafka.broker.fetch_sessions import FetchSessions
 from pg_kafka.broker.groups import GroupCoordinator
 from pg_kafka.broker.server import Server
@@ -55,7 +56,8 @@ log = logging.getLogger("pg_kafka.app")
 # Requests in progress when the broker is told to stop have so long to finish.
 STOP_DEADLINE_S = 10.0
 REJOIN_DELAY_S = 1.0
-DECODE_THREADS = 2
+# For what consumers read from the database. Batches of producers have threads of their own.
+ENCODE_THREADS = 2
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 T = TypeVar("T")
@@ -247,7 +249,8 @@ class Term:
         self._janitor: Janitor | None = None
         self._disk_watch: asyncio.Task[None] | None = None
         self._server: Server | None = None
-        self._pool = ThreadPoolExecutor(DECODE_THREADS, thread_name_prefix="codec")
+        self._encode_pool = ThreadPoolExecutor(ENCODE_THREADS, thread_name_prefix="encode")
+        self._decoding = Decoding(config.decoding_bytes)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -304,7 +307,7 @@ class Term:
             node_id=incarnation.node_id,
             epoch=incarnation.epoch,
             cluster_id=incarnation.cluster_id,
-            executor=self._pool,
+            executor=self._encode_pool,
             on_fenced=membership.end,
             on_went_back=lambda reason: membership.end(reason, went_back=True),
             on_identity=self._check_identity,
@@ -357,7 +360,7 @@ class Term:
                 transactions=self._transactions,
                 apis=dispatch.APIS,
                 now_ms=_wall_ms,
-                decode_pool=self._pool,
+                decoding=self._decoding,
             )
         )
         await self._server.start()
@@ -393,4 +396,5 @@ class Term:
             await self._control.close()
         if self._membership is not None:
             await self._membership.leave()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._encode_pool.shutdown(wait=False, cancel_futures=True)
+        self._decoding.stop()

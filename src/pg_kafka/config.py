@@ -475,6 +475,13 @@ class Config:
         low=1024 * 1024,
         high=512 * 1024 * 1024,
     )
+    decoding_bytes: int = _setting(
+        "pg_kafka.decoding_bytes",
+        "long",
+        256 * 1024 * 1024,
+        "Bytes that large batches of all connections may become, decompressed, before further ones wait for their turn.",
+        low=1024 * 1024,
+    )
 
     lanes: int = _setting(
         "pg_kafka.lanes",

@@ -15,6 +15,7 @@ import pytest
 from pg_kafka.broker import server as server_module
 from pg_kafka.broker.budget import RESERVE_BYTES
 from pg_kafka.broker.context import Api, Broker, Context, Reply
+from pg_kafka.broker.decoding import Decoding
 from pg_kafka.broker.handlers import api_versions
 from pg_kafka.broker.server import Server
 from pg_kafka.config import Address, Config
@@ -72,6 +73,7 @@ async def serving(handlers: Handlers, **settings: Any) -> AsyncIterator[tuple[Se
             handler=handlers.produce,
             advertised_min=0,
             is_hot=True,
+            adds_to_log=True,
             is_pipelined=True,
         ),
         Api(
@@ -99,7 +101,7 @@ async def serving(handlers: Handlers, **settings: Any) -> AsyncIterator[tuple[Se
         transactions=cast(Any, None),
         apis={row.key: row for row in rows},
         now_ms=lambda: 0,
-        decode_pool=cast(Any, None),
+        decoding=Decoding(2**20),
     )
     server = Server(broker)
     await server.start()
@@ -463,16 +465,24 @@ async def test_stalled_half_sent_frames_give_way(monkeypatch: pytest.MonkeyPatch
             assert await stalled.is_closed()
 
 
-async def test_nothing_is_started_while_the_log_has_too_much_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_only_produce_waits_while_the_log_has_too_much_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "BUDGET_CHECK_S", 0.02)
     handlers = Handlers()
-    async with serving(handlers, queued_max_request_bytes=1000) as (server, log), connected(server) as peer:
-        log.queued_bytes = 2000
-        peer.send(batch(), PRODUCE, 9)
-        await asyncio.sleep(0.1)
-        assert not handlers.produced
-        log.queued_bytes = 0
-        await handlers.until(lambda: len(handlers.produced) == 1)
+    async with serving(handlers, queued_max_request_bytes=1000) as (server, log):
+        async with connected(server) as producer, connected(server) as other:
+            log.queued_bytes = 2000
+            other.send(FindCoordinatorRequest(key="before"), FIND_COORDINATOR, 3)
+            await other.receive(FIND_COORDINATOR, 3)
+            producer.send(ApiVersionsRequest(), API_VERSIONS, 0)
+            producer.send(batch(), PRODUCE, 9)
+            await producer.receive(API_VERSIONS, 0)
+            for number in range(3):
+                other.send(FindCoordinatorRequest(key=str(number)), FIND_COORDINATOR, 3)
+                await other.receive(FIND_COORDINATOR, 3)
+            assert handlers.found == ["before", "0", "1", "2"]
+            assert not handlers.produced
+            log.queued_bytes = 0
+            await handlers.until(lambda: len(handlers.produced) == 1)
 
 
 async def test_peer_that_does_not_read_gets_nothing_more_started(monkeypatch: pytest.MonkeyPatch) -> None:

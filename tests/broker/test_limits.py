@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import re
 import struct
 import zlib
@@ -13,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cramjam
 import pytest
 from tests.broker.conftest import RunningBroker
-from tests.broker.rawclient import FETCH, RawClient, answered, fetching, patched
+from tests.broker.rawclient import FETCH, RawClient, answered, fetching, patched, producing
 from tests.broker.rawclient import batch as records
 from tests.broker.test_connection import FIND_COORDINATOR, PRODUCE, Handlers, Peer, batch, connected, serving
 
@@ -105,7 +107,7 @@ async def silence(_: pytest.MonkeyPatch) -> None:
         assert await one.is_closed()
 
 
-@acts("bytes of requests in memory, of all connections; bytes that wait to be written, decompressed")
+@acts("bytes of requests in memory, of all connections")
 async def budget_used_up(_: pytest.MonkeyPatch) -> None:
     handlers = Handlers()
     size = 4 * RESERVE_BYTES
@@ -115,6 +117,17 @@ async def budget_used_up(_: pytest.MonkeyPatch) -> None:
             await handlers.until(lambda: len(handlers.produced) == 1)
             second.send(batch(2 * size), PRODUCE, 9)
             await handlers.until(lambda: server._budget.is_wanted)
+
+
+@acts("bytes that wait to be written, decompressed, without large batches")
+async def backlog(_: pytest.MonkeyPatch) -> None:
+    async with serving(Handlers(), queued_max_request_bytes=1000) as (server, log), connected(server) as one:
+        log.queued_bytes = 1001
+        one.send(batch(), PRODUCE, 9)
+        async with asyncio.timeout(5):
+            while not server._budget.is_wanted:  # noqa: ASYNC110 - it is about another socket's effect
+                await asyncio.sleep(0.005)
+        log.queued_bytes = 0
 
 
 @acts("half-sent requests that hold more than half of it for ten seconds, when it is used up")
@@ -188,7 +201,12 @@ async def unread_answers(_: pytest.MonkeyPatch) -> None:
         assert before < 2000
 
 
-WHOLE_BROKER = ("a batch as sent", "a batch when decompressed", "fetch sessions")
+WHOLE_BROKER = (
+    "bytes that large batches become, decompressed, until they are written",
+    "a batch as sent",
+    "one batch when decompressed",
+    "fetch sessions",
+)
 ORDINARY = ("an answer to a consumer",)
 
 
@@ -224,6 +242,7 @@ async def test_limits_of_batches_and_sessions_act_and_say_so(start_broker: Calla
         LOG_LEVEL="info",
         MESSAGE_MAX_BYTES="5000000",
         DECOMPRESSED_BATCH_BYTES=str(MIB),
+        DECODING_BYTES=str(MIB),
         MAX_INCREMENTAL_FETCH_SESSION_CACHE_SLOTS="0",
     )
     async with await RawClient.connect(broker) as client:
@@ -239,6 +258,11 @@ async def test_limits_of_batches_and_sessions_act_and_say_so(start_broker: Calla
         assert answer.error_code == ErrorCode.MESSAGE_TOO_LARGE
         assert "pg_kafka.decompressed_batch_bytes" in answer.error_message
         assert (await client.produce(topic, records([bytes(MIB // 2)]))).error_code == 0
+        squeezed = cramjam.zstd.compress(records([random.randbytes(MIB // 4)])[61:])
+        large = patched(patched(head + bytes(squeezed), 8, struct.pack(">i", 49 + len(squeezed))), 21, b"\0\4")
+        pair = await client.create_topic(2)
+        response = await client.call(producing(pair, {0: large, 1: large}), PRODUCE, 9)
+        assert [one.error_code for one in answered(response).values()] == [0, 0]
         session = await client.call(fetching(topic, {0: 0}, session=(0, 0)), FETCH, 12)
         assert session.session_id == 0
         assert answered(session)[0].error_code == 0

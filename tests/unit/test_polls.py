@@ -55,7 +55,7 @@ class World:
             transactions=cast(Any, None),
             apis={},
             now_ms=lambda: int(self.loop.time() * 1000),
-            decode_pool=cast(Any, None),
+            decoding=cast(Any, None),
             deadlines=Deadlines(cast(Any, self.loop)),
         )
 

@@ -3,8 +3,8 @@
 Every connection may hold RESERVE_BYTES without asking, so that small requests pass while large ones compete. Above
 that, when the budget is used up, the connection is not read until bytes are given back. Where half-sent frames alone
 have used it up nothing would ever be given back: then one connection at a time may read its frame to the end.
-Bytes that the log has accepted and not yet written (decompressed ones, many more than were sent perhaps) also stop new
-requests from starting.
+Bytes that the log has accepted and not yet written (decompressed ones, more than were sent perhaps) stop requests that add
+to them from starting. Large batches are not among them: `decoding.py` bounds those.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class RequestBudget:
 
     @property
     def is_backlogged(self) -> bool:
-        """The log has more to write than it should; nothing that may append is started."""
+        """The log has more to write than it should: nothing that adds to it is started."""
         return self._log_queued_bytes() > self.limit_bytes
 
     @property

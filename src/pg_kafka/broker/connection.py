@@ -209,7 +209,7 @@ class Connection(asyncio.Protocol):
             if len(self._replies) >= self._max_unanswered_requests:
                 self._note_pause("many of its requests are unanswered", "connection_unanswered_requests")
                 return
-            if self._budget.is_backlogged:
+            if self._budget.is_backlogged and self._adds_to_log(self._queue[0]):
                 self._budget.wait(self)
                 return
             if starts >= MAX_STARTS_PER_TURN or bytes_started >= MAX_BYTES_PER_TURN:
@@ -221,6 +221,10 @@ class Connection(asyncio.Protocol):
             starts += 1
             bytes_started += len(frame)
             self._start(frame)
+
+    def _adds_to_log(self, frame: memoryview | bytes) -> bool:
+        api = self._broker.apis.get(int.from_bytes(frame[:2]))
+        return api is not None and api.adds_to_log
 
     def _next_turn(self) -> None:
         self._turn_scheduled = False
@@ -236,7 +240,6 @@ class Connection(asyncio.Protocol):
             or self._task_running
             or self._is_writing_paused
             or self._is_draining
-            or self._budget.is_backlogged
         ):
             return False
         reply = self._recurrent.come_again(frame, self)
@@ -408,7 +411,8 @@ class Connection(asyncio.Protocol):
         """Take no more requests and close when those in progress are answered; long polls end now."""
         self._is_draining = True
         self._queue.clear()
-        if not self.is_closed and all(reply.on_abandon is not None for reply in self._replies):
+        may_end = not self._task_running and all(reply.on_abandon is not None for reply in self._replies)
+        if not self.is_closed and may_end:
             self.write()
             self._transport.close()
         else:

@@ -8,10 +8,10 @@ Handlers import this file and nothing else of the edge. An ordinary handler is
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pg_kafka.broker.decoding import Decoding
 from pg_kafka.broker.waiters import Deadlines
 from pg_kafka.wire.frames import response_frame
 
@@ -39,6 +39,7 @@ class Api:
     handler: Handler | HotHandler
     advertised_min: int | None = None  # the lowest version that ApiVersions names, where it is below min_version
     is_hot: bool = False  # the handler takes a Reply and completes it by callback
+    adds_to_log: bool = False  # it waits while the log has too much to write; all others pass
     is_pipelined: bool = False  # the next request may start once the handler has returned, before its reply is sent
     failure: Callable[[Any, int], Any] | None = None  # (request, error code) -> response, for an unexpected exception
     # (context, request, frame, where its body begins): what to try on the next frame, if the request may come again
@@ -68,7 +69,7 @@ class Broker:
     transactions: TransactionCoordinator
     apis: Mapping[int, Api]
     now_ms: Callable[[], int]
-    decode_pool: Executor  # for batches that are too large to decode on the event loop
+    decoding: Decoding  # of batches that are too large for the event loop
     deadlines: Deadlines = field(default_factory=Deadlines)  # of fetches that wait
     warned_configs: set[str] = field(default_factory=set)  # topic configs without effect that a log line has named
 

@@ -36,6 +36,7 @@ _ROWS = (
         handler=produce.produce,
         advertised_min=0,  # librdkafka wants to see 0; as in Kafka, below 3 the connection is closed
         is_hot=True,
+        adds_to_log=True,
         is_pipelined=True,
     ),
     Api(

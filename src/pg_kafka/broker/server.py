@@ -42,9 +42,7 @@ class Server:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._budget = RequestBudget(
-            broker.config.request_budget_bytes, lambda: broker.log.queued_bytes, self._on_wanted
-        )
+        self._budget = RequestBudget(broker.config.request_budget_bytes, lambda: self._unwritten_bytes, self._on_wanted)
         self._connections: set[Connection] = set()
         self._per_address: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -56,7 +54,7 @@ class Server:
         self._emptied: asyncio.Event | None = None
         self._loop = asyncio.get_running_loop()
         self._unwritten: list[Connection] = []
-        self.freed_memory = FreedMemory(broker.decode_pool)
+        self.freed_memory = FreedMemory(broker.decoding.pool)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -73,6 +71,11 @@ class Server:
     def request_bytes(self) -> int:
         """Bytes of requests held in memory over all connections."""
         return self._budget.used_bytes
+
+    @property
+    def _unwritten_bytes(self) -> int:
+        """What the log has accepted and not written; large batches have a bound of their own."""
+        return self._broker.log.queued_bytes - self._broker.decoding.queued_bytes
 
     async def start(self) -> None:
         """Listen. Raises FatalError when the address is not to be had."""
@@ -222,7 +225,7 @@ class Server:
             "",
             level=logging.WARNING,
             request_bytes=self._budget.used_bytes,
-            unwritten_bytes=self._broker.log.queued_bytes,
+            unwritten_bytes=self._unwritten_bytes,
             limit=f"queued.max.request.bytes = {self._budget.limit_bytes}",
         )
         self._watch_budget()

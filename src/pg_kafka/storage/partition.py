@@ -46,6 +46,11 @@ class AppendResult:
     record_errors: Sequence[tuple[int, str]] = ()
 
 
+def counted_bytes(batch: Batch) -> int:
+    """What a batch counts while it waits to be written."""
+    return batch.raw_bytes + 16 * batch.count
+
+
 class Append:
     """A batch on its way: queued, then part of a transaction, then answered through `done` exactly once."""
 
@@ -66,7 +71,7 @@ class Append:
         self.done = done
         self.timestamp_type = timestamp_type
         self.codec = codec
-        self.bytes = batch.raw_bytes + 16 * batch.count
+        self.bytes = counted_bytes(batch)
         self.base_offset = -1
 
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Iterator
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
 from pg_kafka.broker.context import Context, Reply
+from pg_kafka.broker.decoding import Abandoned
 from pg_kafka.broker.handlers import transactional_batches
 from pg_kafka.broker.handlers.refusals import shortened
 from pg_kafka.broker.partitions import FIRST_VERSION_WITH_TOPIC_IDS, PartitionError, find_topic, load_each
 from pg_kafka.coordinator.topic_configs import TopicSettings
 from pg_kafka.errors import StorageError
 from pg_kafka.storage.log import Log
-from pg_kafka.storage.partition import AppendResult, Partition
+from pg_kafka.storage.partition import AppendResult, Partition, counted_bytes
 from pg_kafka.storage.topics import Topic
-from pg_kafka.wire import _produce, _records
+from pg_kafka.wire import _produce, _records, compression
 from pg_kafka.wire._records import Batch, RecordsError
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.produce_request import PartitionProduceData, ProduceRequest, TopicProduceData
@@ -34,6 +35,9 @@ THREADED_RAW_BYTES: Final = 1024 * 1024
 """A compressed batch above the first, or records above the second, are decoded in a thread: they would hold up all other
 connections for milliseconds (inflating 1 MB takes 2 to 17, checking 1 MB without compression 0.7)."""
 
+INLINE_RAW_BYTES: Final = 4 * 1024 * 1024
+"""So much of one request is decoded on the event loop: a request may have thousands of batches, each of them small."""
+
 MAX_RECORD_ERRORS: Final = 1000
 """Records that one answer names: a batch may hold millions, and each would cost a sentence."""
 
@@ -42,10 +46,12 @@ _FIRST_VERSION_WITH_ZSTD = 7
 _ZSTD = 4
 _CODEC_MASK = 7
 _BATCH_OVERHEAD_BYTES = 12  # base offset and length, which the length leaves out
+_BATCH_HEADER_BYTES = 61
 _ATTRIBUTES_LOW_BYTE = 22
 _NO_TIMESTAMP = -1
 _CREATE_TIME, _LOG_APPEND_TIME = 0, 1
 _UNKNOWN: Final = AppendResult(ErrorCode.UNKNOWN_SERVER_ERROR)
+_LATE: Final = AppendResult(ErrorCode.REQUEST_TIMED_OUT, message="other large batches are dealt with first")
 
 
 def produce(ctx: Context, request: ProduceRequest, reply: Reply) -> Coroutine[Any, Any, None] | None:
@@ -62,6 +68,8 @@ def produce(ctx: Context, request: ProduceRequest, reply: Reply) -> Coroutine[An
                 message.timestamp.before/after.max.ms is INVALID_TIMESTAMP; the answer names up to 1000 such records
               - a batch that says LogAppendTime of itself is INVALID_TIMESTAMP, in topics of either timestamp type
               - zstd below version 7 is UNSUPPORTED_COMPRESSION_TYPE
+              - large batches come in turn, of all connections (`decoding.py`); one whose turn does not come is
+                REQUEST_TIMED_OUT, which is retriable
               - duplicates, sequence gaps and old epochs are the lane's to judge, in the order of its queue
               - transactional batches: see `transactional_batches`
     Not done  - timeout_ms: the answer waits for the commit or its failure, there are no replicas to wait for
@@ -89,21 +97,20 @@ def produce(ctx: Context, request: ProduceRequest, reply: Reply) -> Coroutine[An
                 continue
             appends.append(append)
             is_simple = is_simple and append.partition is not None and not append.is_heavy
+    if is_simple:
+        _decode_small(ctx, appends)
+        is_simple = not any(append.is_heavy for append in appends)
     if not is_simple:
-        return _append_later(ctx, answer, appends)
-    for append in appends:
-        append.decode_small()
-        is_simple = is_simple and not append.is_heavy
-    if not is_simple:
-        return _append_later(ctx, answer, appends)
+        return _append_later(ctx, answer, reply, deque(appends))
     _append(ctx, answer, appends)
+    answer.release()
     return None
 
 
 class _Append:
     """One partition's batch. Making one raises RecordsError for what the header alone tells."""
 
-    __slots__ = ("batch", "error", "index", "is_heavy", "partition", "records", "slot", "topic")
+    __slots__ = ("batch", "expected_bytes", "index", "is_heavy", "partition", "records", "refusal", "slot", "topic")
 
     def __init__(self, ctx: Context, slot: int, topic: Topic, data: PartitionProduceData) -> None:
         records = data.records
@@ -125,10 +132,13 @@ class _Append:
         self.topic = topic
         self.index = data.index
         self.records = records
-        self.is_heavy = len(records) > (THREADED_BYTES if codec else THREADED_RAW_BYTES)
+        self.expected_bytes = len(records)
+        if codec and len(records) > _BATCH_HEADER_BYTES:
+            self.expected_bytes = compression.size_hint(codec, memoryview(records)[_BATCH_HEADER_BYTES:])
+        self.is_heavy = self.expected_bytes > THREADED_RAW_BYTES or (codec != 0 and len(records) > THREADED_BYTES)
         self.partition: Partition | None = ctx.broker.log.partition(topic, data.index)
         self.batch: Batch | None = None
-        self.error: RecordsError | None = None
+        self.refusal: AppendResult | None = None
 
     def await_again(self, log: Log) -> None:
         """The partition could not be loaded: a producer's later batches must not come before this one."""
@@ -137,28 +147,31 @@ class _Append:
             if head.producer_id >= 0:
                 log.awaits_again(self.topic.id, self.index, head.producer_id, head.producer_epoch, head.base_sequence)
 
-    def decode(self, max_raw_bytes: int) -> None:
-        """Fill `batch` or `error`. May run in a thread."""
-        try:
-            self.batch = _records.decode_batch(self.records, max_raw_bytes=max_raw_bytes)
-        except RecordsError as error:
-            if error.code == ErrorCode.MESSAGE_TOO_LARGE:
-                error = RecordsError(error.code, f"{error.message} (pg_kafka.decompressed_batch_bytes)")
-            self._keep(error)
+    def decode(self, limit_bytes: int, now_ms: int, max_raw_bytes: int) -> bool:
+        """Fill `batch` or `refusal`; False when the records are more than `max_raw_bytes` and fewer may be more than that.
 
-    def decode_small(self) -> None:
-        """Fill `batch` or `error`, or find that the records are many more bytes than they looked."""
+        May run in a thread.
+        """
         try:
-            self.batch = _records.decode_batch(self.records, max_raw_bytes=THREADED_RAW_BYTES)
+            batch = _records.decode_batch(self.records, max_raw_bytes=max_raw_bytes)
         except RecordsError as error:
-            if error.code == ErrorCode.MESSAGE_TOO_LARGE:
-                self.is_heavy = True
+            if error.code != ErrorCode.MESSAGE_TOO_LARGE:
+                self.refusal = _as_result(error)
+            elif max_raw_bytes < limit_bytes:
+                return False
             else:
-                self._keep(error)
+                message = f"{error.message} (pg_kafka.decompressed_batch_bytes)"
+                self.refusal = AppendResult(error.code, message=message)
+            return True
+        self.refusal = _check_records(batch, self.topic.settings, now_ms)
+        if self.refusal is None:
+            self.batch = batch
+        return True
 
-    def _keep(self, error: RecordsError) -> None:
-        """Without its frames: they lead back here, and would hold what was decompressed until a garbage collection."""
-        self.error = error.with_traceback(None)
+    def decode_small(self, limit_bytes: int, now_ms: int) -> int:
+        """Fill `batch` or `refusal`, or find that it is heavy; returns for how many bytes that was work."""
+        self.is_heavy = not self.decode(limit_bytes, now_ms, THREADED_RAW_BYTES)
+        return THREADED_RAW_BYTES if self.batch is None else self.batch.raw_bytes
 
 
 class _Answer:
@@ -243,53 +256,109 @@ def _invalid_acks(request: ProduceRequest) -> AppendResult:
     return AppendResult(ErrorCode.INVALID_REQUIRED_ACKS, message=f"acks is {request.acks}, not -1, 0 or 1")
 
 
-async def _append_later(ctx: Context, answer: _Answer, appends: list[_Append]) -> None:
-    """Load partitions, decode large batches beside the event loop, then append all in the request's order."""
-    unloaded = [append for append in appends if append.partition is None]
-    if unloaded:
-        loaded = await load_each(ctx.broker.log, [(append.topic, append.index) for append in unloaded])
-        for append, partition in zip(unloaded, loaded, strict=True):
-            if isinstance(partition, StorageError):
-                answer.fill(append.slot, AppendResult(partition.code, message=partition.message))
-                append.await_again(ctx.broker.log)
-                appends.remove(append)
-            else:
-                append.partition = partition
+def _decode_small(ctx: Context, appends: Iterable[_Append]) -> None:
+    """Decode on the event loop up to the first batch that is heavy, which it may not have looked like.
+
+    What comes after that one stays as it was sent: it may have to wait for long.
+    """
+    left_bytes = INLINE_RAW_BYTES
+    limit_bytes, now_ms = ctx.broker.config.decompressed_batch_bytes, ctx.broker.now_ms()
     for append in appends:
-        if not append.is_heavy and append.batch is None and append.error is None:
-            append.decode_small()
-    heavy = [append for append in appends if append.is_heavy]
-    if heavy:
-        loop = asyncio.get_running_loop()
-        limit = ctx.broker.config.decompressed_batch_bytes
-        await asyncio.gather(*(loop.run_in_executor(ctx.broker.decode_pool, append.decode, limit) for append in heavy))
-    _append(ctx, answer, appends)
+        if not append.is_heavy and append.batch is None and append.refusal is None:
+            if left_bytes > 0:
+                left_bytes -= append.decode_small(limit_bytes, now_ms)
+            else:
+                append.is_heavy = True
+        if append.is_heavy:
+            return
 
 
-def _append(ctx: Context, answer: _Answer, appends: list[_Append]) -> None:
-    """Queue what is good, answer what is not."""
+async def _append_later(ctx: Context, answer: _Answer, reply: Reply, appends: deque[_Append]) -> None:
+    """Load partitions, then append batch after batch, in the request's order; large ones are decoded beside the event loop.
+
+    Each is queued before the next one is decoded, so that its memory comes back by itself.
+    """
+    await _load(ctx, answer, appends)
+    while appends:
+        _decode_small(ctx, appends)
+        ready: list[_Append] = []
+        while appends and not appends[0].is_heavy:
+            ready.append(appends.popleft())
+        _append(ctx, answer, ready)
+        if not appends:
+            break
+        append = appends.popleft()
+        try:
+            await _append_heavy(ctx, answer, reply, append)
+        except Abandoned:
+            for unwanted in (append, *appends):
+                answer.fill(unwanted.slot, _UNKNOWN)
+            break
+    answer.release()
+
+
+async def _load(ctx: Context, answer: _Answer, appends: deque[_Append]) -> None:
+    """Load partitions that are not; batches for those that cannot be are answered."""
+    unloaded = [append for append in appends if append.partition is None]
+    if not unloaded:
+        return
+    loaded = await load_each(ctx.broker.log, [(append.topic, append.index) for append in unloaded])
+    for append, partition in zip(unloaded, loaded, strict=True):
+        if isinstance(partition, StorageError):
+            answer.fill(append.slot, AppendResult(partition.code, message=partition.message))
+            append.await_again(ctx.broker.log)
+            appends.remove(append)
+        else:
+            append.partition = partition
+
+
+async def _append_heavy(ctx: Context, answer: _Answer, reply: Reply, append: _Append) -> None:
+    """Decode one batch when its turn comes, and queue it. Raises Abandoned."""
+    decoding = ctx.broker.decoding
+    limit_bytes = ctx.broker.config.decompressed_batch_bytes
+
+    def on_wait() -> None:
+        reply.note("large batches wait", f"pg_kafka.decoding_bytes = {decoding.limit_bytes}")
+
+    try:
+        claim = await decoding.decode(
+            partial(append.decode, limit_bytes, ctx.broker.now_ms()), append.expected_bytes, limit_bytes, reply, on_wait
+        )
+    except TimeoutError:
+        append.await_again(ctx.broker.log)
+        answer.fill(append.slot, _LATE)
+        return
+    if append.batch is None:
+        claim.give_back()
+        _append(ctx, answer, [append])
+        return
+    _append(ctx, answer, [append], decoding.queued(claim, counted_bytes(append.batch)))
+
+
+def _append(ctx: Context, answer: _Answer, appends: list[_Append], answered: Callable[[], None] | None = None) -> None:
+    """Queue what is good, answer what is not. `answered` is called when there is an answer to what was queued."""
     log = ctx.broker.log
-    now_ms = ctx.broker.now_ms()
     of_transaction: list[tuple[Partition, Batch, Callable[[AppendResult], None]]] = []
     for append in appends:
         batch, partition = append.batch, append.partition
+        append.batch = None  # the lane's; the request may live much longer
         if batch is None or partition is None:
-            error = append.error or RecordsError(ErrorCode.UNKNOWN_SERVER_ERROR, "the batch was not decoded", -1)
-            answer.fill(append.slot, _as_result(error))
-            continue
-        settings = append.topic.settings
-        wrong = _check_records(batch, settings, now_ms)
-        if wrong is not None:
-            answer.fill(append.slot, wrong)
+            answer.fill(append.slot, append.refusal or _UNKNOWN)
             continue
         done = partial(answer.fill, append.slot)
+        if answered is not None:
+            done = partial(_fill, answered, done)
         if batch.is_transactional:
             of_transaction.append((partition, batch, done))
         else:
-            log.append(partition, batch, done, timestamp_type=settings.timestamp_type)
+            log.append(partition, batch, done, timestamp_type=append.topic.settings.timestamp_type)
     if of_transaction:
         transactional_batches.append(ctx, answer.transactional_id, of_transaction)
-    answer.release()
+
+
+def _fill(answered: Callable[[], None], fill: Callable[[AppendResult], None], result: AppendResult) -> None:
+    answered()
+    fill(result)
 
 
 def _as_result(error: RecordsError) -> AppendResult:
@@ -329,6 +398,8 @@ def _check_records(batch: Batch, settings: TopicSettings, now_ms: int) -> Append
 def _records_without_key(batch: Batch) -> list[int]:
     found: list[int] = []
     for part in batch.slices:
+        if not part.null_keys:
+            continue
         if part.keys is None:
             found += range(part.first_delta, part.first_delta + min(part.count, MAX_RECORD_ERRORS))
         else:
