@@ -180,6 +180,15 @@ def test_xerial_blocks_that_lie(tail: str) -> None:
     assert raised.value.code == INVALID_RECORD
 
 
+def test_xerial_blocks_are_bounded_by_the_limit_too() -> None:
+    """Five bytes for an empty block, and some microseconds."""
+    with pytest.raises(RecordsError) as raised:
+        decompress(SNAPPY, compress(SNAPPY, b"") + b"\x00\x00\x00\x01\x00" * 2000, LIMIT)
+    assert raised.value.code == MESSAGE_TOO_LARGE
+    many = compress(SNAPPY, b"") + b"\x00\x00\x00\x01\x00" * 1000 + compress(SNAPPY, TEXT)
+    assert bytes(decompress(SNAPPY, many, LIMIT)) == TEXT
+
+
 def test_xerial_header_without_blocks_holds_nothing() -> None:
     assert bytes(decompress(SNAPPY, compress(SNAPPY, b""), 0)) == b""
 

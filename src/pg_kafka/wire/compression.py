@@ -38,6 +38,9 @@ _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _XERIAL_MAGIC = b"\x82SNAPPY\x00"
 _XERIAL_HEADER = _XERIAL_MAGIC + (1).to_bytes(4) + (1).to_bytes(4)
 _XERIAL_BLOCK_BYTES = 64 * 1024
+# Each block costs some microseconds, an empty one too. No writer's are smaller than this, but for the last ones of streams.
+_XERIAL_LEAST_BLOCK_BYTES = 1024
+_XERIAL_BLOCKS = 64
 # A copy element of 3 bytes makes at most 64: no snappy block expands more, so a larger declared size is a lie.
 _SNAPPY_MAX_RATIO = 22
 
@@ -215,9 +218,9 @@ def _compress_xerial(data: memoryview) -> bytes:
 def _decompress_snappy(data: memoryview, limit: int) -> memoryview:
     """Raw snappy (librdkafka and others) or xerial's blocks of it (Java)."""
     size = 0
-    for block in _snappy_blocks(data):
+    for number, block in enumerate(_snappy_blocks(data)):
         size += _snappy_size(block)
-        if size > limit:
+        if size > limit or number > _XERIAL_BLOCKS + limit // _XERIAL_LEAST_BLOCK_BYTES:
             raise _too_large(SNAPPY, limit)
     output = memoryview(bytearray(size))
     at = 0
