@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
+import confluent_kafka
 import pytest
 from tests.broker.rawclient import (
     FETCH,
@@ -22,6 +23,7 @@ from tests.broker.rawclient import (
     only,
     records_of,
 )
+from tests.broker.transactor import Transactor
 
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.fetch_request import ForgottenTopic
@@ -291,6 +293,107 @@ async def test_bytes_of_several_partitions_add_up(client: RawClient, producer: R
     await producer.produce(topic, batch([b"x" * 1000]), 1)
     answers = answered(await waiting)
     assert [offsets_of(answers[index]) for index in (0, 1)] == [[1], [1]]
+
+
+# A wait that no test sits out: what is given only at its end is not given within RawClient's deadline.
+ENDLESS_WAIT_MS = 600_000
+SHORTER_S = 60.0
+MIB = 2**20
+MIN_BYTES = 10_000
+
+
+async def backlog(client: RawClient, partitions: int = 1) -> SomeTopic:
+    """Six batches in each partition, of which three fit into MIN_BYTES and leave a part of it empty."""
+    return await filled(client, *[1] * 6, partitions=partitions, size=3_000)
+
+
+@pytest.mark.parametrize("limits", ["of the partition", "of the request"])
+@pytest.mark.parametrize("version", [4, 12, 18])
+async def test_bytes_that_the_limit_leaves_count_for_min_bytes(client: RawClient, limits: str, version: int) -> None:
+    topic = await backlog(client)
+    more = {"partition_max_bytes" if limits == "of the partition" else "max_bytes": MIN_BYTES}
+    answer = await client.fetch(topic, 0, max_wait_ms=ENDLESS_WAIT_MS, min_bytes=MIN_BYTES, version=version, **more)
+    assert offsets_of(answer) == [0, 1, 2]
+
+
+async def test_bytes_that_the_limits_of_several_partitions_leave_count(client: RawClient) -> None:
+    topic = await backlog(client, 2)
+    request = fetching(
+        topic,
+        {0: 0, 1: 0},
+        max_wait_ms=ENDLESS_WAIT_MS,
+        min_bytes=2 * MIN_BYTES,
+        partition_max_bytes=MIN_BYTES,
+        max_bytes=2 * MIN_BYTES,
+    )
+    answers = answered(await client.call(request, FETCH, 12))
+    assert [offsets_of(answers[index]) for index in (0, 1)] == [[0, 1, 2], [0, 1, 2]]
+
+
+async def test_bytes_that_the_limit_leaves_count_in_a_session(client: RawClient) -> None:
+    topic = await backlog(client)
+    limits = {"max_wait_ms": ENDLESS_WAIT_MS, "min_bytes": MIN_BYTES, "partition_max_bytes": MIN_BYTES}
+    first = await client.call(fetching(topic, {0: 0}, session=(0, 0), **limits), FETCH, 12)
+    assert offsets_of(answered(first)[0]) == [0, 1, 2]
+    # It names the next offset, then nothing: what is left is there all the same.
+    second = await client.call(fetching(topic, {0: 2}, session=(first.session_id, 1), **limits), FETCH, 12)
+    assert offsets_of(answered(second)[0]) == [2, 3, 4]
+    third = await client.call(fetching(topic, {}, session=(first.session_id, 2), **limits), FETCH, 12)
+    assert offsets_of(answered(third)[0]) == [2, 3, 4]
+
+
+async def test_bytes_beyond_the_last_stable_offset_do_not_count(client: RawClient, producer: RawClient) -> None:
+    topic = await backlog(client)
+    transactor = Transactor(producer)
+    assert await transactor.init() == ErrorCode.NONE
+    assert await transactor.produce(topic, b"x" * 3_000) == ErrorCode.NONE
+    limits = {"max_wait_ms": ENDLESS_WAIT_MS, "min_bytes": MIN_BYTES, "partition_max_bytes": MIN_BYTES}
+    # Three batches lie between offset 3 and the last stable offset, and the open transaction's does not count.
+    waiting = asyncio.create_task(client.fetch(topic, 3, isolation_level=1, **limits))
+    assert offsets_of(await producer.fetch(topic, 3, **limits)) == [3, 4, 5]
+    assert offsets_of(await producer.fetch(topic, 2, isolation_level=1, **limits)) == [2, 3, 4]
+    assert not waiting.done()
+    assert await transactor.commit() == ErrorCode.NONE
+    assert offsets_of(await waiting) == [3, 4, 5]
+
+
+async def test_bytes_that_the_limit_leaves_count_in_the_database(start_broker: Callable[..., Any]) -> None:
+    async with await RawClient.connect(start_broker(TAIL_BYTES="0")) as client:
+        topic = await backlog(client, 12)
+        limits = {"max_wait_ms": ENDLESS_WAIT_MS, "min_bytes": MIN_BYTES}
+        assert offsets_of(await client.fetch(topic, 0, partition_max_bytes=MIN_BYTES, **limits)) == [0, 1, 2]
+        # Of partitions beyond those that one request reads from the database, all bytes are left.
+        everywhere = fetching(topic, dict.fromkeys(range(12), 5), max_wait_ms=ENDLESS_WAIT_MS, min_bytes=12 * 3_000)
+        answers = answered(await client.call(everywhere, FETCH, 12))
+        assert [index for index, answer in answers.items() if answer.records] == list(range(8))
+        # What is really not there is waited for.
+        waiting = asyncio.create_task(client.fetch(topic, 5, max_wait_ms=300, min_bytes=MIN_BYTES))
+        assert offsets_of(await waiting) == [5]
+
+
+async def test_librdkafka_reads_a_backlog_with_min_bytes_of_a_whole_partition_limit(
+    broker: Any, client: RawClient
+) -> None:
+    topic = await filled(client, *[3] * 60, size=30_000)
+    consumer = confluent_kafka.Consumer(
+        {
+            "bootstrap.servers": f"{broker.host}:{broker.port}",
+            "group.id": "unused",
+            "enable.auto.commit": False,
+            "fetch.min.bytes": MIB,
+            "max.partition.fetch.bytes": MIB,
+            "fetch.wait.max.ms": 290_000,
+            "socket.timeout.ms": 300_000,
+        }
+    )
+    try:
+        consumer.assign([confluent_kafka.TopicPartition(topic.name, 0, 0)])
+        # Of 5.4 MB the last part, less than fetch.min.bytes, is waited for.
+        messages = await asyncio.to_thread(consumer.consume, 132, SHORTER_S)
+        assert [message.offset() for message in messages] == list(range(132))
+        assert {message.value() for message in messages} == {b"x" * 30_000}
+    finally:
+        await asyncio.to_thread(consumer.close)
 
 
 async def test_what_is_there_comes_at_the_deadline(client: RawClient) -> None:

@@ -47,6 +47,8 @@ _FIRST_VERSION_WITH_NODE_ENDPOINTS = 16
 _CORRELATION_ID_AT = 4
 _HEADER_START = struct.Struct(">hhi")
 _INT32 = struct.Struct(">i")
+_INT64 = struct.Struct(">q")
+_LAST_OFFSET_DELTA_AT = 23
 _READ_UNCOMMITTED = 0
 _NOTHING: tuple[()] = ()
 
@@ -57,6 +59,7 @@ def fetch(ctx: Context, request: FetchRequest, reply: Reply) -> Coroutine[Any, A
     Versions  4-18. 7 brings sessions (KIP-227), 9 leader epochs, 12 is flexible, 13 has topic ids, 16 node endpoints.
     Rules     - parks until min_bytes are there, at most max_wait_ms; an error of any partition answers at once
               - where many waits would end together some end earlier, by a tenth of max_wait_ms at most
+              - bytes that are there and that a limit on their number leaves count for min_bytes as well, as in Kafka
               - whole batches only; the first partition that has data gives one batch even above all limits (KIP-74)
               - nothing at or above the high watermark, for read_committed nothing at or above the last stable offset
               - below the log start or above the high watermark is OFFSET_OUT_OF_RANGE, with both in the answer
@@ -177,6 +180,7 @@ class _Fetch(Waiting):
 
     __slots__ = (
         "_answers",
+        "_available_bytes",
         "_ctx",
         "_epoch",
         "_is_committed",
@@ -191,7 +195,6 @@ class _Fetch(Waiting):
         "_session",
         "_start_s",
         "_task",
-        "_total_bytes",
         "_unloadable",
     )
 
@@ -212,7 +215,7 @@ class _Fetch(Waiting):
         self._task: asyncio.Task[None] | None = None
         self._unloadable: dict[SessionPartition, PartitionError] = {}
         self._answers: dict[SessionPartition, PartitionData] = {}
-        self._total_bytes = 0
+        self._available_bytes = 0  # as far as they count for min_bytes
         self._is_urgent = False
 
     def start(self) -> Coroutine[Any, Any, None] | None:
@@ -273,7 +276,7 @@ class _Fetch(Waiting):
     def _read(self) -> Coroutine[Any, Any, None] | None:
         """Answer each partition from memory; returns the rest of the work when some must be read from the database."""
         self._answers = answers = {}
-        self._total_bytes = 0
+        self._available_bytes = 0
         self._is_urgent = False
         room = self._max_bytes
         is_first = True
@@ -289,7 +292,10 @@ class _Fetch(Waiting):
                 self._is_urgent = True
                 continue
             end = partition.last_stable_offset if self._is_committed else partition.high_watermark
-            if entry.fetch_offset >= end or (room <= 0 and not is_first):
+            if entry.fetch_offset >= end:
+                continue
+            if room <= 0 and not is_first:
+                self._available_bytes += max(0, entry.max_bytes)
                 continue
             budget = max(0, min(entry.max_bytes, room))
             batches = self._log.read_tail(partition, entry.fetch_offset, budget)
@@ -298,10 +304,12 @@ class _Fetch(Waiting):
                     stored.append((entry, partition, budget, is_first))
                     room -= budget
                     is_first = False
+                else:
+                    self._available_bytes += budget
                 continue
             size = _fill(answer, batches, budget, is_first, end if end < partition.high_watermark else None)
+            self._available_bytes += _available(answer, size, budget, end)
             if size:
-                self._total_bytes += size
                 room -= size
                 is_first = False
                 if self._is_committed:
@@ -335,7 +343,7 @@ class _Fetch(Waiting):
                 end = partition.last_stable_offset if self._is_committed else partition.high_watermark
                 stop = end if end < partition.high_watermark else None
                 size = _fill(answer, result, budget, is_first, stop)
-                self._total_bytes += size
+                self._available_bytes += _available(answer, size, budget, end)
                 if size and self._is_committed:
                     unknown.append((entry, partition))
         if unknown:
@@ -403,7 +411,7 @@ class _Fetch(Waiting):
         if self._reply.is_abandoned:
             return
         session = self._session
-        missing = self._min_bytes - self._total_bytes
+        missing = self._min_bytes - self._available_bytes
         if (
             missing <= 0
             or self._is_urgent
@@ -570,3 +578,18 @@ def _fill(answer: PartitionData, batches: Sequence[bytes], budget: int, is_first
     if kept:
         answer.records = kept
     return size
+
+
+def _available(answer: PartitionData, size: int, budget: int, end: int) -> int:
+    """How many bytes below offset `end` a partition has for its reader, of whom no more than `budget` count.
+
+    The answer holds `size` of them in whole batches. Where more follow, the next batch did not fit.
+    """
+    if size >= budget:
+        return size
+    if size:
+        last = cast(list[bytes], answer.records)[-1]
+        (base_offset,), (delta,) = _INT64.unpack_from(last), _INT32.unpack_from(last, _LAST_OFFSET_DELTA_AT)
+        if base_offset + delta + 1 >= end:
+            return size
+    return budget
