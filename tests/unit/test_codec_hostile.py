@@ -15,14 +15,22 @@ from tests.unit.kio_oracle import CASES, OUTER_CASES, Case, case_name, decode, e
 from pg_kafka.wire.codec import (
     MAX_REQUEST_ITEMS,
     MalformedRequest,
+    TooManyItems,
     decode_request,
     decode_response,
     encode_request,
+    encode_response,
 )
 from pg_kafka.wire.frames import decode_request_header
 from pg_kafka.wire.messages.api_versions_request import ApiVersionsRequest
 from pg_kafka.wire.messages.fetch_request import FetchPartition, FetchRequest, FetchTopic, ReplicaState
 from pg_kafka.wire.messages.metadata_request import MetadataRequest, MetadataRequestTopic
+from pg_kafka.wire.messages.metadata_response import (
+    MetadataResponse,
+    MetadataResponseBroker,
+    MetadataResponsePartition,
+    MetadataResponseTopic,
+)
 from pg_kafka.wire.messages.sync_group_request import SyncGroupRequest
 
 EXAMPLES = int(os.environ.get("PG_KAFKA_ORACLE_EXAMPLES", "4"))
@@ -180,6 +188,26 @@ def test_text_is_what_kafka_makes_of_it(data: bytes, text: str) -> None:
     assert [topic.name for topic in request.topics] == [text]
     header, _ = decode_request_header(b"\x00\x03\x00\x00\x00\x00\x00\x07" + size + data)
     assert header.client_id == text
+
+
+def test_caller_may_allow_fewer_items() -> None:
+    topics = [FetchTopic(topic="t", partitions=[FetchPartition()] * 3), FetchTopic(topic="u", partitions=[])]
+    for version in (4, 12):
+        data = b"".join(encode_request(FetchRequest(topics=topics), FETCH, version))
+        assert len(decode_request(FETCH, version, data, max_items=5).topics[0].partitions) == 3
+        with pytest.raises(TooManyItems):
+            decode_request(FETCH, version, data, max_items=4)
+
+
+def test_items_of_a_response_are_counted_for_the_caller() -> None:
+    answer = MetadataResponse(
+        brokers=[MetadataResponseBroker(node_id=1, host="h", port=1)],
+        topics=[MetadataResponseTopic(name="t", partitions=[MetadataResponsePartition(replica_nodes=(1, 2))])],
+    )
+    for version in (1, 12):  # a broker, a topic, a partition, two replicas; in-sync and offline ones are none
+        assert encode_response(answer, METADATA, version, 5) == encode_response(answer, METADATA, version)
+        with pytest.raises(TooManyItems):
+            encode_response(answer, METADATA, version, 4)
 
 
 @pytest.mark.parametrize(

@@ -288,3 +288,20 @@ def test_cache_stays_within_its_bounds_and_leaves_nothing_behind(
     sessions.clear()
     assert not any(partition.waiters for partition in partitions)
     assert sessions.partition_count == 0
+
+
+def test_requests_that_wait_count_as_sessions_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch_sessions, "MAX_PARTITIONS", 10)
+    sessions = cache()
+    first, second, third = (sessions.open(asking(*range(size)), False, 0) for size in (6, 4, 1))
+    assert sessions.may_wait(first)
+    assert sessions.may_wait(second)
+    assert not sessions.may_wait(third)
+    sessions.waited(second)
+    assert sessions.may_wait(third)
+    sessions.waited(first)
+    named = admitted(sessions, *range(6))
+    assert len(named.partitions) == sessions.partition_count
+    assert not sessions.may_wait(second)
+    sessions.remove(named.id)
+    assert sessions.may_wait(second)

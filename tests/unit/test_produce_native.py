@@ -15,7 +15,14 @@ from tests.unit.kio_oracle import kio_bytes, kio_class, message_of, random_kio
 from pg_kafka.storage.partition import AppendResult
 from pg_kafka.wire._decoder import compile_decoder, read_uuid
 from pg_kafka.wire._produce import HeaderReader, RequestReader, acknowledgement
-from pg_kafka.wire.codec import MAX_REQUEST_ITEMS, MalformedRequest, decode_request, encode_request, encode_response
+from pg_kafka.wire.codec import (
+    MAX_REQUEST_ITEMS,
+    MalformedRequest,
+    TooManyItems,
+    decode_request,
+    encode_request,
+    encode_response,
+)
 from pg_kafka.wire.frames import RequestHeader, response_frame
 from pg_kafka.wire.messages.produce_request import PartitionProduceData, ProduceRequest, TopicProduceData
 from pg_kafka.wire.messages.produce_response import PartitionProduceResponse, ProduceResponse, TopicProduceResponse
@@ -33,17 +40,17 @@ class General:
 
     def __init__(self, version: int) -> None:
         flexible = version >= FIRST_FLEXIBLE
-        self.decode = compile_decoder(ProduceRequest, version, flexible, MAX_REQUEST_ITEMS, fills=False)
+        self.decode = compile_decoder(ProduceRequest, version, flexible, fills=False)
         self.calls = 0
 
-    def __call__(self, data: bytes | memoryview, offset: int) -> Any:
+    def __call__(self, data: bytes | memoryview, offset: int, max_items: int) -> Any:
         self.calls += 1
-        return self.decode(data, offset)
+        return self.decode(data, offset, max_items)
 
 
 def outcome(decode: Any, data: bytes | memoryview, offset: int = 0) -> Any:
     try:
-        return decode(data, offset)
+        return decode(data, offset, MAX_REQUEST_ITEMS)
     except (MalformedRequest, IndexError, struct.error) as error:
         return type(error), str(error)
 
@@ -71,7 +78,7 @@ def test_reads_what_kio_writes(version: int) -> None:
         theirs = random_kio(cls, rng, rng.randint(0, 3))
         data = b"head" + kio_bytes(theirs) + rng.randbytes(seed % 3)
         for received in (data, memoryview(data)):
-            assert reader(received, 4) == message_of(theirs, ProduceRequest)
+            assert reader(received, 4, MAX_REQUEST_ITEMS) == message_of(theirs, ProduceRequest)
     assert not general.calls
 
 
@@ -115,15 +122,31 @@ def test_tagged_fields_are_for_the_general_decoder() -> None:
     reader = RequestReader(12, general, read_uuid)
     plain = as_sent(request(topic("orders", b"records")), 12)
     tagged = plain[:-1] + b"\x01\x05\x02hi"
-    assert reader(tagged, 0) == reader(plain, 0)
+    assert reader(tagged, 0, 10) == reader(plain, 0, 10)
     assert general.calls == 1
+
+
+@pytest.mark.parametrize("shape", [(2_000,), (3, 999), (999, 2), (2_000, 0)], ids=str)
+def test_many_items_are_for_the_general_decoder_which_counts_them_all(shape: tuple[int, ...]) -> None:
+    general = General(9)
+    reader = RequestReader(9, general, read_uuid)
+    first, each = shape if len(shape) > 1 else (1, shape[0])
+    message = request(*(topic("t", *[b"x"] * each) for _ in range(first)))
+    items = first + first * each
+    read = reader(as_sent(message, 9), 0, items)
+    assert [[bytes(one.records) for one in topic.partition_data] for topic in read.topic_data] == [
+        [b"x"] * each
+    ] * first
+    assert general.calls == 1
+    with pytest.raises(TooManyItems):
+        reader(as_sent(message, 9), 0, items - 1)
 
 
 def test_an_id_is_read_anew_when_another_topic_is_named() -> None:
     reader = RequestReader(13, General(13), read_uuid)
     for names in (("a", "b", "b"), ("bb", "a"), ("",)):
         message = request(*(topic(name, b"x") for name in names))
-        assert [one.topic_id for one in reader(as_sent(message, 13), 0).topic_data] == [
+        assert [one.topic_id for one in reader(as_sent(message, 13), 0, 10).topic_data] == [
             one.topic_id for one in message.topic_data
         ]
 
@@ -131,7 +154,7 @@ def test_an_id_is_read_anew_when_another_topic_is_named() -> None:
 @pytest.mark.parametrize("version", [-1, 2, 14])
 def test_other_versions_have_no_reader(version: int) -> None:
     with pytest.raises(ValueError, match=str(version)):
-        RequestReader(version, lambda data, offset: ProduceRequest(), read_uuid)
+        RequestReader(version, lambda data, offset, max_items: ProduceRequest(), read_uuid)
 
 
 def test_headers_are_made_of_named_tuples_only() -> None:

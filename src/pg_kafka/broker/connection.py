@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections import deque
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, cast
 
 from pg_kafka.broker.budget import RESERVE_BYTES, RequestBudget
-from pg_kafka.broker.context import Api, Broker, ConnectionInfo, Context, Handler, Recurrent, Reply
+from pg_kafka.broker.context import Api, Broker, ConnectionInfo, Context, Handler, HotHandler, Recurrent, Reply
 from pg_kafka.broker.handlers.api_versions import API_VERSIONS_KEY, unsupported_version
+from pg_kafka.broker.turns import ITEMS_AT_ONCE
 from pg_kafka.config import SETTINGS
 from pg_kafka.errors import StorageError
 from pg_kafka.wire import codec
-from pg_kafka.wire.codec import MalformedRequest
+from pg_kafka.wire.codec import MalformedRequest, TooManyItems
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.frames import FrameSplitter, RequestHeader, decode_request_header, response_frame
 
@@ -261,7 +263,11 @@ class Connection(asyncio.Protocol):
             if not api.min_version <= header.api_version <= api.max_version:
                 self._refuse_version(api, header, len(frame))
                 return
-            request = codec.decode_request(header.api_key, header.api_version, frame, offset)
+            request = codec.decode_request(header.api_key, header.api_version, frame, offset, ITEMS_AT_ONCE)
+        except TooManyItems:
+            assert api is not None
+            self._start_large(api, header, frame, offset)
+            return
         except MalformedRequest as error:
             self.close(str(error))
             return
@@ -283,6 +289,36 @@ class Connection(asyncio.Protocol):
             self._await(awaitable, api, request, reply)
         elif api.recurrent is not None:
             self._recurrent = api.recurrent(context, request, frame, offset)
+
+    def _start_large(self, api: Api, header: RequestHeader, frame: memoryview | bytes, offset: int) -> None:
+        reply = Reply(self, Context(self._broker, header, self.info, is_large=True), len(frame))
+        self._replies.append(reply)
+        if not api.is_pipelined:
+            self._blocking = reply
+        self._await(self._serve_large(api, frame, offset, reply), api, None, reply)
+
+    async def _serve_large(self, api: Api, frame: memoryview | bytes, offset: int, reply: Reply) -> None:
+        """Decode beside the event loop, then do what is done for any request."""
+        async with self._server.large_requests:
+            with self._broker.turns.long_work():
+                await self._decode_and_serve(api, frame, offset, reply)
+
+    async def _decode_and_serve(self, api: Api, frame: memoryview | bytes, offset: int, reply: Reply) -> None:
+        context = reply.context
+        try:
+            request = await self._server.beside_loop(codec.decode_request, api.key, context.version, frame, offset)
+        except MalformedRequest as error:
+            self.close(f"{api.name}: {error}", level=logging.WARNING)
+            return
+        try:
+            if not api.is_hot:
+                await self._answer(cast(Handler, api.handler), context, request, reply)
+                return
+            awaitable = cast(HotHandler, api.handler)(context, request, reply)
+            if awaitable is not None:
+                await awaitable
+        except Exception as error:
+            self._answer_failure(api, request, reply, error)
 
     def _refuse_version(self, api: Api, header: RequestHeader, frame_bytes: int) -> None:
         if api.key != API_VERSIONS_KEY:
@@ -346,18 +382,40 @@ class Connection(asyncio.Protocol):
         """Take a reply's message; send it, and those behind it that waited, when it is its turn."""
         if message is not None:
             try:
-                reply.parts = _encode(reply.context.header, message)
-            except Exception as error:
-                self._server.note("reply cannot be encoded", "", exc_info=error, key=reply.context.header.api_key)
-                self.close("a reply could not be encoded")
+                reply.parts = _encode(reply.context.header, message, ITEMS_AT_ONCE)
+            except TooManyItems:
+                reply.is_encoding = True
+                self._server.run(self._encode_large(reply, message))
                 return
+            except Exception as error:
+                self._not_encoded(reply, error)
+                return
+        self._completed(reply)
+
+    async def _encode_large(self, reply: Reply, message: Any) -> None:
+        """Encode beside the event loop; the answers behind it wait."""
+        try:
+            with self._broker.turns.long_work():
+                reply.parts = await self._server.beside_loop(_encode, reply.context.header, message, sys.maxsize)
+        except Exception as error:
+            self._not_encoded(reply, error)
+            return
+        reply.is_encoding = False
+        if not reply.is_abandoned:
+            self._completed(reply)
+
+    def _not_encoded(self, reply: Reply, error: Exception) -> None:
+        self._server.note("reply cannot be encoded", "", exc_info=error, key=reply.context.header.api_key)
+        self.close("a reply could not be encoded")
+
+    def _completed(self, reply: Reply) -> None:
         self._request_bytes -= reply.request_bytes
         if reply is self._blocking:
             self._blocking = None
         replies, unwritten = self._replies, self._unwritten
         is_due = bool(unwritten)
         new_bytes = 0
-        while replies and replies[0].is_sent:
+        while replies and replies[0].is_sent and not replies[0].is_encoding:
             parts = replies.popleft().parts
             unwritten += parts
             new_bytes += sum(map(len, parts))
@@ -436,8 +494,8 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
 
-def _encode(header: RequestHeader, message: Any) -> list[bytes | memoryview]:
-    body = codec.encode_response(message, header.api_key, header.api_version)
+def _encode(header: RequestHeader, message: Any, max_items: int) -> list[bytes | memoryview]:
+    body = codec.encode_response(message, header.api_key, header.api_version, max_items)
     return response_frame(header.correlation_id, header.api_key, header.api_version, body)
 
 

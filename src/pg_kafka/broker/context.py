@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pg_kafka.broker.decoding import Decoding
+from pg_kafka.broker.turns import Turns
 from pg_kafka.broker.waiters import Deadlines
 from pg_kafka.wire.frames import response_frame
 
@@ -71,6 +72,7 @@ class Broker:
     now_ms: Callable[[], int]
     decoding: Decoding  # of batches that are too large for the event loop
     deadlines: Deadlines = field(default_factory=Deadlines)  # of fetches that wait
+    turns: Turns = field(default_factory=Turns)  # of handlers that have long work
     warned_configs: set[str] = field(default_factory=set)  # topic configs without effect that a log line has named
 
     def advertised(self, connection: ConnectionInfo) -> tuple[str, int]:
@@ -86,6 +88,7 @@ class Context:
     broker: Broker
     header: RequestHeader
     connection: ConnectionInfo
+    is_large: bool = False  # the request names more than `turns.ITEMS_AT_ONCE` things
 
     @property
     def version(self) -> int:
@@ -121,7 +124,7 @@ class Reply:
     set, is called once (to leave the waiters); a later `send` does nothing.
     """
 
-    __slots__ = ("_sink", "context", "is_abandoned", "is_sent", "on_abandon", "parts", "request_bytes")
+    __slots__ = ("_sink", "context", "is_abandoned", "is_encoding", "is_sent", "on_abandon", "parts", "request_bytes")
 
     def __init__(self, sink: ReplySink, context: Context, request_bytes: int) -> None:
         self._sink = sink
@@ -129,6 +132,7 @@ class Reply:
         self.request_bytes = request_bytes
         self.parts: list[bytes | memoryview] = []  # encoded by the connection
         self.is_sent = False
+        self.is_encoding = False  # sent, and not yet ready for the wire
         self.is_abandoned = False
         self.on_abandon: Callable[[], None] | None = None
 

@@ -20,7 +20,7 @@ from pg_kafka.wire.messages.fetch_response import FetchResponse
 
 if TYPE_CHECKING:
     from pg_kafka.storage.partition import Partition
-    from pg_kafka.wire.messages.fetch_request import FetchPartition, FetchRequest
+    from pg_kafka.wire.messages.fetch_request import FetchPartition, FetchRequest, FetchTopic, ForgottenTopic
 
 FETCH_KEY = 1
 NO_SESSION = 0
@@ -32,7 +32,7 @@ EVICTION_MS = 120_000
 """Kafka's min.incremental.fetch.session.eviction.ms: unused for longer, a session may be evicted by any other."""
 
 MAX_PARTITIONS = 1_000_000
-"""Partitions in all sessions together; what would go beyond is answered without a session."""
+"""Partitions in all sessions together; what would go beyond is answered without a session, and at once."""
 
 PartitionKey = tuple[str | UUID, int]
 
@@ -151,24 +151,31 @@ class FetchSession:
 
     def update(self, request: FetchRequest) -> None:
         """Add or change the partitions that the request names, then drop those it forgets."""
-        partitions, ready = self.partitions, self.ready
-        uses_ids = self.uses_topic_ids
         for topic in request.topics:
-            topic_key: str | UUID = topic.topic_id if uses_ids else topic.topic
-            for asked in topic.partitions:
-                key = (topic_key, asked.partition)
-                entry = partitions.get(key)
-                if entry is None:
-                    entry = partitions[key] = SessionPartition(self, topic_key, asked.partition)
-                entry.update(asked)
-                ready[entry] = None
+            self.add(topic, topic.partitions)
         for forgotten in request.forgotten_topics_data:
-            topic_key = forgotten.topic_id if uses_ids else forgotten.topic
-            for index in forgotten.partitions:
-                gone = partitions.pop((topic_key, index), None)
-                if gone is not None:
-                    ready.pop(gone, None)
-                    gone.unbind()
+            self.forget(forgotten, forgotten.partitions)
+
+    def add(self, topic: FetchTopic, some: Iterable[FetchPartition]) -> None:
+        """Add or change some of the partitions that a request names of a topic; the last one counts that is named twice."""
+        partitions, ready = self.partitions, self.ready
+        topic_key: str | UUID = topic.topic_id if self.uses_topic_ids else topic.topic
+        for asked in some:
+            key = (topic_key, asked.partition)
+            entry = partitions.get(key)
+            if entry is None:
+                entry = partitions[key] = SessionPartition(self, topic_key, asked.partition)
+            entry.update(asked)
+            ready[entry] = None
+
+    def forget(self, topic: ForgottenTopic, some: Iterable[int]) -> None:
+        """Drop some of the partitions that a request forgets of a topic."""
+        topic_key: str | UUID = topic.topic_id if self.uses_topic_ids else topic.topic
+        for index in some:
+            gone = self.partitions.pop((topic_key, index), None)
+            if gone is not None:
+                self.ready.pop(gone, None)
+                gone.unbind()
 
     def arm(self) -> None:
         """From now on hear of all that happens to the partitions."""
@@ -184,6 +191,9 @@ class FetchSession:
         self.is_closed = True
         for entry in self.partitions.values():
             entry.unbind()
+        # They lead back here: let them go without a garbage collection.
+        self.partitions = {}
+        self.ready = {}
         if self.parked is not None:
             self.parked.wake()
 
@@ -201,6 +211,7 @@ class FetchSessions:
         self._sessions: dict[int, FetchSession] = {}  # least recently used first
         self._sizes: dict[int, int] = {}  # partitions, as counted in _total
         self._total = 0
+        self._waiting = 0  # partitions of sessions without an id whose one request waits
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -215,10 +226,16 @@ class FetchSessions:
 
         One whose id is 0 is not in the cache: offer it to `admit` if the client wants a session, else close it.
         """
+        session = self.find(request, uses_topic_ids, now_ms)
+        session.update(request)
+        return self.opened(session)
+
+    def find(self, request: FetchRequest, uses_topic_ids: bool, now_ms: int) -> FetchSession:
+        """`open` begins so: the session, to be brought up to date with what the request names. Raises FetchSessionError."""
         if request.session_epoch in (INITIAL_EPOCH, FINAL_EPOCH):
             if request.session_id != NO_SESSION:
                 self.remove(request.session_id)
-            return self._unnamed(request, uses_topic_ids)
+            return FetchSession(uses_topic_ids)
         session = self._sessions.get(request.session_id)
         if session is None:
             raise FetchSessionError(ErrorCode.FETCH_SESSION_ID_NOT_FOUND)
@@ -226,16 +243,21 @@ class FetchSessions:
             raise FetchSessionError(ErrorCode.INVALID_FETCH_SESSION_EPOCH)
         if session.uses_topic_ids != uses_topic_ids:
             raise FetchSessionError(ErrorCode.FETCH_SESSION_TOPIC_ID_ERROR)
-        session.update(request)
+        session.epoch = 1 if session.epoch == _LAST_EPOCH else session.epoch + 1
+        self._touch(session, now_ms)
+        return session
+
+    def opened(self, session: FetchSession) -> FetchSession:
+        """`open` ends so: what `find` gave is up to date. Raises FetchSessionError."""
+        if session.id == NO_SESSION or session.is_closed:  # the latter by another request, while this one was read
+            return session
         self._count(session)
         if not session.partitions:
             self.remove(session.id)
-            return self._unnamed(request, uses_topic_ids)
+            return FetchSession(session.uses_topic_ids)
         if self._total > MAX_PARTITIONS:
             self.remove(session.id)
             raise FetchSessionError(ErrorCode.FETCH_SESSION_ID_NOT_FOUND)
-        session.epoch = 1 if session.epoch == _LAST_EPOCH else session.epoch + 1
-        self._touch(session, now_ms)
         return session
 
     def unchanged(self, session_id: int, epoch: int, uses_topic_ids: bool, now_ms: int) -> FetchSession | None:
@@ -272,6 +294,17 @@ class FetchSessions:
         self._count(session)
         return True
 
+    def may_wait(self, session: FetchSession) -> bool:
+        """May the request wait that a session without an id is for? Then `waited` is called when it has."""
+        size = len(session.partitions)
+        if self._total + self._waiting + size > MAX_PARTITIONS:
+            return False
+        self._waiting += size
+        return True
+
+    def waited(self, session: FetchSession) -> None:
+        self._waiting -= len(session.partitions)
+
     def remove(self, session_id: int) -> None:
         """Close a session, if there is one with this id."""
         session = self._sessions.pop(session_id, None)
@@ -283,12 +316,6 @@ class FetchSessions:
         """Close all sessions."""
         for session_id in list(self._sessions):
             self.remove(session_id)
-
-    @staticmethod
-    def _unnamed(request: FetchRequest, uses_topic_ids: bool) -> FetchSession:
-        session = FetchSession(uses_topic_ids)
-        session.update(request)
-        return session
 
     def _count(self, session: FetchSession) -> None:
         size = len(session.partitions)

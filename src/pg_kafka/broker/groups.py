@@ -250,16 +250,21 @@ class GroupCoordinator:
     def commit(
         self, group_id: str, member_id: str, commits: Mapping[OffsetKey, Committed], asked: Asked, message: Any
     ) -> None:
-        """Write offsets that have been checked, and answer with `message` when they are committed."""
+        """Write offsets that have been checked, and answer with `message` when they, and all before, are committed."""
+        group = self.commit_part(group_id, commits)
+        group.after_writes(asked, message)
+        if member_id:
+            self._run(group, None, group.machine.committed, member_id, self.now_ms())
+
+    def commit_part(self, group_id: str, commits: Mapping[OffsetKey, Committed]) -> Group:
+        """Write offsets that have been checked; more of the same request follow."""
         group = self._groups.get(group_id)
         if group is None:
             group = self._add(group_id, self._new_classic(group_id))
         if group_id in self.pending:
             commits = {key: self._after_pending(group_id, key, committed) for key, committed in commits.items()}
         self._write_offsets(group, commits)
-        group.after_writes(asked, message)
-        if member_id:
-            self._run(group, None, group.machine.committed, member_id, self.now_ms())
+        return group
 
     def _after_pending(self, group_id: str, key: OffsetKey, committed: Committed) -> Committed:
         """The commit with a time that is after those that wait for transactions, so that these give way to it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
+from pg_kafka.broker.context import Broker
 from pg_kafka.errors import StorageError
 from pg_kafka.storage.log import Log
 from pg_kafka.storage.partition import Partition
@@ -13,6 +14,9 @@ from pg_kafka.wire.error_codes import ErrorCode
 
 FIRST_VERSION_WITH_TOPIC_IDS = 13
 """Produce and Fetch name topics by id from this version on, by name before."""
+
+LOADED_AT_ONCE = 8_000
+"""As many as a few readers load side by side; the event loop turns before the next ones."""
 
 
 class PartitionError(Exception):
@@ -46,24 +50,28 @@ def check_leader_epoch(partition: Partition, epoch: int) -> ErrorCode:
 
 async def load_each(log: Log, wanted: Sequence[tuple[Topic, int]]) -> list[Partition | StorageError]:
     """Load partitions together; one that cannot be loaded does not stop the others."""
-    try:
-        return list(await log.load(wanted))
-    except StorageError as error:
-        if error.retriable or len(wanted) == 1:
-            return [error] * len(wanted)
     answers: list[Partition | StorageError] = []
-    for one in wanted:
-        answers += await load_each(log, [one])
+    for start in range(0, len(wanted), LOADED_AT_ONCE):
+        some = wanted[start : start + LOADED_AT_ONCE]
+        try:
+            answers += await log.load(some)
+        except StorageError as error:
+            if error.retriable:  # so it would be for the others
+                return answers + [error] * (len(wanted) - len(answers))
+            if len(some) == 1:
+                answers.append(error)
+            else:
+                for one in some:
+                    answers += await load_each(log, [one])
     return answers
 
 
-async def find_loaded(
-    topics: Topics, log: Log, keys: Sequence[tuple[str | UUID, int]]
-) -> list[Partition | PartitionError]:
+async def find_loaded(broker: Broker, keys: Sequence[tuple[str | UUID, int]]) -> list[Partition | PartitionError]:
     """For each topic name or id and index the loaded partition, or why there is none."""
+    topics, log = broker.topics, broker.log
     found: list[Partition | PartitionError | None] = []
     wanted: list[tuple[Topic, int]] = []
-    for key, index in keys:
+    async for key, index in broker.turns.each(keys):
         try:
             topic = find_topic(topics, key, index)
         except PartitionError as error:

@@ -12,8 +12,9 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from pg_kafka.broker.budget import RESERVE_BYTES, RequestBudget
 from pg_kafka.broker.connection import Connection
@@ -32,7 +33,11 @@ STALLED_FRAME_S = 10.0
 BUDGET_CHECK_S = 1.0
 # The idle timeout is kept to about a tenth of itself.
 IDLE_CHECKS_PER_TIMEOUT = 10
+# Requests with very many items that are read and handled at a time; the others keep the bytes that they came in.
+LARGE_REQUESTS_AT_ONCE = 4
 MIN_IDLE_CHECK_S = 0.05
+
+T = TypeVar("T")
 
 _DIGITS = re.compile("[0-9]+")
 
@@ -55,6 +60,8 @@ class Server:
         self._loop = asyncio.get_running_loop()
         self._unwritten: list[Connection] = []
         self.freed_memory = FreedMemory(broker.decoding.pool)
+        self.large_requests = asyncio.Semaphore(LARGE_REQUESTS_AT_ONCE)
+        self._codec_thread = ThreadPoolExecutor(1, thread_name_prefix="messages")
 
     @property
     def address(self) -> tuple[str, int]:
@@ -117,6 +124,7 @@ class Server:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._codec_thread.shutdown(wait=False, cancel_futures=True)
 
     # For connections
 
@@ -159,6 +167,10 @@ class Server:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def beside_loop(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Decode or encode a message with very many items in a thread, which shares the processor with the event loop."""
+        return await self._loop.run_in_executor(self._codec_thread, work, *arguments)
 
     def note(
         self,

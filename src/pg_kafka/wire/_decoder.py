@@ -18,6 +18,7 @@ from pg_kafka.wire._source import (
     FIXED,
     FIXED_SIZES,
     Source,
+    TooManyItems,
     fixed_size,
     has_records,
     minimum_size,
@@ -27,7 +28,7 @@ from pg_kafka.wire._source import (
 from pg_kafka.wire.message import ZERO_UUID, Message
 from pg_kafka.wire.text import AS_KAFKA
 
-Decoder = Callable[[bytes | memoryview, int], Any]
+Decoder = Callable[[bytes | memoryview, int, int], Any]
 
 
 class MalformedRequest(Exception):
@@ -99,25 +100,25 @@ _SCOPE = {
     "skip_tags": skip_tags,
     "Malformed": MalformedRequest,
     "AS_KAFKA": AS_KAFKA,
+    "TooManyItems": TooManyItems,
 }
 
 
-def compile_decoder(cls: type[Message], version: int, flexible: bool, max_items: int, *, fills: bool = True) -> Decoder:
-    """A function (data, offset) -> message that reads from the offset on, to the very end if the message `fills` it.
+def compile_decoder(cls: type[Message], version: int, flexible: bool, *, fills: bool = True) -> Decoder:
+    """A function (data, offset, items) -> message that reads from the offset on, to the end if the message `fills` it.
 
-    `max_items` bounds the items of all arrays together: an item of two bytes can be an object of a hundred.
+    It raises TooManyItems when all arrays together have more than `items`: one of two bytes can be an object of a hundred.
     """
-    return _DecoderSource(cls, version, flexible, max_items, fills).compile()
+    return _DecoderSource(cls, version, flexible, fills).compile()
 
 
 class _DecoderSource:
-    def __init__(self, cls: type[Message], version: int, flexible: bool, max_items: int, fills: bool) -> None:
-        self._max_items = max_items
+    def __init__(self, cls: type[Message], version: int, flexible: bool, fills: bool) -> None:
         self._fills = fills
         self._cls = cls
         self._version = version
         self._flexible = flexible
-        self._source = Source("def decode(d, o):", _SCOPE)
+        self._source = Source("def decode(d, o, items_left):", _SCOPE)
         # Fixed-size values not yet read: where each goes, and its letter.
         self._run: list[tuple[str, str]] = []
 
@@ -126,7 +127,6 @@ class _DecoderSource:
         # Records are handed on as slices of what was received; without them a copy makes all other reads faster.
         source.line("view = memoryview(d)" if has_records(self._cls, self._version) else "d = bytes(d)")
         source.line("end = len(d)")
-        source.line(f"items_left = {self._max_items}")
         message = self._new_struct(self._cls)
         self._struct(self._cls, message)
         self._flush()
@@ -292,7 +292,7 @@ class _DecoderSource:
                 source.line(f'raise Malformed(f"{{{length}}} {name} in {{end - o}} bytes")')
             source.line(f"items_left -= {length}")
             with source.block("if items_left < 0:"):
-                source.line(f'raise Malformed("arrays of more than {self._max_items} items")')
+                source.line("raise TooManyItems")
             if not isinstance(kind, str):
                 self._structs(target, kind, length)
             elif kind in FIXED:

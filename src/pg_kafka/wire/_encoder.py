@@ -10,11 +10,11 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from pg_kafka.wire._source import FIXED, Source, fixed_size, has_records, plain_fields, tagged_fields
+from pg_kafka.wire._source import FIXED, Source, TooManyItems, fixed_size, has_records, plain_fields, tagged_fields
 from pg_kafka.wire.message import Field, Message
 
 Parts = list[bytes | memoryview]
-Encoder = Callable[[Any], Parts]
+Encoder = Callable[[Any, int], Parts]
 
 # Below this a copy into the bytes around it costs less than one more buffer in the write to the socket.
 COPIED_RECORDS_BYTES = 1024
@@ -27,11 +27,14 @@ def put_varint(buffer: bytearray, value: int) -> None:
     buffer.append(value)
 
 
-_SCOPE = {"pack": struct.pack, "put_varint": put_varint}
+_SCOPE = {"pack": struct.pack, "put_varint": put_varint, "TooManyItems": TooManyItems}
 
 
 def compile_encoder(cls: type[Message], version: int, flexible: bool) -> Encoder:
-    """A function message -> parts that follow each other on the wire."""
+    """A function (message, items) -> parts that follow each other on the wire.
+
+    It raises TooManyItems when all arrays together have more than `items`.
+    """
     return _EncoderSource(cls, version, flexible).compile()
 
 
@@ -40,7 +43,7 @@ class _EncoderSource:
         self._cls = cls
         self._version = version
         self._flexible = flexible
-        self._source = Source("def encode(m):", _SCOPE)
+        self._source = Source("def encode(m, items_left):", _SCOPE)
         self._buffer = "b"
         # Fixed-size values not yet written: letter and expression.
         self._run: list[tuple[str, str]] = []
@@ -231,6 +234,9 @@ class _EncoderSource:
         source = self._source
         items = source.name("v")
         source.line(f"{items} = {value}")
+        source.line(f"items_left -= len({items}{' or ()' if nullable else ''})")
+        with source.block("if items_left < 0:"):
+            source.line("raise TooManyItems")
         self._length(items, "i", nullable)
         if not isinstance(kind, str):
             self._structs(f"{items} or ()" if nullable else items, kind)

@@ -30,10 +30,10 @@ class RequestReader:
     def __init__(
         self,
         version: int,
-        general: Callable[[bytes | memoryview, int], ProduceRequest],
+        general: Callable[[bytes | memoryview, int, int], ProduceRequest],
         read_uuid: Callable[[bytes], UUID],
     ) -> None: ...
-    def __call__(self, data: bytes | memoryview, offset: int) -> ProduceRequest: ...
+    def __call__(self, data: bytes | memoryview, offset: int, max_items: int) -> ProduceRequest: ...
 
 def acknowledgement(
     version: int, correlation_id: int, topics: Sequence[TopicProduceData], results: Sequence[Appended]

@@ -76,7 +76,7 @@ cdef enum:
     UUID_BYTES = 16
     COPIED_FRAME_BYTES = 4096
     ROOM_BYTES = 131072         # what a frame may have room for before it has arrived
-    # Arrays of more items are left to the general decoder, which bounds them all together.
+    # More topics and partitions than these are left to the general decoder, which counts them all together.
     MOST_ITEMS = 1000
     # What an item takes at least: an empty name and an empty array, or tags; an index and no records.
     LEAST_TOPIC_BYTES = 3
@@ -154,7 +154,7 @@ cdef class RequestReader:
         self.general = general
         self.read_uuid = read_uuid
 
-    def __call__(self, data, Py_ssize_t offset):
+    def __call__(self, data, Py_ssize_t offset, Py_ssize_t max_items):
         cdef Py_buffer view
         cdef Cursor c
         cdef object message = None
@@ -168,12 +168,12 @@ cdef class RequestReader:
             message = None
         finally:
             PyBuffer_Release(&view)
-        return self.general(data, offset) if message is None else message
+        return self.general(data, offset, max_items) if message is None else message
 
     cdef object request(self, Cursor *c, const uint8_t *start, data):
         """The message, or None."""
         cdef int64_t length
-        cdef Py_ssize_t i, topics
+        cdef Py_ssize_t i, topics, left = MOST_ITEMS
         cdef object message, items, topic, transactional_id = None
         length = read_length(c, 2, self.flexible)
         if length == UNUSUAL:
@@ -194,7 +194,7 @@ cdef class RequestReader:
         topics = length
         items = PyTuple_New(topics)
         for i in range(topics):
-            topic = self.topic(c, start, data)
+            topic = self.topic(c, start, data, &left)
             if topic is None:
                 return None
             Py_INCREF(topic)
@@ -204,7 +204,8 @@ cdef class RequestReader:
         message.topic_data = items
         return message
 
-    cdef object topic(self, Cursor *c, const uint8_t *start, data):
+    cdef object topic(self, Cursor *c, const uint8_t *start, data, Py_ssize_t *left):
+        """A topic with its partitions, which are taken off what may be `left` of them; or None."""
         cdef int64_t length
         cdef Py_ssize_t i, partitions, at
         cdef object items, partition, view = None
@@ -223,8 +224,9 @@ cdef class RequestReader:
             topic.topic_id = ZERO_UUID
             c.at += length
         length = read_length(c, 4, self.flexible)
-        if length < 0 or length > MOST_ITEMS or length * LEAST_PARTITION_BYTES > c.end - c.at:
+        if length < 0 or length > left[0] or length * LEAST_PARTITION_BYTES > c.end - c.at:
             return None
+        left[0] -= length
         partitions = length
         items = PyTuple_New(partitions)
         for i in range(partitions):

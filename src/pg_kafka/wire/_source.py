@@ -23,6 +23,10 @@ FIXED = {
 FIXED_SIZES = {"bool": 1, "int8": 1, "int16": 2, "uint16": 2, "int32": 4, "int64": 8, "float64": 8, "uuid": 16}
 
 
+class TooManyItems(Exception):
+    """A message whose arrays have more items, all together, than the caller allows."""
+
+
 class Source:
     """The text of one function and the objects that it refers to by name."""
 

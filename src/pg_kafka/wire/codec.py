@@ -11,17 +11,20 @@ Fields that a version lacks have their defaults after decoding and are left out 
 from __future__ import annotations
 
 import struct
+import sys
 from importlib import import_module
 from typing import Any, Final
 
 from pg_kafka.wire._decoder import Decoder, MalformedRequest, compile_decoder, read_uuid
 from pg_kafka.wire._encoder import Encoder, Parts, compile_encoder
 from pg_kafka.wire._produce import RequestReader
+from pg_kafka.wire._source import TooManyItems
 from pg_kafka.wire.message import Message
 from pg_kafka.wire.messages import API_SCHEMAS, ApiSchema
 
 __all__ = [
     "MalformedRequest",
+    "TooManyItems",
     "decode_request",
     "decode_response",
     "encode_request",
@@ -34,9 +37,9 @@ __all__ = [
 PRODUCE_KEY: Final = 0
 API_VERSIONS_KEY: Final = 18
 
-# A cluster has some 100,000 partitions at most, and nothing that a request lists is more numerous. Responses come from
-# servers of our own choice and list replicas, too.
-MAX_REQUEST_ITEMS: Final = 1_000_000
+# What a request may name in all its arrays together: topics, partitions, groups, keys. Each becomes an object or several,
+# and an answer. Responses that we read come from servers of our own choice, and those that we write are as long as they are.
+MAX_REQUEST_ITEMS: Final = 100_000
 MAX_RESPONSE_ITEMS: Final = 20_000_000
 
 _request_decoders: dict[tuple[int, int], Decoder] = {}
@@ -45,15 +48,23 @@ _request_encoders: dict[tuple[int, int], Encoder] = {}
 _response_encoders: dict[tuple[int, int], Encoder] = {}
 
 
-def decode_request(api_key: int, version: int, body: bytes | memoryview, offset: int = 0) -> Any:
+def decode_request(
+    api_key: int, version: int, body: bytes | memoryview, offset: int = 0, max_items: int = MAX_REQUEST_ITEMS
+) -> Any:
     """The request in `body` from `offset` on, the end of its header. Raises MalformedRequest.
 
-    As in Kafka, bytes after it are of no account: librdkafka sends some after a Metadata request for all topics.
+    Raises TooManyItems when its arrays have more than `max_items`, though no more than MAX_REQUEST_ITEMS. As in Kafka,
+    bytes after it are of no account: librdkafka sends some after a Metadata request for all topics.
     """
     decoder = _request_decoders.get((api_key, version))
     if decoder is None:
         decoder = _make_decoder(_request_decoders, api_key, version, "request")
-    return _decode(decoder, body, offset)
+    try:
+        return _decode(decoder, body, offset, max_items)
+    except TooManyItems:
+        if max_items < MAX_REQUEST_ITEMS:
+            raise
+        raise MalformedRequest(f"arrays of more than {MAX_REQUEST_ITEMS} items in one request") from None
 
 
 def decode_response(api_key: int, version: int, body: bytes | memoryview, offset: int = 0) -> Any:
@@ -61,7 +72,10 @@ def decode_response(api_key: int, version: int, body: bytes | memoryview, offset
     decoder = _response_decoders.get((api_key, version))
     if decoder is None:
         decoder = _make_decoder(_response_decoders, api_key, version, "response")
-    return _decode(decoder, body, offset)
+    try:
+        return _decode(decoder, body, offset, MAX_RESPONSE_ITEMS)
+    except TooManyItems:
+        raise MalformedRequest(f"arrays of more than {MAX_RESPONSE_ITEMS} items in one response") from None
 
 
 def encode_request(message: Message, api_key: int, version: int) -> Parts:
@@ -69,15 +83,18 @@ def encode_request(message: Message, api_key: int, version: int) -> Parts:
     encoder = _request_encoders.get((api_key, version))
     if encoder is None:
         encoder = _make_encoder(_request_encoders, api_key, version, "request")
-    return encoder(message)
+    return encoder(message, sys.maxsize)
 
 
-def encode_response(message: Message, api_key: int, version: int) -> Parts:
-    """Parts to be sent one after the other; records in it are passed on as they are, not copied."""
+def encode_response(message: Message, api_key: int, version: int, max_items: int = sys.maxsize) -> Parts:
+    """Parts to be sent one after the other; records in it are passed on as they are, not copied.
+
+    Raises TooManyItems when its arrays have more than `max_items`.
+    """
     encoder = _response_encoders.get((api_key, version))
     if encoder is None:
         encoder = _make_encoder(_response_encoders, api_key, version, "response")
-    return encoder(message)
+    return encoder(message, max_items)
 
 
 def request_header_version(api_key: int, version: int) -> int:
@@ -103,9 +120,9 @@ def message_class(api_key: int, kind: str) -> type[Message]:
     return cls
 
 
-def _decode(decoder: Decoder, body: bytes | memoryview, offset: int) -> Any:
+def _decode(decoder: Decoder, body: bytes | memoryview, offset: int, max_items: int) -> Any:
     try:
-        return decoder(body, offset)
+        return decoder(body, offset, max_items)
     except (IndexError, struct.error):
         raise MalformedRequest("the message ends too early") from None
 
@@ -121,10 +138,9 @@ def _make_decoder(known: dict[tuple[int, int], Decoder], api_key: int, version: 
     schema = _schema(api_key, version)
     if schema is None:
         raise MalformedRequest(f"no schema for version {version} of API {api_key}")
-    max_items = MAX_REQUEST_ITEMS if kind == "request" else MAX_RESPONSE_ITEMS
     is_flexible = version >= schema.first_flexible
     fills = kind == "response"
-    decoder = compile_decoder(message_class(api_key, kind), version, is_flexible, max_items, fills=fills)
+    decoder = compile_decoder(message_class(api_key, kind), version, is_flexible, fills=fills)
     if api_key == PRODUCE_KEY and kind == "request":
         decoder = RequestReader(version, decoder, read_uuid)
     return known.setdefault((api_key, version), decoder)

@@ -54,11 +54,14 @@ async def describe_configs(ctx: Context, request: DescribeConfigsRequest) -> Des
                 database; another id is INVALID_REQUEST
               - a group has settings before it exists; client metrics have none: an empty list
               - an unknown type of resource is INVALID_REQUEST
+              - a resource that is named twice with the same keys is described once
     Not done  - BROKER_LOGGER: INVALID_REQUEST
               - settings of Kafka's broker and groups that have no effect here are not listed
     """
     results = []
-    for resource in request.resources:
+    # With other keys it is another question.
+    asked = {(one.resource_type, one.resource_name, _keys(one)): one for one in request.resources}
+    async for resource in ctx.broker.turns.each(asked.values()):
         result = DescribeConfigsResult(
             error_message="", resource_type=resource.resource_type, resource_name=resource.resource_name
         )
@@ -85,7 +88,7 @@ def failure(request: DescribeConfigsRequest, code: int) -> DescribeConfigsRespon
 
 def _entries(ctx: Context, resource: DescribeConfigsResource) -> Sequence[ConfigEntry]:
     name = resource.resource_name
-    keys = set(resource.configuration_keys) if resource.configuration_keys else None
+    keys = _keys(resource)
     match resource.resource_type:
         case _Resource.TOPIC:
             if (fault := topic_names.fault_of(name)) is not None:
@@ -111,6 +114,11 @@ def _entries(ctx: Context, resource: DescribeConfigsResource) -> Sequence[Config
                 raise Refused(ErrorCode.INVALID_REQUEST, "Group name must not be empty")
             return group_configs.describe(ctx.broker.groups.configs_of(name), ctx.broker.config, keys)
     raise Refused(ErrorCode.INVALID_REQUEST, f"Resources of type {resource.resource_type} are not described here")
+
+
+def _keys(resource: DescribeConfigsResource) -> frozenset[str] | None:
+    """Those that are asked for; None is all."""
+    return frozenset(resource.configuration_keys) if resource.configuration_keys else None
 
 
 def _checked_node(name: str, node_id: int) -> bool:
@@ -183,7 +191,7 @@ async def incremental_alter_configs(
     """
     asked = Counter((resource.resource_type, resource.resource_name) for resource in request.resources)
     responses = []
-    for resource in request.resources:
+    async for resource in ctx.broker.turns.each(request.resources):
         code, message = int(ErrorCode.NONE), None
         try:
             if asked[resource.resource_type, resource.resource_name] > 1:

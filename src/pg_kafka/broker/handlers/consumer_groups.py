@@ -62,12 +62,15 @@ async def consumer_group_describe(ctx: Context, request: ConsumerGroupDescribeRe
 
     Versions  0-1. All are flexible; 1 tells by which protocol each member takes part.
     Rules     - an unknown group, or a classic one, is GROUP_ID_NOT_FOUND; an empty id INVALID_GROUP_ID
+              - one that is named twice is described once
     """
     groups = ctx.broker.groups
     if groups.refusal:
         return describe_failure(request, groups.refusal)
     described = []
-    for group_id in request.group_ids:
+    async for group_id in ctx.broker.turns.each(dict.fromkeys(request.group_ids)):
+        if groups.refusal:  # since the groups before this one
+            return describe_failure(request, groups.refusal)
         group = groups.get(group_id)
         if not group_id:
             answer = DescribedGroup(error_code=int(ErrorCode.INVALID_GROUP_ID))

@@ -29,15 +29,13 @@ async def offset_for_leader_epoch(ctx: Context, request: OffsetForLeaderEpochReq
               - each partition answers for itself
     """
     keys = [(topic.topic, one.partition) for topic in request.topics for one in topic.partitions]
-    found = iter(await find_loaded(ctx.broker.topics, ctx.broker.log, keys))
-    return OffsetForLeaderEpochResponse(
-        topics=[
-            OffsetForLeaderTopicResult(
-                topic=topic.topic, partitions=[_end_of_epoch(one, next(found)) for one in topic.partitions]
-            )
-            for topic in request.topics
-        ]
-    )
+    turns = ctx.broker.turns
+    found = iter(await find_loaded(ctx.broker, keys))
+    answers = []
+    async for topic in turns.each(request.topics):
+        partitions = [_end_of_epoch(one, next(found)) async for one in turns.each(topic.partitions)]
+        answers.append(OffsetForLeaderTopicResult(topic=topic.topic, partitions=partitions))
+    return OffsetForLeaderEpochResponse(topics=answers)
 
 
 def _end_of_epoch(asked: OffsetForLeaderPartition, partition: Partition | PartitionError) -> EpochEndOffset:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 from uuid import UUID
 
@@ -18,6 +18,7 @@ from pg_kafka.broker.partitions import (
     find_topic,
     load_each,
 )
+from pg_kafka.broker.turns import ITEMS_AT_ONCE
 from pg_kafka.broker.waiters import Waiting
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import aborted
@@ -71,6 +72,8 @@ def fetch(ctx: Context, request: FetchRequest, reply: Reply) -> Coroutine[Any, A
     Not done  - fetching by replicas: there are none, a replica id is answered with NOT_LEADER_OR_FOLLOWER
               - preferred read replicas (KIP-392)
     """
+    if ctx.is_large:
+        return _open_in_turns(ctx, request, reply)
     broker = ctx.broker
     try:
         session = broker.fetch_sessions.open(request, ctx.version >= FIRST_VERSION_WITH_TOPIC_IDS, broker.now_ms())
@@ -78,6 +81,27 @@ def fetch(ctx: Context, request: FetchRequest, reply: Reply) -> Coroutine[Any, A
         reply.send(FetchResponse(error_code=error.code))
         return None
     return _Fetch(ctx, request, reply, session).start()
+
+
+async def _open_in_turns(ctx: Context, request: FetchRequest, reply: Reply) -> None:
+    """The same for a request that names very many partitions."""
+    broker, turns = ctx.broker, ctx.broker.turns
+    sessions = broker.fetch_sessions
+    try:
+        session = sessions.find(request, ctx.version >= FIRST_VERSION_WITH_TOPIC_IDS, broker.now_ms())
+        async for topic in turns.each(request.topics):
+            async for some in turns.parts(topic.partitions):
+                session.add(topic, some)
+        async for forgotten in turns.each(request.forgotten_topics_data):
+            async for indexes in turns.parts(forgotten.partitions):
+                session.forget(forgotten, indexes)
+        session = sessions.opened(session)
+    except FetchSessionError as error:
+        reply.send(FetchResponse(error_code=error.code))
+        return
+    remaining = _Fetch(ctx, request, reply, session).start()
+    if remaining is not None:
+        await remaining
 
 
 def recurrent(ctx: Context, request: FetchRequest, frame: bytes | memoryview, body_at: int) -> Recurrent | None:
@@ -184,17 +208,23 @@ class _Fetch(Waiting):
         "_ctx",
         "_epoch",
         "_is_committed",
+        "_is_first",
         "_is_incremental",
         "_is_listening",
         "_is_urgent",
+        "_is_waiting",
         "_log",
         "_max_bytes",
         "_min_bytes",
+        "_names_leader",
         "_reply",
         "_request",
+        "_room",
         "_session",
         "_start_s",
+        "_stored",
         "_task",
+        "_unknown",
         "_unloadable",
     )
 
@@ -212,11 +242,10 @@ class _Fetch(Waiting):
         self._min_bytes = min(request.min_bytes, self._max_bytes)
         self._start_s = self._deadlines.loop.time()
         self._is_listening = False
+        self._is_waiting = False
         self._task: asyncio.Task[None] | None = None
         self._unloadable: dict[SessionPartition, PartitionError] = {}
-        self._answers: dict[SessionPartition, PartitionData] = {}
-        self._available_bytes = 0  # as far as they count for min_bytes
-        self._is_urgent = False
+        self._begin_reading()
 
     def start(self) -> Coroutine[Any, Any, None] | None:
         if self._session.parked is not None:
@@ -235,16 +264,38 @@ class _Fetch(Waiting):
     def _attempt(self) -> Coroutine[Any, Any, None] | None:
         """Look at all partitions that may have news; a coroutine is what remains when the database is needed."""
         self.restart()
-        unloaded = self._find_partitions()
-        if unloaded:
-            return self._load(unloaded)
-        return self._read()
-
-    def _find_partitions(self) -> list[tuple[SessionPartition, Topic]]:
-        """Bind what is loaded; returns what has to be loaded first."""
         self._unloadable.clear()
+        ready = self._session.ready
+        if len(ready) > ITEMS_AT_ONCE:
+            return self._attempt_in_turns(list(ready))
+        unloaded = self._find_partitions(ready)
+        if unloaded:
+            return self._load_and_read(unloaded)
+        self._begin_reading()
+        self._read(ready)
+        return self._end_reading()
+
+    async def _attempt_in_turns(self, entries: Sequence[SessionPartition]) -> None:
+        """The same for very many partitions. What happens to them meanwhile wakes the next attempt."""
+        turns = self._ctx.broker.turns
+        with turns.long_work():
+            self._listen()
+            unloaded: list[tuple[SessionPartition, Topic]] = []
+            async for some in turns.parts(entries):
+                unloaded += self._find_partitions(some)
+            if unloaded:
+                await self._load(unloaded)
+            self._begin_reading()
+            async for some in turns.parts(entries):
+                self._read(some)
+            remaining = self._end_reading()
+            if remaining is not None:
+                await remaining
+
+    def _find_partitions(self, entries: Iterable[SessionPartition]) -> list[tuple[SessionPartition, Topic]]:
+        """Bind what is loaded; returns what has to be loaded first."""
         unloaded = []
-        for entry in self._session.ready:
+        for entry in entries:
             if entry.partition is not None:
                 if not entry.partition.is_closed:
                     continue
@@ -261,28 +312,43 @@ class _Fetch(Waiting):
                 entry.bind(partition)
         return unloaded
 
-    async def _load(self, unloaded: Sequence[tuple[SessionPartition, Topic]]) -> None:
+    async def _load_and_read(self, unloaded: Sequence[tuple[SessionPartition, Topic]]) -> None:
         self._listen()
+        await self._load(unloaded)
+        ready = self._session.ready
+        self._begin_reading()
+        if len(ready) > ITEMS_AT_ONCE:
+            async for some in self._ctx.broker.turns.parts(list(ready)):
+                self._read(some)
+        else:
+            self._read(ready)
+        remaining = self._end_reading()
+        if remaining is not None:
+            await remaining
+
+    async def _load(self, unloaded: Sequence[tuple[SessionPartition, Topic]]) -> None:
         loaded = await load_each(self._log, [(topic, entry.index) for entry, topic in unloaded])
-        for (entry, _), partition in zip(unloaded, loaded, strict=True):
+        async for (entry, _), partition in self._ctx.broker.turns.each(zip(unloaded, loaded, strict=True)):
             if isinstance(partition, StorageError):
                 self._unloadable[entry] = PartitionError(partition.code, partition.message)
             else:
                 entry.bind(partition)
-        remaining = self._read()
-        if remaining is not None:
-            await remaining
 
-    def _read(self) -> Coroutine[Any, Any, None] | None:
-        """Answer each partition from memory; returns the rest of the work when some must be read from the database."""
-        self._answers = answers = {}
-        self._available_bytes = 0
+    def _begin_reading(self) -> None:
+        self._answers: dict[SessionPartition, PartitionData] = {}
+        self._available_bytes = 0  # as far as they count for min_bytes
         self._is_urgent = False
-        room = self._max_bytes
-        is_first = True
-        stored: list[tuple[SessionPartition, Partition, int, bool]] = []
-        unknown: list[tuple[SessionPartition, Partition]] = []
-        for entry in self._session.ready:
+        self._names_leader = False
+        self._room = self._max_bytes
+        self._is_first = True  # the first that has data gives a batch whatever its size
+        self._stored: list[tuple[SessionPartition, Partition, int, bool]] = []
+        self._unknown: list[tuple[SessionPartition, Partition]] = []
+
+    def _read(self, entries: Iterable[SessionPartition]) -> None:
+        """Answer each partition from memory; `_stored` and `_unknown` are those of which the database is asked."""
+        answers, stored, unknown = self._answers, self._stored, self._unknown
+        room, is_first = self._room, self._is_first
+        for entry in entries:
             partition = entry.partition
             if partition is None:
                 answers[entry] = self._refusal(entry, self._unloadable.get(entry))
@@ -318,10 +384,13 @@ class _Fetch(Waiting):
                         unknown.append((entry, partition))
                     elif found:
                         answer.aborted_transactions = _aborted(found)
-        if stored or unknown:
-            return self._read_stored(stored, unknown)
-        self._conclude()
-        return None
+        self._room, self._is_first = room, is_first
+
+    def _end_reading(self) -> Coroutine[Any, Any, None] | None:
+        """Conclude, or return the rest of the work: what must be read from the database."""
+        if self._stored or self._unknown:
+            return self._read_stored(self._stored, self._unknown)
+        return self._conclude()
 
     async def _read_stored(
         self,
@@ -348,7 +417,9 @@ class _Fetch(Waiting):
                     unknown.append((entry, partition))
         if unknown:
             await self._find_aborted(unknown)
-        self._conclude()
+        remaining = self._conclude()
+        if remaining is not None:
+            await remaining
 
     async def _find_aborted(self, unknown: Sequence[tuple[SessionPartition, Partition]]) -> None:
         """Without this list a consumer would take records of aborted transactions for committed ones."""
@@ -374,6 +445,7 @@ class _Fetch(Waiting):
         if code:
             answer = _error(entry, code)
             if code == ErrorCode.FENCED_LEADER_EPOCH:
+                self._names_leader = True
                 answer.current_leader = LeaderIdAndEpoch(
                     leader_id=self._log.node_id, leader_epoch=partition.leader_epoch
                 )
@@ -406,10 +478,10 @@ class _Fetch(Waiting):
 
     # -- between attempts --------------------------------------------------------------------------------------------
 
-    def _conclude(self) -> None:
-        """Answer, or wait for what is missing."""
+    def _conclude(self) -> Coroutine[Any, Any, None] | None:
+        """Answer, or wait for what is missing; a coroutine is the rest of a long answer."""
         if self._reply.is_abandoned:
-            return
+            return None
         session = self._session
         missing = self._min_bytes - self._available_bytes
         if (
@@ -420,11 +492,22 @@ class _Fetch(Waiting):
             or session.is_closed
             or session.epoch != self._epoch
             or self.is_due
+            or not self._may_wait()
         ):
+            if len(self._answers) > ITEMS_AT_ONCE:
+                return self._answer_in_turns()
             self._answer()
-        else:
-            self._listen()
-            self.wait(missing)
+            return None
+        self._listen()
+        self.wait(missing)
+        return None
+
+    def _may_wait(self) -> bool:
+        """Sessions remember so many partitions together, and a request without one that waits is as large."""
+        if not self._is_waiting and self._session.id == NO_SESSION:
+            self._is_waiting = self._ctx.broker.fetch_sessions.may_wait(self._session)
+            return self._is_waiting
+        return True
 
     def _listen(self) -> None:
         """Hear of what happens to the partitions from now on, and of the connection's end."""
@@ -468,8 +551,11 @@ class _Fetch(Waiting):
             self.cancel()
             if session.parked is self:
                 session.parked = None
-            if session.id == NO_SESSION:
-                session.close()
+        if self._is_waiting:
+            self._is_waiting = False
+            self._ctx.broker.fetch_sessions.waited(session)
+        if session.id == NO_SESSION:
+            session.close()
 
     # -- the answer --------------------------------------------------------------------------------------------------
 
@@ -479,29 +565,61 @@ class _Fetch(Waiting):
             self._leave()
             self._reply.send_encoded(session.no_news(self._ctx.version))
             return
-        if self._is_incremental:
-            if session.epoch != self._epoch:
-                response = FetchResponse(error_code=ErrorCode.INVALID_FETCH_SESSION_EPOCH)
-            else:
-                response = self._response([pair for pair in self._answers.items() if _is_news(*pair)])
-                self._settle()
+        self._admit()
+        news = self._news_of(self._answers.items())
+        if self._is_remembered:
+            self._settle(self._answers.items())
+        self._send(news)
+
+    async def _answer_in_turns(self) -> None:
+        """The same for very many partitions."""
+        self._admit()
+        news: dict[str | UUID, list[PartitionData]] = {}
+        async for some in self._ctx.broker.turns.parts(list(self._answers.items())):
+            for topic_key, answers in self._news_of(some).items():
+                news.setdefault(topic_key, []).extend(answers)
+            if self._is_remembered:
+                self._settle(some)
+        if not self._reply.is_abandoned:
+            self._send(news)
+
+    def _admit(self) -> None:
+        """Make a session of it, if the client wants one and there is room."""
+        wants_session = not self._is_incremental and self._request.session_epoch == INITIAL_EPOCH
+        if wants_session and self._ctx.version >= _FIRST_VERSION_WITH_SESSIONS:
+            broker, session = self._ctx.broker, self._session
+            if not broker.fetch_sessions.admit(session, broker.now_ms()) and session.partitions:
+                slots = broker.config.max_incremental_fetch_session_cache_slots
+                self._reply.note("no fetch session", f"max.incremental.fetch.session.cache.slots = {slots}")
+
+    @property
+    def _is_remembered(self) -> bool:
+        """Will the session's next request go on from this answer?"""
+        session = self._session
+        return session.id != NO_SESSION and (not self._is_incremental or session.epoch == self._epoch)
+
+    def _news_of(
+        self, answers: Iterable[tuple[SessionPartition, PartitionData]]
+    ) -> dict[str | UUID, list[PartitionData]]:
+        """What is to be said, by topic: in an incremental answer not that of which all has been said."""
+        news: dict[str | UUID, list[PartitionData]] = {}
+        for entry, answer in answers:
+            if not self._is_incremental or _is_news(entry, answer):
+                news.setdefault(entry.topic_key, []).append(answer)
+        return news
+
+    def _send(self, news: Mapping[str | UUID, Sequence[PartitionData]]) -> None:
+        if self._is_incremental and self._session.epoch != self._epoch:
+            response = FetchResponse(error_code=ErrorCode.INVALID_FETCH_SESSION_EPOCH)
         else:
-            wants_session = self._request.session_epoch == INITIAL_EPOCH
-            if wants_session and self._ctx.version >= _FIRST_VERSION_WITH_SESSIONS:
-                broker = self._ctx.broker
-                if broker.fetch_sessions.admit(session, broker.now_ms()):
-                    self._settle()
-                elif session.partitions:
-                    slots = broker.config.max_incremental_fetch_session_cache_slots
-                    self._reply.note("no fetch session", f"max.incremental.fetch.session.cache.slots = {slots}")
-            response = self._response(list(self._answers.items()))
+            response = self._response(news)
         self._leave()
         self._reply.send(response)
 
-    def _settle(self) -> None:
+    def _settle(self, answers: Iterable[tuple[SessionPartition, PartitionData]]) -> None:
         """Remember what is said, and keep as ready what will have news again without anything happening to it."""
         ready = self._session.ready
-        for entry, answer in self._answers.items():
+        for entry, answer in answers:
             if answer.error_code:
                 entry.said_high_watermark = -1
                 continue
@@ -512,27 +630,23 @@ class _Fetch(Waiting):
                 continue
             end = partition.last_stable_offset if self._is_committed else partition.high_watermark
             if entry.fetch_offset >= end:
-                if partition.log_start_offset == answer.log_start_offset:
+                has_changed = partition.high_watermark != answer.high_watermark
+                if partition.log_start_offset == answer.log_start_offset and not has_changed:
                     ready.pop(entry, None)
             elif answer.records and ready.pop(entry, False) is None:
                 ready[entry] = None
 
-    def _response(self, answers: Sequence[tuple[SessionPartition, PartitionData]]) -> FetchResponse:
-        topics: dict[str | UUID, list[PartitionData]] = {}
-        names_leader = False
-        for entry, answer in answers:
-            topics.setdefault(entry.topic_key, []).append(answer)
-            names_leader = names_leader or answer.current_leader.leader_id >= 0
+    def _response(self, news: Mapping[str | UUID, Sequence[PartitionData]]) -> FetchResponse:
         response = FetchResponse(
             session_id=self._session.id,
             responses=[
                 FetchableTopicResponse(topic=key, partitions=partitions)
                 if isinstance(key, str)
                 else FetchableTopicResponse(topic_id=key, partitions=partitions)
-                for key, partitions in topics.items()
+                for key, partitions in news.items()
             ],
         )
-        if names_leader and self._ctx.version >= _FIRST_VERSION_WITH_NODE_ENDPOINTS:
+        if self._names_leader and self._ctx.version >= _FIRST_VERSION_WITH_NODE_ENDPOINTS:
             host, port = self._ctx.broker.advertised(self._ctx.connection)
             response.node_endpoints = (NodeEndpoint(node_id=self._log.node_id, host=host, port=port),)
         return response

@@ -220,7 +220,7 @@ async def list_groups(ctx: Context, request: ListGroupsRequest) -> ListGroupsRes
                 group_state=group.machine.state,
                 group_type=group.machine.kind,
             )
-            for group in groups
+            async for group in ctx.broker.turns.each(groups)
             if (not states or group.machine.state.lower() in states) and (not types or group.machine.kind in types)
         ]
     )
@@ -236,12 +236,15 @@ async def describe_groups(ctx: Context, request: DescribeGroupsRequest) -> Descr
     Versions  0-6. 3 has authorized operations, 4 static members, 5 is flexible, 6 messages.
     Rules     - an unknown group is Dead, from version 6 on also GROUP_ID_NOT_FOUND (KIP-1043); so is one of the
                 consumer protocol, which ConsumerGroupDescribe describes
+              - one that is named twice is described once
     """
     groups = ctx.broker.groups
     if groups.refusal:
         return describe_failure(request, groups.refusal)
     described = []
-    for group_id in request.groups:
+    async for group_id in ctx.broker.turns.each(dict.fromkeys(request.groups)):
+        if groups.refusal:  # since the groups before this one
+            return describe_failure(request, groups.refusal)
         group = groups.get(group_id)
         if group is None:
             answer = DescribedGroup(

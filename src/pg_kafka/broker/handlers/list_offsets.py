@@ -45,15 +45,18 @@ async def list_offsets(ctx: Context, request: ListOffsetsRequest) -> ListOffsets
               - a partition named twice is INVALID_REQUEST, each time
               - current_leader_epoch older than ours is FENCED_LEADER_EPOCH, newer UNKNOWN_LEADER_EPOCH
     """
-    asked = [(topic.name, partition) for topic in request.topics for partition in topic.partitions]
-    keys = [(name, partition.partition_index) for name, partition in asked]
-    times = Counter(keys)
-    wanted = [key for key, (_, one) in zip(keys, asked, strict=True) if times[key] == 1 and _is_known(ctx, one)]
-    found = dict(zip(wanted, await find_loaded(ctx.broker.topics, ctx.broker.log, wanted), strict=True))
+    turns = ctx.broker.turns
+    times = Counter((topic.name, one.partition_index) for topic in request.topics for one in topic.partitions)
+    wanted = []
+    async for topic in turns.each(request.topics):
+        async for one in turns.each(topic.partitions):
+            if times[topic.name, one.partition_index] == 1 and _is_known(ctx, one):
+                wanted.append((topic.name, one.partition_index))
+    found = dict(zip(wanted, await find_loaded(ctx.broker, wanted), strict=True))
     answers: list[ListOffsetsTopicResponse] = []
-    for topic in request.topics:
+    async for topic in turns.each(request.topics):
         partitions = []
-        for one in topic.partitions:
+        async for one in turns.each(topic.partitions):
             key = (topic.name, one.partition_index)
             if times[key] > 1:
                 answer = _answer(one, ErrorCode.INVALID_REQUEST)

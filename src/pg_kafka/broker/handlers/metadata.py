@@ -51,11 +51,12 @@ async def metadata(ctx: Context, request: MetadataRequest) -> MetadataResponse:
     broker = ctx.broker
     topics: list[MetadataResponseTopic]
     if request.topics is None or (not request.topics and ctx.version < _SINCE_NULL_MEANS_ALL):
-        topics = [_described(ctx, topic, request) for topic in broker.topics.by_name.values()]
+        everything = list(broker.topics.by_name.values())
+        topics = [_described(ctx, topic, request) async for topic in broker.turns.each(everything)]
     elif any(_is_id(wanted) for wanted in request.topics):
         if ctx.version < _SINCE_IDS_ARE_SERVED:
             return metadata_failure(request, ErrorCode.INVALID_REQUEST)
-        topics = _by_id(ctx, request)
+        topics = await _by_id(ctx, request)
     elif any(wanted.name is None for wanted in request.topics):
         return metadata_failure(request, ErrorCode.INVALID_REQUEST)
     else:
@@ -85,9 +86,10 @@ def _is_id(wanted: MetadataRequestTopic) -> bool:
     return wanted.topic_id != ZERO_UUID
 
 
-def _by_id(ctx: Context, request: MetadataRequest) -> list[MetadataResponseTopic]:
+async def _by_id(ctx: Context, request: MetadataRequest) -> list[MetadataResponseTopic]:
     answers = []
-    for topic_id in dict.fromkeys(wanted.topic_id for wanted in request.topics or () if _is_id(wanted)):
+    ids = dict.fromkeys(wanted.topic_id for wanted in request.topics or () if _is_id(wanted))
+    async for topic_id in ctx.broker.turns.each(ids):
         topic = ctx.broker.topics.by_uuid.get(topic_id)
         if topic is not None:
             answers.append(_described(ctx, topic, request))
@@ -103,7 +105,7 @@ async def _by_name(ctx: Context, request: MetadataRequest) -> list[MetadataRespo
         await _create_missing(ctx, names)
     operations = TOPIC_OPERATIONS if request.include_topic_authorized_operations else NOT_ASKED
     answers = []
-    for name in names:
+    async for name in broker.turns.each(names):
         topic = broker.topics.by_name.get(name)
         if topic is not None:
             answers.append(_described(ctx, topic, request))
@@ -125,7 +127,9 @@ async def _create_missing(ctx: Context, names: Iterable[str]) -> None:
     topics = ctx.broker.topics
     missing = [
         NewTopic(name, ctx.broker.config.num_partitions, {})
-        for name in [name for name in names if name not in topics.by_name][:MAX_AUTO_CREATED]
+        async for name in ctx.broker.turns.each(
+            [name for name in names if name not in topics.by_name][:MAX_AUTO_CREATED]
+        )
         if topic_names.fault_of(name) is None
         and name not in topic_names.INTERNAL_TOPICS
         and name != topic_names.METADATA_TOPIC

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from itertools import groupby
+from collections import defaultdict
+from collections.abc import Awaitable, Mapping, Sequence
+from itertools import islice
 from uuid import UUID
 
 from pg_kafka.broker.answers import Asked
 from pg_kafka.broker.context import Context, Reply
 from pg_kafka.broker.groups import Group
 from pg_kafka.broker.handlers.groups import retriable
+from pg_kafka.broker.turns import ITEMS_AT_ONCE, begun
 from pg_kafka.coordinator.consumer_group import ConsumerGroup
 from pg_kafka.coordinator.group_offsets import Committed, OffsetKey, check_metadata
 from pg_kafka.storage.topics import Topic, Topics
@@ -53,7 +55,7 @@ _SINCE_TOPIC_IDS = 10  # in both
 # -- OffsetCommit --------------------------------------------------------------------------------------------------------
 
 
-def offset_commit(ctx: Context, request: OffsetCommitRequest, reply: Reply) -> None:
+def offset_commit(ctx: Context, request: OffsetCommitRequest, reply: Reply) -> Awaitable[None] | None:
     """Write how far a group has come; the answer comes when PostgreSQL has committed it.
 
     Versions  2-10. 5 has no retention time any more, 6 has leader epochs, 7 static members, 8 is flexible, 9 is for the
@@ -66,22 +68,26 @@ def offset_commit(ctx: Context, request: OffsetCommitRequest, reply: Reply) -> N
               - a commit counts as a heartbeat
     Not done  - retention times of versions 2 to 4: offsets.retention.minutes holds for all
     """
-    broker, groups = ctx.broker, ctx.broker.groups
     asked = Asked(reply, request, commit_failure)
-    if groups.refusal:
-        asked.refuse(groups.refusal)
-        return
-    by_id = ctx.version >= _SINCE_TOPIC_IDS
+    if ctx.broker.groups.refusal:
+        asked.refuse(ctx.broker.groups.refusal)
+        return None
+    return begun(_commit(ctx, request, asked))
+
+
+async def _commit(ctx: Context, request: OffsetCommitRequest, asked: Asked) -> None:
+    broker, groups, turns = ctx.broker, ctx.broker.groups, ctx.broker.turns
+    by_id, turns_given = ctx.version >= _SINCE_TOPIC_IDS, turns.given
     found = [_find(broker.topics, topic.topic_id if by_id else topic.name) for topic in request.topics]
     code = _check_commit(ctx, request, found)
     limit, now_ms = broker.config.offset_metadata_max_bytes, broker.now_ms()
     commits: dict[OffsetKey, Committed] = {}
     answers = []
-    for asked_topic, topic in zip(request.topics, found, strict=True):
+    async for asked_topic, topic in turns.each(zip(request.topics, found, strict=True)):
         unknown = ErrorCode.UNKNOWN_TOPIC_ID if by_id and topic is None else ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
         topic_id, count = (-1, 0) if topic is None else (topic.id, topic.partitions)
         partitions = []
-        for one in asked_topic.partitions:
+        async for one in turns.each(asked_topic.partitions):
             index, metadata = one.partition_index, one.committed_metadata
             if not 0 <= index < count:
                 error = int(unknown)
@@ -94,10 +100,35 @@ def offset_commit(ctx: Context, request: OffsetCommitRequest, reply: Reply) -> N
             partitions.append(OffsetCommitResponsePartition(partition_index=index, error_code=error))
         answers.append(_committed_topic(asked_topic, partitions))
     response = OffsetCommitResponse(topics=answers)
-    if commits:
-        groups.commit(request.group_id, request.member_id, commits, asked, response)
-    else:
+    if not commits:
         asked.answer(response)
+        return
+    portions = _portions(commits)
+    is_late = False
+    async for number, some in turns.each(enumerate(portions, 1)):
+        if turns.given != turns_given:
+            # Others had their turn since the group was looked at, and may have committed.
+            turns_given, is_late = turns.given, True
+            code = int(groups.refusal or _check_commit(ctx, request, found))
+            is_gone = any(topic is not None and topic.id not in broker.topics.by_id for topic in found)
+            if code or is_gone:
+                asked.refuse(code or ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
+                return
+            now_ms = broker.now_ms()
+        if is_late:
+            some = {key: commit._replace(committed_at_ms=now_ms) for key, commit in some.items()}
+        if number < len(portions):
+            groups.commit_part(request.group_id, some)
+        else:
+            groups.commit(request.group_id, request.member_id, some, asked, response)
+
+
+def _portions(commits: dict[OffsetKey, Committed]) -> Sequence[Mapping[OffsetKey, Committed]]:
+    """As many as are written within a slice. Each partition answers for itself, so they need not be written as one."""
+    if len(commits) <= ITEMS_AT_ONCE:
+        return (commits,)
+    left = iter(commits.items())
+    return [dict(islice(left, ITEMS_AT_ONCE)) for _ in range(0, len(commits), ITEMS_AT_ONCE)]
 
 
 def _check_commit(ctx: Context, request: OffsetCommitRequest, topics: Sequence[Topic | None]) -> int:
@@ -150,7 +181,7 @@ def commit_failure(request: OffsetCommitRequest, code: int) -> OffsetCommitRespo
 # -- OffsetFetch ---------------------------------------------------------------------------------------------------------
 
 
-def offset_fetch(ctx: Context, request: OffsetFetchRequest, reply: Reply) -> None:
+def offset_fetch(ctx: Context, request: OffsetFetchRequest, reply: Reply) -> Awaitable[None] | None:
     """Tell how far groups have come, as far as it is committed.
 
     Versions  1-10. 2 has all topics (null) and the group's error, 5 leader epochs, 6 is flexible, 7 has require_stable,
@@ -160,14 +191,27 @@ def offset_fetch(ctx: Context, request: OffsetFetchRequest, reply: Reply) -> Non
               - an unknown topic id is UNKNOWN_TOPIC_ID; an unknown name has no commits
               - while groups are loaded, and when a storage fails, the group's answer is an error, never offset -1
               - with require_stable an offset that an open transaction is about to change is UNSTABLE_OFFSET_COMMIT
+              - a group that is named twice with all its topics is answered once
     """
     groups = ctx.broker.groups
     if groups.refusal:
-        reply.send(_fetch_answer(request, [], int(groups.refusal), ctx.version))
-        return
+        reply.send(_fetch_refused(request, int(groups.refusal), ctx.version))
+        return None
+    return begun(_fetch_groups(ctx, request, reply))
+
+
+async def _fetch_groups(ctx: Context, request: OffsetFetchRequest, reply: Reply) -> None:
     if ctx.version >= _SINCE_GROUPS:
-        stable = request.require_stable
-        reply.send(OffsetFetchResponse(groups=[_fetch(ctx, asked, stable) for asked in request.groups]))
+        answers = []
+        complete: set[tuple[str, str | None, int]] = set()
+        async for asked in ctx.broker.turns.each(request.groups):
+            who = (asked.group_id, asked.member_id, asked.member_epoch)
+            if asked.topics is None:
+                if who in complete:
+                    continue
+                complete.add(who)
+            answers.append(await _fetch(ctx, asked, request.require_stable))
+        reply.send(OffsetFetchResponse(groups=answers))
         return
     topics = (
         None
@@ -177,34 +221,40 @@ def offset_fetch(ctx: Context, request: OffsetFetchRequest, reply: Reply) -> Non
             for topic in request.topics
         ]
     )
-    answer = _fetch(ctx, OffsetFetchRequestGroup(group_id=request.group_id, topics=topics), request.require_stable)
-    reply.send(_fetch_answer(request, answer.topics, answer.error_code, ctx.version))
+    group = OffsetFetchRequestGroup(group_id=request.group_id, topics=topics)
+    answer = await _fetch(ctx, group, request.require_stable)
+    if answer.error_code:
+        reply.send(_fetch_refused(request, answer.error_code, ctx.version))
+        return
+    turns = ctx.broker.turns
+    old_form = [
+        OffsetFetchResponseTopic(
+            name=topic.name, partitions=[_old_form(one) async for one in turns.each(topic.partitions)]
+        )
+        async for topic in turns.each(answer.topics)
+    ]
+    reply.send(OffsetFetchResponse(topics=old_form))
 
 
-def _fetch_answer(
-    request: OffsetFetchRequest, topics: Sequence[OffsetFetchResponseTopics], code: int, version: int
-) -> OffsetFetchResponse:
-    """The answer in the form of all versions, of which the encoder takes what the version has."""
-    if code and not topics and version < _SINCE_GROUP_ERRORS:
-        topics = [
-            OffsetFetchResponseTopics(name=topic.name, partitions=[_absent(p, code) for p in topic.partition_indexes])
-            for topic in request.topics or ()
-        ]
+def _old_form(one: OffsetFetchResponsePartitions) -> OffsetFetchResponsePartition:
+    """An answer without groups has the same in a class of its own."""
+    return OffsetFetchResponsePartition(
+        partition_index=one.partition_index,
+        committed_offset=one.committed_offset,
+        committed_leader_epoch=one.committed_leader_epoch,
+        metadata=one.metadata,
+        error_code=one.error_code,
+    )
+
+
+def _fetch_refused(request: OffsetFetchRequest, code: int, version: int) -> OffsetFetchResponse:
+    """The error in the form of all versions, of which the encoder takes what the version has."""
+    topics = request.topics or () if version < _SINCE_GROUP_ERRORS else ()
     return OffsetFetchResponse(
         error_code=code,
         topics=[
             OffsetFetchResponseTopic(
-                name=topic.name,
-                partitions=[
-                    OffsetFetchResponsePartition(
-                        partition_index=one.partition_index,
-                        committed_offset=one.committed_offset,
-                        committed_leader_epoch=one.committed_leader_epoch,
-                        metadata=one.metadata,
-                        error_code=one.error_code,
-                    )
-                    for one in topic.partitions
-                ],
+                name=topic.name, partitions=[_old_form(_absent(p, code)) for p in topic.partition_indexes]
             )
             for topic in topics
         ],
@@ -215,54 +265,68 @@ def _fetch_answer(
 def fetch_failure(request: OffsetFetchRequest, code: int) -> OffsetFetchResponse:
     """In version 1 the error is that of each partition, in versions that have none of their own it is not sent."""
     code = ErrorCode.NOT_COORDINATOR if code == ErrorCode.KAFKA_STORAGE_ERROR else code
-    return _fetch_answer(request, [], int(code), 1)
+    return _fetch_refused(request, int(code), 1)
 
 
-def _fetch(ctx: Context, asked: OffsetFetchRequestGroup, require_stable: bool) -> OffsetFetchResponseGroup:
+async def _fetch(ctx: Context, asked: OffsetFetchRequestGroup, require_stable: bool) -> OffsetFetchResponseGroup:
     groups = ctx.broker.groups
     group = groups.get(asked.group_id)
     answer = OffsetFetchResponseGroup(group_id=asked.group_id)
-    if group is not None:
+    if groups.refusal:  # since the groups before this one
+        answer.error_code = int(groups.refusal)
+    elif group is not None:
         answer.error_code = int(group.machine.check_fetch(asked.member_id, asked.member_epoch))
     if not answer.error_code:
-        unstable = groups.pending.of(asked.group_id) if require_stable else ()
+        stable_id = asked.group_id if require_stable else None
         if asked.topics is None:
-            answer.topics = _all_offsets(ctx, group, unstable)
+            answer.topics = await _all_offsets(ctx, group, stable_id)
         else:
-            answer.topics = _offsets(ctx, group, asked.topics, unstable)
+            answer.topics = await _offsets(ctx, group, asked.topics, stable_id)
     return answer
 
 
-def _offsets(
-    ctx: Context, group: Group | None, topics: Sequence[OffsetFetchRequestTopics], unstable: Collection[OffsetKey]
+async def _offsets(
+    ctx: Context, group: Group | None, topics: Sequence[OffsetFetchRequestTopics], stable_id: str | None
 ) -> list[OffsetFetchResponseTopics]:
-    by_id = ctx.version >= _SINCE_TOPIC_IDS
+    by_id, turns = ctx.version >= _SINCE_TOPIC_IDS, ctx.broker.turns
     answers = []
-    for asked in topics:
+    async for asked in turns.each(topics):
         topic = _find(ctx.broker.topics, asked.topic_id if by_id else asked.name)
         if topic is None:
             code = int(ErrorCode.UNKNOWN_TOPIC_ID) if by_id else _NONE
-            partitions = [_absent(index, code) for index in asked.partition_indexes]
+            partitions = [_absent(index, code) async for index in turns.each(asked.partition_indexes)]
         else:
-            partitions = [_partition(group, (topic.id, index), unstable) for index in asked.partition_indexes]
+            partitions = [
+                _partition(ctx, group, (topic.id, index), stable_id)
+                async for index in turns.each(asked.partition_indexes)
+            ]
         answers.append(OffsetFetchResponseTopics(name=asked.name, topic_id=asked.topic_id, partitions=partitions))
     return answers
 
 
-def _all_offsets(ctx: Context, group: Group | None, unstable: Collection[OffsetKey]) -> list[OffsetFetchResponseTopics]:
+async def _all_offsets(ctx: Context, group: Group | None, stable_id: str | None) -> list[OffsetFetchResponseTopics]:
     answers = []
-    keys = sorted(key for key, _ in group.offsets.items()) if group is not None else []
-    for topic_id, of_topic in groupby(keys, key=lambda key: key[0]):
-        topic = ctx.broker.topics.by_id.get(topic_id)
-        if topic is not None:
-            partitions = [_partition(group, key, unstable) for key in of_topic]
-            answers.append(OffsetFetchResponseTopics(name=topic.name, topic_id=topic.uuid, partitions=partitions))
+    turns = ctx.broker.turns
+    with turns.long_work():
+        by_topic: defaultdict[int, list[int]] = defaultdict(list)
+        async for (topic_id, index), _ in turns.each([] if group is None else list(group.offsets.items())):
+            by_topic[topic_id].append(index)
+        async for topic_id, indexes in turns.each(sorted(by_topic.items())):
+            topic = ctx.broker.topics.by_id.get(topic_id)
+            if topic is not None:
+                partitions = [
+                    _partition(ctx, group, (topic_id, index), stable_id) async for index in turns.each(sorted(indexes))
+                ]
+                answers.append(OffsetFetchResponseTopics(name=topic.name, topic_id=topic.uuid, partitions=partitions))
     return answers
 
 
-def _partition(group: Group | None, key: OffsetKey, unstable: Collection[OffsetKey]) -> OffsetFetchResponsePartitions:
+def _partition(
+    ctx: Context, group: Group | None, key: OffsetKey, stable_id: str | None
+) -> OffsetFetchResponsePartitions:
+    """`stable_id` is the group's id when an offset that a transaction is about to change must not be told."""
     committed = None if group is None else group.offsets.get(*key)
-    if key in unstable:
+    if stable_id is not None and key in ctx.broker.groups.pending.of(stable_id):
         return _absent(key[1], int(ErrorCode.UNSTABLE_OFFSET_COMMIT))
     if committed is None:
         return _absent(key[1], _NONE)
@@ -310,13 +374,13 @@ async def offset_delete(ctx: Context, request: OffsetDeleteRequest) -> OffsetDel
         return delete_failure(request, refused)
     doomed: list[OffsetKey] = []
     unwanted: list[OffsetKey] = []
-    pending = groups.pending.of(group.id)
+    turns, turns_given = ctx.broker.turns, ctx.broker.turns.given
     answers = []
-    for asked in request.topics:
+    async for asked in turns.each(request.topics):
         topic = ctx.broker.topics.by_name.get(asked.name)
         is_subscribed = topic is not None and machine.is_subscribed(asked.name)
         partitions = []
-        for one in asked.partitions:
+        async for one in turns.each(asked.partitions):
             index = one.partition_index
             if topic is None or not 0 <= index < topic.partitions:
                 code = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
@@ -326,11 +390,20 @@ async def offset_delete(ctx: Context, request: OffsetDeleteRequest) -> OffsetDel
                 code = ErrorCode.NONE
                 if group.offsets.get(topic.id, index) is not None:
                     doomed.append((topic.id, index))
-                if (topic.id, index) in pending:
+                if (topic.id, index) in groups.pending.of(group.id):
                     unwanted.append((topic.id, index))
             partitions.append(OffsetDeleteResponsePartition(partition_index=index, error_code=int(code)))
         if partitions:
             answers.append(OffsetDeleteResponseTopic(name=asked.name, partitions=partitions))
+    if turns.given != turns_given:
+        # Others had their turn since the group was looked at.
+        if groups.get(group.id) is not group:
+            return delete_failure(request, ErrorCode.COORDINATOR_LOAD_IN_PROGRESS)
+        if refused := group.machine.check_offset_delete():
+            return delete_failure(request, refused)
+        names = {topic.name for topic_id, _ in doomed if (topic := ctx.broker.topics.by_id.get(topic_id)) is not None}
+        if any(map(group.machine.is_subscribed, names)):
+            return delete_failure(request, ErrorCode.NON_EMPTY_GROUP)
     if unwanted:
         failed = await ctx.broker.transactions.forget_offsets(group.id, unwanted)
         if not failed and groups.get(group.id) is not group:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from pg_kafka.broker.context import Broker, Context
@@ -59,10 +59,13 @@ async def create_topics(ctx: Context, request: CreateTopicsRequest) -> CreateTop
     broker = ctx.broker
     asked = Counter(topic.name for topic in request.topics)
     if sum(map(_partitions_asked, request.topics)) > MAX_PARTITIONS_PER_REQUEST:
-        return _all_refused(asked, ErrorCode.POLICY_VIOLATION, _TOO_MANY_PARTITIONS)
+        code, message = ErrorCode.POLICY_VIOLATION, _TOO_MANY_PARTITIONS
+        return CreateTopicsResponse(
+            topics=[_not_created(name, code, message) async for name in broker.turns.each(asked)]
+        )
     results: list[CreatableTopicResult] = []
     specs: list[NewTopic] = []
-    for topic in request.topics:
+    async for topic in broker.turns.each(request.topics):
         if (times := asked.pop(topic.name, 0)) == 0:  # named before, and answered once
             continue
         try:
@@ -73,7 +76,7 @@ async def create_topics(ctx: Context, request: CreateTopicsRequest) -> CreateTop
             results.append(_not_created(topic.name, refused.code, refused.message))
     created: Sequence[Topic | int] = () if request.validate_only or not specs else await broker.topics.create(specs)
     plain = _described_configs(broker, {}) if ctx.version >= _SINCE_CONFIGS_IN_ANSWERS else None
-    for index, spec in enumerate(specs):
+    async for index, spec in broker.turns.each(enumerate(specs)):
         outcome = created[index] if created else None
         if isinstance(outcome, int):
             results.append(_creation_failed(spec.name, outcome))
@@ -93,11 +96,8 @@ async def create_topics(ctx: Context, request: CreateTopicsRequest) -> CreateTop
 
 
 def create_topics_failure(request: CreateTopicsRequest, code: int) -> CreateTopicsResponse:
-    return _all_refused(dict.fromkeys(topic.name for topic in request.topics), code, None)
-
-
-def _all_refused(names: Iterable[str], code: int, message: str | None) -> CreateTopicsResponse:
-    return CreateTopicsResponse(topics=[_not_created(name, code, message) for name in names])
+    names = dict.fromkeys(topic.name for topic in request.topics)
+    return CreateTopicsResponse(topics=[_not_created(name, code, None) for name in names])
 
 
 def _partitions_asked(topic: CreatableTopic) -> int:
@@ -231,7 +231,7 @@ async def delete_topics(ctx: Context, request: DeleteTopicsRequest) -> DeleteTop
     asked = Counter(map(_key, wanted))
     results: list[DeletableTopicResult] = []
     found: list[Topic] = []
-    for state in wanted:
+    async for state in ctx.broker.turns.each(wanted):
         if (times := asked.pop(_key(state), 0)) == 0:  # named before, and answered once
             continue
         try:
@@ -303,7 +303,7 @@ async def create_partitions(ctx: Context, request: CreatePartitionsRequest) -> C
     asked = Counter(topic.name for topic in request.topics)
     room = MAX_PARTITIONS_PER_REQUEST
     results: list[CreatePartitionsTopicResult] = []
-    for wanted in request.topics:
+    async for wanted in broker.turns.each(request.topics):
         if (times := asked.pop(wanted.name, 0)) == 0:
             continue
         result = CreatePartitionsTopicResult(name=wanted.name)

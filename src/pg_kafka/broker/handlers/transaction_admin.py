@@ -66,7 +66,9 @@ async def list_transactions(ctx: Context, request: ListTransactionsRequest) -> l
     now_ms, duration_ms = transactions.now_ms(), request.duration_filter
     found = [
         one
-        for one in (each.machine.describe() for each in transactions if not each.machine.is_blank)
+        async for one in ctx.broker.turns.each(
+            each.machine.describe() for each in transactions if not each.machine.is_blank
+        )
         if (not states or one.state in states)
         and (not producers or one.producer_id in producers)
         and (duration_ms < 0 or now_ms - one.started_ms > duration_ms)
@@ -100,13 +102,16 @@ async def describe_transactions(
     Versions  0.
     Rules     - an empty id is INVALID_REQUEST, one that is not there TRANSACTIONAL_ID_NOT_FOUND
               - topics that are gone are left out; what is shown is committed
+              - one that is named twice is described once
     Not done  - partitions of `__consumer_offsets`, by which Kafka shows that offsets of some group are part of it
     """
     transactions = ctx.broker.transactions
     if transactions.refusal:
         return describe_failure(request, transactions.refusal)
     answers = []
-    for transactional_id in request.transactional_ids:
+    async for transactional_id in ctx.broker.turns.each(dict.fromkeys(request.transactional_ids)):
+        if transactions.refusal:  # since the ids before this one
+            return describe_failure(request, transactions.refusal)
         one = transactions.get(transactional_id)
         if not transactional_id:
             answers.append(_undescribed(transactional_id, ErrorCode.INVALID_REQUEST))
@@ -156,13 +161,20 @@ async def describe_producers(ctx: Context, request: DescribeProducersRequest) ->
     Rules     - a name that no topic can have is INVALID_TOPIC_EXCEPTION, an unknown topic or partition
                 UNKNOWN_TOPIC_OR_PARTITION; each partition answers for itself
               - the coordinator's epoch is that of the last marker, -1 before the first
+              - one that is named twice is answered once
     """
-    keys = [
-        (topic.name, index) for topic in request.topics if not fault_of(topic.name) for index in topic.partition_indexes
-    ]
-    found = dict(zip(keys, await find_loaded(ctx.broker.topics, ctx.broker.log, keys), strict=True))
+    turns = ctx.broker.turns
+    keys = list(
+        dict.fromkeys(
+            (topic.name, index)
+            for topic in request.topics
+            if not fault_of(topic.name)
+            for index in topic.partition_indexes
+        )
+    )
+    found = dict(zip(keys, await find_loaded(ctx.broker, keys), strict=True))
     answers = []
-    for topic in request.topics:
+    async for topic in turns.each(request.topics):
         if fault := fault_of(topic.name):
             partitions = [
                 PartitionResponse(
@@ -171,7 +183,11 @@ async def describe_producers(ctx: Context, request: DescribeProducersRequest) ->
                 for index in topic.partition_indexes
             ]
         else:
-            partitions = [_producers(found[topic.name, index], index) for index in topic.partition_indexes]
+            partitions = [
+                _producers(partition, index)
+                async for index in turns.each(topic.partition_indexes)
+                if (partition := found.pop((topic.name, index), None)) is not None  # else named before
+            ]
         answers.append(TopicResponse(name=topic.name, partitions=partitions))
     return DescribeProducersResponse(topics=answers)
 
@@ -231,7 +247,9 @@ async def _write(ctx: Context, asked: WritableTxnMarker) -> WritableTxnMarkerRes
     keys = [(topic.name, index) for topic in asked.topics for index in topic.partition_indexes]
     codes: dict[tuple[str, int], int] = {}
     by_lane: defaultdict[int, dict[tuple[str, int], tuple[Partition, Marker]]] = defaultdict(dict)
-    for key, partition in zip(keys, await find_loaded(ctx.broker.topics, log, keys), strict=True):
+    turns = ctx.broker.turns
+    found = await find_loaded(ctx.broker, keys)
+    async for key, partition in turns.each(zip(keys, found, strict=True)):
         if isinstance(partition, PartitionError):
             codes[key] = partition.code
         elif asked.producer_id < 0:

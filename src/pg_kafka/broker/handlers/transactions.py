@@ -75,9 +75,10 @@ async def add_partitions_to_txn(ctx: Context, request: AddPartitionsToTxnRequest
 async def _add(ctx: Context, asked: AddPartitionsToTxnTransaction) -> list[AddPartitionsToTxnTopicResult]:
     places: dict[tuple[str, int], Registration] = {}
     codes: dict[tuple[str, int], int] = {}
-    for topic_asked in asked.topics:
+    turns = ctx.broker.turns
+    async for topic_asked in turns.each(asked.topics):
         topic = ctx.broker.topics.by_name.get(topic_asked.name)
-        for index in topic_asked.partitions:
+        async for index in turns.each(topic_asked.partitions):
             if topic is None or not 0 <= index < topic.partitions:
                 codes[topic_asked.name, index] = int(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
             else:
@@ -100,7 +101,7 @@ async def _add(ctx: Context, asked: AddPartitionsToTxnTransaction) -> list[AddPa
             ),
         )
         codes = dict.fromkeys(places, int(step.error))
-    return _added(asked.topics, codes)
+    return [_added(topic, codes) async for topic in turns.each(asked.topics)]
 
 
 def _high_watermark(ctx: Context, topic: Topic, index: int) -> int:
@@ -120,26 +121,21 @@ def _verify(
     return {place: codes[partition] for place, partition in wanted.items()}
 
 
-def _added(
-    topics: Sequence[AddPartitionsToTxnTopic], codes: Mapping[tuple[str, int], int]
-) -> list[AddPartitionsToTxnTopicResult]:
-    return [
-        AddPartitionsToTxnTopicResult(
-            name=topic.name,
-            results_by_partition=[
-                AddPartitionsToTxnPartitionResult(partition_index=index, partition_error_code=codes[topic.name, index])
-                for index in topic.partitions
-            ],
-        )
-        for topic in topics
-    ]
+def _added(topic: AddPartitionsToTxnTopic, codes: Mapping[tuple[str, int], int]) -> AddPartitionsToTxnTopicResult:
+    return AddPartitionsToTxnTopicResult(
+        name=topic.name,
+        results_by_partition=[
+            AddPartitionsToTxnPartitionResult(partition_index=index, partition_error_code=codes[topic.name, index])
+            for index in topic.partitions
+        ],
+    )
 
 
 def partitions_failure(request: AddPartitionsToTxnRequest, code: int) -> AddPartitionsToTxnResponse:
     """In the form of all versions."""
 
     def of(topics: Sequence[AddPartitionsToTxnTopic]) -> list[AddPartitionsToTxnTopicResult]:
-        return _added(topics, {(topic.name, index): int(code) for topic in topics for index in topic.partitions})
+        return [_added(topic, {(topic.name, index): int(code) for index in topic.partitions}) for topic in topics]
 
     return AddPartitionsToTxnResponse(
         results_by_topic_v3_and_below=of(request.v3_and_below_topics),
@@ -205,9 +201,9 @@ async def txn_offset_commit(ctx: Context, request: TxnOffsetCommitRequest) -> Tx
     broker = ctx.broker
     codes: dict[tuple[str, int], int] = {}
     found: list[tuple[Topic, TxnOffsetCommitRequestPartition]] = []
-    for asked in request.topics:
+    async for asked in broker.turns.each(request.topics):
         topic = broker.topics.by_name.get(asked.name)
-        for one in asked.partitions:
+        async for one in broker.turns.each(asked.partitions):
             if topic is None or not 0 <= one.partition_index < topic.partitions:
                 codes[asked.name, one.partition_index] = int(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
             else:
