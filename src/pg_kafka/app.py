@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import uvloop
 
 from pg_kafka import __version__, banner, checks
-from pg_kafka.broker import dispatch
+from pg_kafka.broker import dispatch, open_files
 from pg_kafka.broker.context import Broker
 from pg_kafka.broker.decoding import Decoding
 from pg_kafka.broker.fetch_sessions import FetchSessions
@@ -65,6 +65,7 @@ T = TypeVar("T")
 
 def serve(config: Config) -> int:
     """Run a broker until SIGINT or SIGTERM; the exit code. Raises FatalError."""
+    open_files.raise_limit()
     _keep_freed_memory()
     return _run(_serve(config))
 
@@ -194,7 +195,8 @@ async def _start(postgres: Postgres, config: Config) -> list[str]:
     await _prepare(postgres, config)
     try:
         settled = await _database_settings(config, postgres.dsn)
-        return await checks.refuse_too_few_connections(postgres.dsn, settled)
+        advice = await checks.refuse_too_few_connections(postgres.dsn, settled)
+        return advice + checks.file_advice(settled, open_files.limit())
     except StorageError as error:
         raise FatalError(error.message) from error
 
@@ -361,6 +363,7 @@ class Term:
                 apis=dispatch.APIS,
                 now_ms=_wall_ms,
                 decoding=self._decoding,
+                files_kept_free=open_files.kept_free(checks.connections_needed(config)),
             )
         )
         await self._server.start()

@@ -19,7 +19,8 @@ from pathlib import Path
 import asyncpg
 
 from pg_kafka import __version__
-from pg_kafka.config import Address, Config, with_database_settings
+from pg_kafka.broker import open_files
+from pg_kafka.config import INT_MAX, Address, Config, with_database_settings
 from pg_kafka.embedded import GivenPostgres, binaries
 from pg_kafka.embedded.folder import DataFolder
 from pg_kafka.errors import FatalError, StorageError
@@ -32,6 +33,8 @@ MIGRATE_SQL = queries.load("migrate")
 log = logging.getLogger("pg_kafka.checks")
 
 Finding = tuple[str, str]
+# What is expected of a broker whose max.connections is not set.
+ORDINARY_CONNECTIONS = 1_000
 # Of the number of tables (segments) that one unlucky statement over kafka.messages may lock.
 WANTED_LOCKS_PER_TRANSACTION = 128
 WILDCARDS = ("0.0.0.0", "::")
@@ -123,6 +126,18 @@ def _connection_problem(server: asyncpg.Record, config: Config) -> str | None:
     return None
 
 
+def file_advice(config: Config, allowed: int) -> list[str]:
+    """What to know when so many open files are too few for the connections of clients."""
+    wanted = ORDINARY_CONNECTIONS if config.max_connections == INT_MAX else config.max_connections
+    room = open_files.room_for_clients(allowed, connections_needed(config))
+    if room >= wanted:
+        return []
+    return [
+        f"the limit of open files, {allowed}, leaves room for {room} connections of clients: raise it (ulimit -Hn, or"
+        f" LimitNOFILE= of systemd), or set max.connections to no more"
+    ]
+
+
 def _durability_advice(server: asyncpg.Record) -> list[str]:
     advice = []
     if server["fsync"] != "on":
@@ -138,6 +153,7 @@ async def examine(config: Config) -> list[Finding]:
     findings += _examine_address(config)
     if config.database is None:
         findings += _examine_folder(config)
+        findings += _examine_files(config)
     else:
         findings += await _examine_database(config, config.database)
     return findings
@@ -226,6 +242,10 @@ def _examine_folder(config: Config) -> list[Finding]:
     return [*findings, ("ok", f"{config.data} holds data of an embedded PostgreSQL {version}")]
 
 
+def _examine_files(config: Config) -> list[Finding]:
+    return [("warning", advice) for advice in file_advice(config, open_files.highest_limit())]
+
+
 def _examine_disk(config: Config) -> list[Finding]:
     place = next(folder for folder in (config.data, *config.data.parents) if folder.exists())
     free_bytes = shutil.disk_usage(place).free
@@ -287,6 +307,7 @@ async def _examine_schema(connection: asyncpg.Connection, config: Config) -> lis
         findings.append(("ok", "no schema kafka yet; serve or migrate creates it"))
     problem = _connection_problem(server, config)
     findings.append(("error", problem) if problem else ("ok", f"{connections_needed(config)} connections fit"))
+    findings += _examine_files(config)
     findings += [("warning", advice) for advice in _durability_advice(server)]
     if server["max_locks"] < WANTED_LOCKS_PER_TRANSACTION:
         findings.append(

@@ -6,10 +6,12 @@ with settings given by environment, for one test.
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,8 @@ class RunningBroker:
 
 
 @contextlib.contextmanager
-def serving(dsn: str, folder: Path, settings: dict[str, str]) -> Iterator[RunningBroker]:
+def serving(dsn: str, folder: Path, settings: dict[str, str], files: int | None = None) -> Iterator[RunningBroker]:
+    """With `files`, no more than so many may be open in the broker's process."""
     port = free_port()
     log = folder / f"broker-{port}.log"
     environment = os.environ | {f"PG_KAFKA_{name}": value for name, value in settings.items()}
@@ -41,6 +44,7 @@ def serving(dsn: str, folder: Path, settings: dict[str, str]) -> Iterator[Runnin
             stdout=output,
             stderr=output,
             env=environment,
+            preexec_fn=None if files is None else partial(resource.setrlimit, resource.RLIMIT_NOFILE, (files, files)),
         )
     try:
         wait_until_served(port, process, log)
@@ -63,7 +67,7 @@ def broker(postgres15: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 @pytest.fixture
 def start_broker(pg_dsn: str, tmp_path: Path) -> Iterator[Callable[..., RunningBroker]]:
     with contextlib.ExitStack() as stack:
-        yield lambda **settings: stack.enter_context(serving(pg_dsn, tmp_path, settings))
+        yield lambda *, files=None, **settings: stack.enter_context(serving(pg_dsn, tmp_path, settings, files))
 
 
 @pytest.fixture(scope="session")

@@ -72,6 +72,7 @@ class Connection(asyncio.Protocol):
         self._is_draining = False
         self.is_closed = False
         self.info = ConnectionInfo(connection_id, ("", 0), ("", 0))
+        self.descriptor = -1  # the number of the open file
         self.last_active = self._loop.time()
         self.frame_begun = 0.0  # when the half-sent frame began
 
@@ -81,6 +82,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self.info.peer = _address(transport.get_extra_info("peername"))
         self.info.local = _address(transport.get_extra_info("sockname"))
+        self.descriptor = transport.get_extra_info("socket").fileno()
         unread_bytes = self._broker.config.connection_unread_bytes
         self._transport.set_write_buffer_limits(high=unread_bytes, low=unread_bytes // UNREAD_LOW_SHARE)
         if (refusal := self._server.admit(self)) is not None:

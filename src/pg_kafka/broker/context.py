@@ -71,6 +71,7 @@ class Broker:
     apis: Mapping[int, Api]
     now_ms: Callable[[], int]
     decoding: Decoding  # of batches that are too large for the event loop
+    files_kept_free: int = 0  # by clients, for sessions with PostgreSQL
     deadlines: Deadlines = field(default_factory=Deadlines)  # of fetches that wait
     turns: Turns = field(default_factory=Turns)  # of handlers that have long work
     warned_configs: set[str] = field(default_factory=set)  # topic configs without effect that a log line has named

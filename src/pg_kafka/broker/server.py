@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from pg_kafka.broker import open_files
 from pg_kafka.broker.budget import RESERVE_BYTES, RequestBudget
 from pg_kafka.broker.connection import Connection
 from pg_kafka.broker.context import Broker
@@ -60,6 +61,7 @@ class Server:
         self._loop = asyncio.get_running_loop()
         self._unwritten: list[Connection] = []
         self.freed_memory = FreedMemory(broker.decoding.pool)
+        self._files_limit = open_files.limit()
         self.large_requests = asyncio.Semaphore(LARGE_REQUESTS_AT_ONCE)
         self._codec_thread = ThreadPoolExecutor(1, thread_name_prefix="messages")
 
@@ -136,6 +138,11 @@ class Server:
         self._per_address[host] += 1
         if self._emptied is not None:
             return "the broker is stopping"
+        if connection.descriptor >= self._files_limit - self._broker.files_kept_free:
+            return (
+                f"{self._broker.files_kept_free} files are left to be opened, which are kept for sessions with PostgreSQL;"
+                f" the limit of open files (ulimit -n) is {self._files_limit}"
+            )
         if len(self._connections) > config.max_connections:
             return f"more than max.connections = {config.max_connections}"
         if self._per_address[host] > config.max_connections_per_ip:
