@@ -128,14 +128,15 @@ def _connection_problem(server: asyncpg.Record, config: Config) -> str | None:
 
 def file_advice(config: Config, allowed: int) -> list[str]:
     """What to know when so many open files are too few for the connections of clients."""
+    advice = []
     wanted = ORDINARY_CONNECTIONS if config.max_connections == INT_MAX else config.max_connections
     room = open_files.room_for_clients(allowed, connections_needed(config))
-    if room >= wanted:
-        return []
-    return [
-        f"the limit of open files, {allowed}, leaves room for {room} connections of clients: raise it (ulimit -Hn, or"
-        f" LimitNOFILE= of systemd), or set max.connections to no more"
-    ]
+    if room < wanted:
+        advice.append(
+            f"the limit of open files, {allowed}, leaves room for {room} connections of clients: raise the hard limit"
+            " (ulimit -Hn, LimitNOFILE= of systemd), or set max.connections to no more"
+        )
+    return advice
 
 
 def _durability_advice(server: asyncpg.Record) -> list[str]:

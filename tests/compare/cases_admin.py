@@ -31,8 +31,11 @@ from pg_kafka.wire.messages.describe_topic_partitions_request import (
 )
 from pg_kafka.wire.messages.find_coordinator_request import FindCoordinatorRequest
 from pg_kafka.wire.messages.metadata_request import MetadataRequest, MetadataRequestTopic
+from pg_kafka.wire.messages.sasl_authenticate_request import SaslAuthenticateRequest
+from pg_kafka.wire.messages.sasl_handshake_request import SaslHandshakeRequest
 
 METADATA, FIND_COORDINATOR, API_VERSIONS, DESCRIBE_CONFIGS = 3, 10, 18, 32
+SASL_HANDSHAKE, SASL_AUTHENTICATE = 17, 36
 CREATE_PARTITIONS, DESCRIBE_CLUSTER, DESCRIBE_TOPIC_PARTITIONS = 37, 60, 75
 
 UNKNOWN_ID = UUID("00000000-0000-4000-8000-000000000001")
@@ -549,3 +552,16 @@ _add_coordinator("no-transactions", [], 1, since=4)
 _add_coordinator("unknown-type", ["some"], 7, since=1)
 _add_coordinator("share-malformed", ["some"], 2, since=1)
 _add_coordinator("share", ["some:AAAAAAAAQACAAAAAAAAAAQ:0"], 2, since=6)
+
+
+# SaslHandshake, SaslAuthenticate
+
+
+@case("sasl-handshake", SASL_HANDSHAKE)
+async def _(scene: Scene) -> Any:
+    return await scene.ask(SaslHandshakeRequest(mechanism="PLAIN"))
+
+
+@case("sasl-authenticate", SASL_AUTHENTICATE)
+async def _(scene: Scene) -> Any:
+    return await scene.ask(SaslAuthenticateRequest(auth_bytes=b"\0user\0password"))

@@ -105,7 +105,7 @@ class Peer:
     def fail(self, reason: str) -> None:
         raise AssertionError(reason)
 
-    def note(self, message: str, reason: str, kind: str) -> None:
+    def note(self, message: str, reason: str, kind: str, level: int) -> None:
         raise AssertionError(message)
 
     def ask(self, request: FetchRequest) -> None:

@@ -21,7 +21,7 @@ from pg_kafka.broker.handlers.api_versions import API_VERSIONS_KEY, unsupported_
 from pg_kafka.broker.turns import ITEMS_AT_ONCE
 from pg_kafka.config import SETTINGS
 from pg_kafka.errors import StorageError
-from pg_kafka.wire import codec
+from pg_kafka.wire import codec, foreign
 from pg_kafka.wire.codec import MalformedRequest, TooManyItems
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.frames import FrameSplitter, RequestHeader, decode_request_header, response_frame
@@ -57,6 +57,7 @@ class Connection(asyncio.Protocol):
         self._max_unanswered_requests = config.connection_unanswered_requests
         self._splitter = FrameSplitter(config.socket_request_max_bytes)
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self._beginning: bytes | None = b""  # what came first, until it is seen to be Kafka's
         self._queue: deque[memoryview | bytes] = deque()  # frames not yet started
         self._replies: deque[Reply] = deque()  # of started requests, in order
         self._request_bytes = 0  # in _queue and _replies
@@ -103,6 +104,8 @@ class Connection(asyncio.Protocol):
             return
         self.last_active = self._loop.time()
         self._freed_memory.moved_bytes += len(data)
+        if self._beginning is not None and self._is_foreign(data):
+            return
         had_partial = self._splitter.buffered_bytes > 0
         try:
             frames = self._splitter.feed(data)
@@ -120,6 +123,15 @@ class Connection(asyncio.Protocol):
         if self._queue:
             self._run()
         self._update_reading()
+
+    def _is_foreign(self, data: bytes) -> bool:
+        """Close the connection when it begins like another protocol."""
+        beginning = (self._beginning or b"") + data[: foreign.ENOUGH_BYTES]
+        if (what := foreign.looks_like(beginning)) is not None:
+            self.close(what, level=logging.WARNING)
+            return True
+        self._beginning = beginning if len(beginning) < foreign.ENOUGH_BYTES else None
+        return False
 
     def pause_writing(self) -> None:
         self._is_writing_paused = True
@@ -452,8 +464,8 @@ class Connection(asyncio.Protocol):
     def fail(self, reason: str) -> None:
         self.close(reason)
 
-    def note(self, message: str, reason: str, kind: str) -> None:
-        self._server.note(message, kind, level=logging.INFO, peer=self.info.peer[0], reason=reason)
+    def note(self, message: str, reason: str, kind: str, level: int) -> None:
+        self._server.note(message, kind, level=level, peer=self.info.peer[0], reason=reason)
 
     # The server's side
 

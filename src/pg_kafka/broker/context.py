@@ -7,6 +7,7 @@ Handlers import this file and nothing else of the edge. An ordinary handler is
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -113,7 +114,7 @@ class ReplySink(Protocol):
 
     def fail(self, reason: str) -> None: ...
 
-    def note(self, message: str, reason: str, kind: str) -> None: ...
+    def note(self, message: str, reason: str, kind: str, level: int) -> None: ...
 
 
 class Reply:
@@ -165,9 +166,9 @@ class Reply:
             if not self.is_abandoned:
                 self._sink.fail(reason)
 
-    def note(self, message: str, reason: str, *, kind: str = "") -> None:
+    def note(self, message: str, reason: str, *, kind: str = "", level: int = logging.INFO) -> None:
         """A log line about what the peer asked for; of each message and kind only some are written."""
-        self._sink.note(message, reason, kind)
+        self._sink.note(message, reason, kind, level)
 
     def abandon(self) -> None:
         """The connection is gone: tell the handler's callback. For the connection only."""
