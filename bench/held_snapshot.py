@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
@@ -35,7 +34,6 @@ PARTITIONS, VALUE = 20, bytes(1000)
 FASTER = {"HEARTBEAT_MS": "100", "CHECKPOINT_MS": "1000", "CHECKPOINT_BYTES": str(1 << 20)}
 HEARTBEATS = (3_600, 8 * 3_600, 24 * 3_600)
 CLUSTER_SQL = queries.load("cluster")
-LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 SIZES = """
 SELECT c.relname AS name, pg_total_relation_size(c.oid) AS bytes FROM pg_class c
 WHERE c.relnamespace = 'kafka'::regnamespace AND c.relkind = 'r' AND c.relname !~ '^log(_|$)'
@@ -170,9 +168,9 @@ async def heartbeats(server: PostgresServer) -> None:
         done = 0
         for count in HEARTBEATS:
             while done < count:
-                await connection.fetchrow(CLUSTER_SQL["heartbeat"], incarnation, LONG_AGO)
+                await connection.fetchrow(CLUSTER_SQL["heartbeat"], incarnation, 0)
                 done += 1
-            beat = await timed_ms(connection, CLUSTER_SQL["heartbeat"], incarnation, LONG_AGO)
+            beat = await timed_ms(connection, CLUSTER_SQL["heartbeat"], incarnation, 0)
             read = await timed_ms(connection, CLUSTER_SQL["live_brokers"])
             size = await connection.fetchval("SELECT pg_total_relation_size('kafka.brokers')")
             print(

@@ -36,8 +36,8 @@ class Leader:
             host="test",
             port=1,
             version="t",
-            heartbeat_ms=1000,
-            eviction_ms=6000,
+            heartbeat_ms=self.config.heartbeat_ms,
+            eviction_ms=self.config.eviction_ms,
             on_end=lambda reason: self.over.set(),
         )
         incarnation = await self.membership.join(lambda other: None)
@@ -94,6 +94,13 @@ class Leader:
 
     async def append(self, partition: Partition, wire: bytes) -> AppendResult:
         return await asyncio.wait_for(self.send(partition, wire), 20)
+
+
+async def stop_beating(membership: Membership) -> None:
+    """As if the process stood still: it has its sessions and shows no life."""
+    assert membership._task is not None
+    membership._task.cancel()
+    await asyncio.wait([membership._task])
 
 
 @contextlib.asynccontextmanager

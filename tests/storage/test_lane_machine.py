@@ -23,7 +23,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
-from tests.storage.leader import Leader
+from tests.storage.leader import Leader, stop_beating
 from tests.wire_batches import batch, values
 
 from pg_kafka.coordinator.group_steps import Record
@@ -112,8 +112,8 @@ class LaneMachine(RuleBasedStateMachine):
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(asyncio.wait_for(work, 60))
 
-    async def started(self) -> Leader:
-        leader = Leader(self.dsn, checkpoint_bytes=400)
+    async def started(self, **settings: int) -> Leader:
+        leader = Leader(self.dsn, checkpoint_bytes=400, **settings)
         await leader.start()
         return leader
 
@@ -417,17 +417,12 @@ class LaneMachine(RuleBasedStateMachine):
 
         async def replace() -> None:
             old = self.leader
-            old.membership._task.cancel()  # type: ignore[union-attr]
+            await stop_beating(old.membership)
             try:
                 self.silent_partition = await old.partition(old.topics.by_id[self.topic_id], 0)
             except StorageError:
                 self.silent_partition = None
-            connection = await asyncpg.connect(self.dsn)
-            await connection.execute(
-                "UPDATE kafka.brokers SET seen_at = seen_at - interval '1 h' WHERE status = 'live'"
-            )
-            await connection.close()
-            self.leader = await self.started()
+            self.leader = await self.started(heartbeat_ms=100, eviction_ms=500)
             self.silent = old
 
         self.run(replace())

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 
 import asyncpg
 import pytest
-from tests.storage.leader import leading
+from tests.storage.leader import leading, stop_beating
 from tests.wire_batches import batch, values
 
-from pg_kafka.cluster.membership import History, Membership
+from pg_kafka.cluster.membership import History, Incarnation, Membership
 from pg_kafka.errors import StorageError
 from pg_kafka.storage.migrate import migrate
 from pg_kafka.storage.sessions import Fenced, Identity, WentBack
@@ -24,22 +24,57 @@ async def sql(pg_dsn: str) -> AsyncIterator[asyncpg.Connection]:
     await connection.close()
 
 
-def member(dsn: str, history: History, ends: list[str]) -> Membership:
+def member(
+    dsn: str, history: History, ends: list[str], *, heartbeat_ms: int = 60_000, eviction_ms: int = 6000
+) -> Membership:
     return Membership(
-        dsn, host="h", port=1, version="t", heartbeat_ms=60_000, eviction_ms=6000, on_end=ends.append, history=history
+        dsn,
+        host="h",
+        port=1,
+        version="t",
+        heartbeat_ms=heartbeat_ms,
+        eviction_ms=eviction_ms,
+        on_end=ends.append,
+        history=history,
     )
 
 
-async def joined(dsn: str, history: History, ends: list[str]) -> Membership:
-    """A member whose first heartbeat is over, and the next one far away."""
-    membership = member(dsn, history, ends)
+async def beaten(history: History, more: int = 1) -> None:
+    """Wait for so many heartbeats."""
+    wanted = history.beats + more
+    async with asyncio.timeout(20):
+        while history.beats < wanted:  # noqa: ASYNC110 - nothing tells of a heartbeat
+            await asyncio.sleep(0.01)
+
+
+async def joined(dsn: str, history: History, ends: list[str], **times: int) -> Membership:
+    """A member whose first heartbeat is over, and the next one far away unless `times` say otherwise."""
+    membership = member(dsn, history, ends, **times)
     await membership.join(lambda other: None)
-    before = history.seen_at
-    for _ in range(500):  # nothing tells of a heartbeat
-        if history.seen_at != before:
-            return membership
-        await asyncio.sleep(0.01)
-    raise AssertionError("no heartbeat")
+    await beaten(history, 1 - history.beats)
+    return membership
+
+
+class Waiting:
+    """A member that waits for another one's end."""
+
+    def __init__(self, dsn: str, history: History | None = None, **times: int) -> None:
+        self.history = history or History()
+        self.ends: list[str] = []
+        self.member = member(dsn, self.history, self.ends, **times)
+        self.waits = asyncio.Event()
+        self.joining = asyncio.create_task(self.member.join(lambda other: self.waits.set()))
+
+    async def begun(self) -> "Waiting":
+        await asyncio.wait_for(self.waits.wait(), 20)
+        return self
+
+    async def took_over(self) -> Incarnation:
+        return await asyncio.wait_for(self.joining, 20)
+
+    async def end(self) -> None:
+        self.joining.cancel()
+        await asyncio.wait([self.joining])
 
 
 @pytest.mark.parametrize("loss", ["a heartbeat", "the incarnation"])
@@ -51,7 +86,7 @@ async def test_lost_heartbeat_ends_the_incarnation_and_epochs_jump(
     assert first.incarnation is not None
     ids = await sql.fetchval("SELECT nextval('kafka.producer_ids')")
     if loss == "a heartbeat":
-        await sql.execute("UPDATE kafka.brokers SET seen_at = seen_at - interval '1 ms'")
+        await sql.execute("UPDATE kafka.brokers SET beats = beats - 1")
     else:
         await sql.execute("DELETE FROM kafka.brokers")
     with pytest.raises(WentBack):
@@ -72,7 +107,7 @@ async def test_lost_heartbeat_ends_the_incarnation_and_epochs_jump(
 @pytest.mark.parametrize(
     "loss",
     [
-        "UPDATE kafka.brokers SET seen_at = seen_at - interval '1 hour'",
+        "UPDATE kafka.brokers SET beats = 0",
         "DELETE FROM kafka.brokers",
         "DROP SCHEMA kafka CASCADE",
         "DROP TABLE kafka.brokers CASCADE",
@@ -92,6 +127,7 @@ async def test_heartbeat_notices_that_the_one_before_is_gone(pg_dsn: str, sql: a
         history=history,
     )
     await first.join(lambda other: None)
+    await beaten(history)
     await sql.execute("SET client_min_messages = error")
     await sql.execute(loss)
     await asyncio.wait_for(ended.wait(), 20)
@@ -140,10 +176,130 @@ async def test_backend_that_holds_its_lock_is_ended_and_no_other(pg_dsn: str, sq
     first = await joined(pg_dsn, history, ends)
     writer = await first.open_writer("lane 0")
     first.abandon()
-    await sql.execute("UPDATE kafka.brokers SET seen_at = seen_at - interval '1 h'")
-    async with asyncio.timeout(5):
-        second = await joined(pg_dsn, History(), [])
-        with pytest.raises((OSError, asyncpg.PostgresError, asyncpg.InterfaceError)):
-            await writer.connection.execute("SELECT 1")
-    await second.leave()
+    second = Waiting(pg_dsn, eviction_ms=300)
+    await second.took_over()
+    with pytest.raises((OSError, asyncpg.PostgresError, asyncpg.InterfaceError)):
+        await writer.connection.execute("SELECT 1")
+    await second.member.leave()
     writer.drop()
+
+
+# -- clocks and those who wait -------------------------------------------------------------------------------------------
+
+SHIFTED_CLOCK = """
+    CREATE FUNCTION public.shift() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN NEW.seen_at := clock_timestamp() + interval '{shift}'; RETURN NEW; END $$;
+    CREATE TRIGGER shift BEFORE UPDATE ON kafka.brokers FOR EACH ROW EXECUTE FUNCTION public.shift();
+"""
+
+
+@pytest.mark.parametrize("shift", ["-1 h", "-10 s"])
+async def test_clock_of_the_server_that_jumps_ahead_evicts_nobody(
+    pg_dsn: str, sql: asyncpg.Connection, shift: str
+) -> None:
+    """Heartbeats are written by the clock before its step, and looked at by that after it."""
+    await sql.execute(SHIFTED_CLOCK.format(shift=shift))
+    history, ends = History(), list[str]()
+    first = await joined(pg_dsn, history, ends, heartbeat_ms=50)
+    second = await Waiting(pg_dsn, eviction_ms=1000).begun()
+    await beaten(history, 60)
+    assert not second.joining.done()
+    assert ends == []
+    await second.end()
+    await first.leave()
+
+
+async def test_frozen_leader_is_replaced_though_the_clock_went_back(pg_dsn: str, sql: asyncpg.Connection) -> None:
+    first = await joined(pg_dsn, History(), [])
+    await stop_beating(first)
+    await sql.execute("UPDATE kafka.brokers SET seen_at = seen_at + interval '1 h'")
+    second = Waiting(pg_dsn, eviction_ms=300)
+    incarnation = await second.took_over()
+    assert first.incarnation is not None
+    assert incarnation.epoch == first.incarnation.epoch + 1
+    await second.member.leave()
+    first.abandon()
+
+
+async def test_clock_that_goes_back_is_no_database_that_went_back(pg_dsn: str, sql: asyncpg.Connection) -> None:
+    """Those who wait, sessions that are opened, and heartbeats compare what the clock does not touch."""
+    history, ends = History(), list[str]()
+    first = await joined(pg_dsn, history, ends, heartbeat_ms=50)
+    second = await Waiting(pg_dsn).begun()
+    await sql.execute(SHIFTED_CLOCK.format(shift="1 h"))
+    await beaten(history, 20)
+    await beaten(second.history)
+    await sql.execute("DROP TRIGGER shift ON kafka.brokers")
+    await beaten(history, 20)
+    await beaten(second.history)
+    for _ in range(5):
+        (await first.open_writer("lane 0")).drop()
+    assert ends == []
+    await first.leave()
+    assert first.incarnation is not None
+    assert (await second.took_over()).epoch == first.incarnation.epoch + 1
+    await second.member.leave()
+
+
+async def test_session_opened_beside_a_heartbeat_whose_answer_is_under_way(
+    pg_dsn: str, sql: asyncpg.Connection
+) -> None:
+    """It may find more heartbeats than are known, or as many, and the time of the newer one may be the earlier one."""
+    history, ends = History(), list[str]()
+    first = await joined(pg_dsn, history, ends)
+    await sql.execute("UPDATE kafka.brokers SET beats = beats + 1, seen_at = seen_at - interval '1 h'")
+    (await first.open_writer("lane 0")).drop()
+    history.beat(1, history.beats + 1)
+    (await first.open_writer("lane 0")).drop()
+    assert ends == []
+    await first.leave()
+
+
+async def test_leader_of_schema_3_lives_as_long_as_its_time_changes(pg_dsn: str, sql: asyncpg.Connection) -> None:
+    """It does not count. A process that has ended leaves a row that looks live and a number that never was."""
+    first = await joined(pg_dsn, History(), [])
+    await stop_beating(first)
+    await sql.execute("UPDATE kafka.brokers SET beats = 0")
+    second = await Waiting(pg_dsn, eviction_ms=500).begun()
+    for _ in range(60):
+        await sql.execute("UPDATE kafka.brokers SET seen_at = clock_timestamp()")
+        await asyncio.sleep(0.05)
+    assert not second.joining.done()
+    first.abandon()
+    assert first.incarnation is not None
+    assert (await second.took_over()).epoch == first.incarnation.epoch + 1
+    await second.member.leave()
+
+
+async def test_two_that_wait_never_lead_both(pg_dsn: str, sql: asyncpg.Connection) -> None:
+    """Both find the leader dead; the second one to get its turn finds another one that lives."""
+    first = await joined(pg_dsn, History(), [])
+    await stop_beating(first)
+    others = [await Waiting(pg_dsn, eviction_ms=500, heartbeat_ms=50).begun() for _ in range(2)]
+    gate = await asyncpg.connect(pg_dsn)
+    async with gate.transaction():
+        await gate.execute("SELECT FROM kafka.cluster FOR UPDATE")
+        async with asyncio.timeout(20):
+            while await sql.fetchval("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'") < 2:  # noqa: ASYNC110 - PostgreSQL tells nobody that a session waits
+                await asyncio.sleep(0.01)
+    await gate.close()
+    await asyncio.wait([other.joining for other in others], timeout=20, return_when=asyncio.FIRST_COMPLETED)
+    winner, loser = sorted(others, key=lambda other: not other.joining.done())
+    await beaten(winner.history, 20)
+    assert await sql.fetchval("SELECT count(*) FROM kafka.brokers WHERE status = 'live'") == 1
+    assert not loser.joining.done()
+    await winner.member.leave()
+    await loser.took_over()
+    await loser.member.leave()
+    first.abandon()
+
+
+async def test_who_has_just_begun_to_wait_gives_the_leader_its_whole_time(pg_dsn: str, sql: asyncpg.Connection) -> None:
+    history = History()
+    first = await joined(pg_dsn, history, [])
+    await sql.execute("UPDATE kafka.brokers SET seen_at = seen_at - interval '1 day'")
+    second = await Waiting(pg_dsn, eviction_ms=60_000).begun()
+    await beaten(second.history, 0)
+    assert not second.joining.done()
+    await second.end()
+    await first.leave()

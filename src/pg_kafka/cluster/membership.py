@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 
 import asyncpg
 
+from pg_kafka.cluster.silence import Silence
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import queries
 from pg_kafka.storage.sessions import (
@@ -41,6 +42,8 @@ log = logging.getLogger("pg_kafka.membership")
 
 TAKE_OVER_TIMEOUT_S = 10.0
 LOCK_TIMEOUT_S = 5.0
+# How often a broker that waits looks at the one that leads.
+LOOK_S = 0.25
 HISTORY_EPOCHS = 1000
 
 
@@ -69,7 +72,7 @@ class History:
         self._system_identifier = ""
         self._timeline = ""
         self._incarnation = 0
-        self.seen_at: datetime | None = None
+        self.beats = 0
         self.went_back = False
 
     def led(self, identity: Identity) -> None:
@@ -77,9 +80,9 @@ class History:
         self._system_identifier, self._timeline = identity.system_identifier, identity.timeline
         self.went_back = False
 
-    def beat(self, incarnation: int, seen_at: datetime) -> None:
-        """A heartbeat that is committed."""
-        self._incarnation, self.seen_at = incarnation, seen_at
+    def beat(self, incarnation: int, beats: int) -> None:
+        """So many heartbeats of an incarnation are committed."""
+        self._incarnation, self.beats = incarnation, beats
 
     def refuse_older(self, identity: Identity) -> None:
         """Raises StorageError when the server is on a timeline that its successor has left behind."""
@@ -91,11 +94,16 @@ class History:
 
     async def look_back(self, connection: asyncpg.Connection) -> None:
         """Find out whether the last heartbeat is still there."""
-        if self.seen_at is not None and not self.went_back:
+        if self._incarnation and not self.went_back:
             row = await connection.fetchrow(
                 SESSION_SQL["incarnation_status"], self._incarnation, timeout=LOCK_TIMEOUT_S
             )
-            self.went_back = row is None or row["seen_at"] < self.seen_at
+            self.went_back = row is None or row["beats"] < self.beats
+
+
+def _sign(broker: asyncpg.Record) -> tuple[object, ...]:
+    """What a broker changes with each heartbeat. One of schema version 3 does not count, but its time changes."""
+    return broker["beats"], broker["seen_at"]
 
 
 class Membership:
@@ -129,67 +137,64 @@ class Membership:
 
     async def join(self, on_wait: Callable[[str], None]) -> Incarnation:
         """Become the broker of this database, waiting while another lives. Raises StorageError."""
+        silence = Silence()
         told = False
-        while True:
+        while self.incarnation is None:
+            # Who has waited takes over with a new session: what this one knows of the server may be old by then.
             session = await connect(self._dsn, "heartbeat")
             try:
                 self._history.refuse_older(session.identity)
-                await self._history.look_back(session.connection)
-                others = await session.connection.fetch(SQL["live_brokers"], timeout=LOCK_TIMEOUT_S)
-                dead = True
-                for other in others:
-                    self._history.beat(other["incarnation"], other["seen_at"])
-                    async with asyncio.timeout(TAKE_OVER_TIMEOUT_S):
-                        is_dead = await self._is_dead(session, other)
-                    if not is_dead:
-                        dead = False
-                        if not told:
-                            told = True
-                            on_wait(f"{other['host']}:{other['port']}")
+                has_waited = False
+                while True:
+                    await self._history.look_back(session.connection)
+                    dead, leader = await self._look(session.connection, silence)
+                    if leader is None:
                         break
-                if dead:
-                    self.incarnation = await self._take_over(session, others)
-                    await session.connection.execute(
-                        SESSION_SQL["lock_exclusive"], self.incarnation.heartbeat_lock_id, timeout=LOCK_TIMEOUT_S
-                    )
-                    session.lock_id = self.incarnation.heartbeat_lock_id
-                    self._history.led(session.identity)
-                    break
+                    has_waited = True
+                    if not told:
+                        told = True
+                        on_wait(f"{leader['host']}:{leader['port']}")
+                    await asyncio.sleep(LOOK_S)
+                if not has_waited:
+                    self.incarnation = await self._take_over(session, dead)
             except BaseException as error:
                 session.drop()
                 if isinstance(error, (*CONNECTION_ERRORS, asyncpg.PostgresError)):
                     raise unavailable(f"cannot join the cluster: {describe(error)}") from error
                 raise
-            session.drop()
+            if self.incarnation is None:
+                session.drop()
+        self._history.led(session.identity)
         self._session = session
         self._task = supervised(self._beat(), "heartbeat", self.end)
         return self.incarnation
 
-    async def _is_dead(self, session: Session, other: asyncpg.Record) -> bool:
-        """Wait up to a second for the other's heartbeat session to end, then judge by its silence and its locks."""
-        connection = session.connection
-        try:
-            async with connection.transaction():
-                await connection.execute("SET LOCAL lock_timeout = '1s'")
-                await connection.execute(SQL["lock_exclusive_in_transaction"], other["heartbeat_lock_id"])
-            gone = True
-        except asyncpg.LockNotAvailableError:
-            gone = False
-        now = {row["incarnation"]: row for row in await connection.fetch(SQL["live_brokers"])}
-        current = now.get(other["incarnation"])
-        if current is None:
-            return True
-        if current["silent_s"] > self._eviction_s:
-            return True
-        if gone:
-            holders = await connection.fetch(SQL["lock_holders"], other["lock_id"])
-            if not holders:
-                return True
-            await asyncio.sleep(0.1)  # its sessions still live: it may only have lost its heartbeat session
-        return False
+    async def _look(
+        self, connection: asyncpg.Connection, silence: Silence
+    ) -> tuple[list[asyncpg.Record], asyncpg.Record | None]:
+        """The brokers that are dead, and one that lives.
 
-    async def _take_over(self, session: Session, others: list[asyncpg.Record]) -> Incarnation:
-        """Fence the dead and join, in one transaction.
+        Dead is who has been silent for too long, and who has no session any more.
+        """
+        asked_at = time.monotonic()
+        brokers = await connection.fetch(SQL["live_brokers"], timeout=LOCK_TIMEOUT_S)
+        answered_at = time.monotonic()
+        silence.forget_others({broker["incarnation"] for broker in brokers})
+        dead = []
+        for broker in brokers:
+            self._history.beat(broker["incarnation"], broker["beats"])
+            silent_s = silence.look(broker["incarnation"], _sign(broker), asked_at, answered_at)
+            if silent_s <= self._eviction_s and not (
+                broker["is_heartbeat_gone"]
+                # Else it may only have lost its heartbeat session.
+                and not await connection.fetch(SQL["lock_holders"], broker["lock_id"], timeout=LOCK_TIMEOUT_S)
+            ):
+                return dead, broker
+            dead.append(broker)
+        return dead, None
+
+    async def _take_over(self, session: Session, dead: list[asyncpg.Record]) -> Incarnation | None:
+        """Fence the dead and join, in one transaction; None when one of them has shown life, or another broker was faster.
 
         Locks, in this order: the row of kafka.cluster, the rows of the fenced, their advisory locks in exclusive mode.
         What is read after its commit is what the fenced left; the commit is also synchronous replication's barrier.
@@ -198,7 +203,12 @@ class Membership:
         async with asyncio.timeout(TAKE_OVER_TIMEOUT_S):
             await connection.execute("BEGIN")
             cluster = await only_row(connection, SQL["cluster_row"])
-            for other in others:
+            signs = {row["incarnation"]: _sign(row) for row in await connection.fetch(SQL["signs_of_life"])}
+            known = {other["incarnation"]: _sign(other) for other in dead}
+            if any(known.get(incarnation) != sign for incarnation, sign in signs.items()):
+                await connection.execute("ROLLBACK")
+                return None
+            for other in dead:
                 await connection.execute(SQL["fence"], other["incarnation"])
                 await self._evict(connection, other["lock_id"])
                 log.warning("fenced a dead broker", extra={"incarnation": other["incarnation"], "host": other["host"]})
@@ -216,11 +226,14 @@ class Membership:
             )
             row = await only_row(connection, SQL["join"], epoch, self._host, self._port, self._version)
             await connection.execute(SQL["forget_old_incarnations"])
+            # Before others see the row: one that lives without this lock looks as if its process had ended.
+            await connection.execute(SESSION_SQL["lock_exclusive"], row["heartbeat_lock_id"])
+            session.lock_id = row["heartbeat_lock_id"]
         session.commit_in_doubt = False  # a warning about a backend that was gone already is none about this
         await connection.execute("COMMIT")  # without a deadline: its outcome must be known
         if session.commit_in_doubt:
             raise unavailable("the wait for a synchronous standby was cancelled")
-        self._history.beat(row["incarnation"], row["seen_at"])
+        self._history.beat(row["incarnation"], row["beats"])
         return Incarnation(
             row["incarnation"],
             row["node_id"],
@@ -251,11 +264,9 @@ class Membership:
         """A session that may write for this incarnation. Raises Fenced, StorageError."""
         incarnation = self.incarnation
         assert incarnation is not None
-        seen_at = self._history.seen_at
+        beats = self._history.beats  # before the row is read, so never more than it has to have
         try:
-            session = await connect_writer(
-                self._dsn, kind, incarnation.id, incarnation.lock_id, LOCK_TIMEOUT_S, seen_at
-            )
+            session = await connect_writer(self._dsn, kind, incarnation.id, incarnation.lock_id, LOCK_TIMEOUT_S, beats)
         except WentBack as error:
             self.end(str(error), went_back=True)
             raise
@@ -297,15 +308,15 @@ class Membership:
                 if self._session is None or self._session.is_closed:
                     async with asyncio.timeout(TAKE_OVER_TIMEOUT_S):
                         self._session = await self._reopen(incarnation)
-                connection, seen_at = self._session.connection, self._history.seen_at
-                row = await connection.fetchrow(SQL["heartbeat"], incarnation.id, seen_at, timeout=self._eviction_s)
+                connection, beats = self._session.connection, self._history.beats
+                row = await connection.fetchrow(SQL["heartbeat"], incarnation.id, beats, timeout=self._eviction_s)
                 if row is None:
                     row = await connection.fetchrow(
                         SESSION_SQL["incarnation_status"], incarnation.id, timeout=self._eviction_s
                     )
-                    check_live(row, incarnation.id, seen_at)
+                    check_live(row, incarnation.id, beats)
                     raise Fenced(f"incarnation {incarnation.id} was fenced")
-                self._history.beat(incarnation.id, row["seen_at"])
+                self._history.beat(incarnation.id, row["beats"])
             except Fenced as error:
                 self.end(str(error), went_back=isinstance(error, WentBack))
                 return
@@ -325,7 +336,7 @@ class Membership:
         try:
             self.check_identity(session.identity)
             row = await session.connection.fetchrow(SESSION_SQL["incarnation_status"], incarnation.id)
-            check_live(row, incarnation.id, self._history.seen_at)
+            check_live(row, incarnation.id, self._history.beats)
             if self._lost is not None:
                 # The server may not know yet that the connection of the one before is gone.
                 await session.connection.execute(

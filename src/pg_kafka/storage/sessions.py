@@ -244,11 +244,11 @@ async def only_row(connection: asyncpg.Connection, statement: str, *arguments: o
 
 
 async def connect_writer(
-    dsn: str, kind: str, incarnation: int, incarnation_lock: int, lock_timeout_s: float, seen_at: datetime | None = None
+    dsn: str, kind: str, incarnation: int, incarnation_lock: int, lock_timeout_s: float, beats: int = 0
 ) -> Session:
     """Open a session that may write for an incarnation. Raises Fenced when the incarnation is no longer live.
 
-    `seen_at` is the last heartbeat that is known to be committed; without it in the database: WentBack.
+    `beats` is the number of heartbeats that were known to be committed before; with fewer in the database: WentBack.
     """
     session = await connect(dsn, kind)
     try:
@@ -256,7 +256,7 @@ async def connect_writer(
             await session.connection.execute(SQL["lock_shared"], incarnation_lock)
             session.lock_id = await session.connection.fetchval(SQL["next_lock_id"])
             await session.connection.execute(SQL["lock_exclusive"], session.lock_id)
-            check_live(await session.connection.fetchrow(SQL["incarnation_status"], incarnation), incarnation, seen_at)
+            check_live(await session.connection.fetchrow(SQL["incarnation_status"], incarnation), incarnation, beats)
     except BaseException as error:
         session.drop()
         if isinstance(error, (*CONNECTION_ERRORS, asyncpg.PostgresError)):
@@ -265,12 +265,16 @@ async def connect_writer(
     return session
 
 
-def check_live(row: asyncpg.Record | None, incarnation: int, seen_at: datetime | None) -> None:
-    """Look at an incarnation's row. Raises Fenced, WentBack."""
-    if seen_at is not None and (row is None or row["seen_at"] < seen_at):
-        raise WentBack(f"the database went back in time: incarnation {incarnation} was seen at {seen_at}")
-    if row is None or row["status"] != "live":
-        raise Fenced(f"incarnation {incarnation} is {row['status'] if row else 'gone'}")
+def check_live(row: asyncpg.Record | None, incarnation: int, beats: int) -> None:
+    """Look at an incarnation's row, which has had so many heartbeats when the row is read. Raises Fenced, WentBack.
+
+    Heartbeats beside this are no matter: their number only grows.
+    """
+    if row is None or row["beats"] < beats:
+        has = "is not there" if row is None else f"has {row['beats']} heartbeats and had {beats}"
+        raise WentBack(f"the database went back in time: incarnation {incarnation} {has}")
+    if row["status"] != "live":
+        raise Fenced(f"incarnation {incarnation} is {row['status']}")
 
 
 def is_data_error(error: BaseException) -> bool:

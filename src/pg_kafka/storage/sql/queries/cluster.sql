@@ -1,9 +1,14 @@
 -- Membership and take-over.
 
 -- name: live_brokers
-SELECT incarnation, node_id, lock_id, heartbeat_lock_id, host, port, seen_at,
-       extract(epoch FROM clock_timestamp() - seen_at)::float8 AS silent_s
+-- The lock of a heartbeat session that has ended is free. To find out takes it until the end of this statement, and waits for nobody.
+SELECT incarnation, node_id, lock_id, heartbeat_lock_id, host, port, beats, seen_at,
+       pg_catalog.pg_try_advisory_xact_lock(1885825894, heartbeat_lock_id) AS is_heartbeat_gone
 FROM kafka.brokers WHERE status = 'live' ORDER BY incarnation;
+
+-- name: signs_of_life
+-- What a heartbeat changes. A program of schema version 3 writes the time alone.
+SELECT incarnation, beats, seen_at FROM kafka.brokers WHERE status = 'live';
 
 -- name: lock_holders
 -- Backends that hold the lock of an incarnation.
@@ -31,7 +36,7 @@ INSERT INTO kafka.brokers (node_id, status, epoch, lock_id, heartbeat_lock_id, h
 SELECT (SELECT min(n) FROM generate_series(1, (SELECT count(*) + 1 FROM kafka.brokers WHERE status = 'live')) n
         WHERE n NOT IN (SELECT node_id FROM kafka.brokers WHERE status = 'live')),
        'live', $1, nextval('kafka.lock_ids')::integer, nextval('kafka.lock_ids')::integer, $2, $3, $4
-RETURNING incarnation, node_id, lock_id, heartbeat_lock_id, seen_at;
+RETURNING incarnation, node_id, lock_id, heartbeat_lock_id, beats;
 
 -- name: forget_old_incarnations
 -- Keep a bounded history of ended incarnations.
@@ -40,8 +45,8 @@ AND incarnation < (SELECT coalesce(max(incarnation), 0) - 1000 FROM kafka.broker
 
 -- name: heartbeat
 -- No row when the incarnation is over, or when its last heartbeat ($2) is not there: then something older has been restored.
-UPDATE kafka.brokers SET seen_at = clock_timestamp() WHERE incarnation = $1 AND status = 'live' AND seen_at >= $2
-RETURNING seen_at;
+UPDATE kafka.brokers SET beats = beats + 1, seen_at = clock_timestamp() WHERE incarnation = $1 AND status = 'live' AND beats >= $2
+RETURNING beats;
 
 -- name: barrier
 -- A write that changes nothing: when its commit returns clean, all before it has reached a synchronous standby.

@@ -37,7 +37,7 @@ SELECT pg_catalog.pg_advisory_unlock(1885825894, $1);
 SELECT pg_catalog.pg_try_advisory_lock(1885825894, $1);
 
 -- name: incarnation_status
-SELECT status, seen_at FROM kafka.brokers WHERE incarnation = $1;
+SELECT status, beats FROM kafka.brokers WHERE incarnation = $1;
 
 -- name: terminate_holder
 -- End the backend $2 if it still holds the lock $1: its number may be another backend's by now.

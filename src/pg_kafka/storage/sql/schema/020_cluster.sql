@@ -29,11 +29,13 @@ CREATE TABLE kafka.brokers (
     version            text    NOT NULL,
     started_at         timestamptz NOT NULL DEFAULT clock_timestamp(),
     seen_at            timestamptz NOT NULL DEFAULT clock_timestamp(),
-    ended_at           timestamptz
+    ended_at           timestamptz,
+    beats              bigint  NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
 CREATE UNIQUE INDEX brokers_live_node ON kafka.brokers (node_id) WHERE status = 'live';
 COMMENT ON TABLE kafka.brokers IS 'Incarnations of brokers, one row for each start; a row that is not live is never revived.';
-COMMENT ON COLUMN kafka.brokers.seen_at IS 'Heartbeat by the server''s clock; 6 s without one allow eviction.';
+COMMENT ON COLUMN kafka.brokers.seen_at IS 'Time of the last heartbeat by the server''s clock, for people; nothing is decided by it.';
+COMMENT ON COLUMN kafka.brokers.beats IS 'Number of heartbeats. A broker that waits and has seen no change for pg_kafka.eviction_ms may take over.';
 
 CREATE TABLE kafka.topics (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
