@@ -31,7 +31,8 @@ from pg_kafka.broker.groups import GroupCoordinator
 from pg_kafka.broker.server import Server
 from pg_kafka.broker.transaction_requests import OperatorRequests
 from pg_kafka.broker.transactions import TransactionCoordinator
-from pg_kafka.cluster.membership import History, Incarnation, Membership
+from pg_kafka.cluster.incarnation import History, Incarnation
+from pg_kafka.cluster.membership import Membership
 from pg_kafka.config import SETTINGS, Address, Config, with_database_settings
 from pg_kafka.embedded import Postgres
 from pg_kafka.embedded.given import GivenPostgres

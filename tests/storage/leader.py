@@ -97,10 +97,15 @@ class Leader:
 
 
 async def stop_beating(membership: Membership) -> None:
-    """As if the process stood still: it has its sessions and shows no life."""
-    assert membership._task is not None
-    membership._task.cancel()
-    await asyncio.wait([membership._task])
+    """As if the event loop hung: the broker has its sessions and shows no life."""
+    heartbeat = membership._heartbeat
+    assert heartbeat is not None
+    heartbeat._turned_at = float("-inf")
+    heartbeat._turned = lambda: None  # type: ignore[method-assign]
+    async with asyncio.timeout(20):
+        # A heartbeat may be under way, or the next one far away.
+        while not heartbeat.is_silent and heartbeat._heartbeat_s < 10:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 @contextlib.asynccontextmanager

@@ -7,6 +7,7 @@ import pytest
 from tests.storage.leader import Leader, leading
 from tests.wire_batches import batch, records, values
 
+from pg_kafka.cluster import heartbeat
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import log as log_module
 from pg_kafka.storage.disk import NEARLY_FULL, DiskWatch
@@ -177,7 +178,10 @@ async def test_task_that_fails_by_surprise_ends_the_incarnation(
     async with leading(pg_dsn) as leader:
         partition = await leader.partition(await leader.topic("t"))
         if task == "heartbeat":
-            monkeypatch.setattr(leader.membership._history, "beat", surprise)
+            monkeypatch.setattr(heartbeat, "check_live", surprise)
+            connection = await asyncpg.connect(pg_dsn)
+            await connection.execute("UPDATE kafka.brokers SET status = 'stopped'")
+            await connection.close()
         else:
             monkeypatch.setattr(leader.log._lanes[0], "_serve", surprise)
             monkeypatch.setattr(leader.log._lanes[0], "_recover", surprise)

@@ -1,7 +1,9 @@
 """A database that went back in time ends the incarnation; the next one has epochs and producer ids that nobody knows."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -10,10 +12,12 @@ import pytest
 from tests.storage.leader import leading, stop_beating
 from tests.wire_batches import batch, values
 
-from pg_kafka.cluster.membership import History, Incarnation, Membership
+from pg_kafka.cluster import heartbeat
+from pg_kafka.cluster.incarnation import History, Incarnation
+from pg_kafka.cluster.membership import Membership
 from pg_kafka.errors import StorageError
 from pg_kafka.storage.migrate import migrate
-from pg_kafka.storage.sessions import Fenced, Identity, WentBack
+from pg_kafka.storage.sessions import CONNECTION_ERRORS, Fenced, Identity, WentBack
 
 
 @pytest.fixture
@@ -178,7 +182,7 @@ async def test_backend_that_holds_its_lock_is_ended_and_no_other(pg_dsn: str, sq
     first.abandon()
     second = Waiting(pg_dsn, eviction_ms=300)
     await second.took_over()
-    with pytest.raises((OSError, asyncpg.PostgresError, asyncpg.InterfaceError)):
+    with pytest.raises((*CONNECTION_ERRORS, asyncpg.PostgresError)):
         await writer.connection.execute("SELECT 1")
     await second.member.leave()
     writer.drop()
@@ -303,3 +307,90 @@ async def test_who_has_just_begun_to_wait_gives_the_leader_its_whole_time(pg_dsn
     assert not second.joining.done()
     await second.end()
     await first.leave()
+
+
+# -- the heartbeat's thread ----------------------------------------------------------------------------------------------
+
+
+class WaitingElsewhere:
+    """A member that waits in a thread and a loop of its own, so that this loop may be blocked meanwhile."""
+
+    def __init__(self, dsn: str, *, eviction_ms: int) -> None:
+        self._dsn, self._eviction_ms = dsn, eviction_ms
+        self.waits = threading.Event()
+
+    def take_over(self, patience_s: float) -> Incarnation | None:
+        """Wait so long for a take-over; None when there is none."""
+
+        async def wait() -> Incarnation | None:
+            membership = member(self._dsn, History(), [], eviction_ms=self._eviction_ms)
+            try:
+                return await asyncio.wait_for(membership.join(lambda other: self.waits.set()), patience_s)
+            except TimeoutError:
+                return None
+            finally:
+                await membership.leave()
+
+        return asyncio.run(wait())
+
+
+async def test_blocked_event_loop_does_not_cost_the_leadership(pg_dsn: str, sql: asyncpg.Connection) -> None:
+    ends: list[str] = []
+    first = await joined(pg_dsn, History(), ends, heartbeat_ms=100)
+    second = WaitingElsewhere(pg_dsn, eviction_ms=1000)
+    with ThreadPoolExecutor(1) as pool:
+        outcome = pool.submit(second.take_over, 4)
+        assert outcome.result(20) is None
+    assert second.waits.is_set()
+    (await first.open_writer("lane 0")).drop()
+    assert ends == []
+    await first.leave()
+
+
+async def test_event_loop_that_hangs_loses_its_leadership(
+    pg_dsn: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(heartbeat, "HANG_S", 0.5)
+    ended = asyncio.Event()
+    first = Membership(
+        pg_dsn,
+        host="h",
+        port=1,
+        version="t",
+        heartbeat_ms=100,
+        eviction_ms=1000,
+        on_end=lambda _reason: ended.set(),
+    )
+    await first.join(lambda other: None)
+    with ThreadPoolExecutor(1) as pool:
+        outcome = pool.submit(WaitingElsewhere(pg_dsn, eviction_ms=1000).take_over, 20)
+        incarnation = outcome.result(30)
+    assert incarnation is not None and first.incarnation is not None
+    assert incarnation.epoch == first.incarnation.epoch + 1
+    assert "the event loop hangs, so the broker shows no life" in [record.getMessage() for record in caplog.records]
+    await asyncio.wait_for(ended.wait(), 20)  # the loop turns again, and finds out
+    await first.leave()
+
+
+async def test_heartbeat_goes_on_in_a_new_session(pg_dsn: str, sql: asyncpg.Connection) -> None:
+    history, ends = History(), list[str]()
+    first = await joined(pg_dsn, history, ends, heartbeat_ms=50)
+    for _ in range(3):
+        assert await sql.fetchval(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'pg_kafka heartbeat'"
+            " AND datname = current_database()"
+        )
+        await beaten(history, 3)
+    assert ends == []
+    await first.leave()
+    assert await sql.fetchval("SELECT status FROM kafka.brokers") == "stopped"
+
+
+async def test_member_that_leaves_ends_its_thread(pg_dsn: str, sql: asyncpg.Connection) -> None:
+    first = await joined(pg_dsn, History(), [])
+    assert [thread.name for thread in threading.enumerate()].count("heartbeat") == 1
+    await first.leave()
+    assert "heartbeat" not in [thread.name for thread in threading.enumerate()]
+    assert (
+        await sql.fetchval("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pg_kafka heartbeat'") == 0
+    )

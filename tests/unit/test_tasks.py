@@ -42,7 +42,7 @@ async def test_end_in_order_is_told_to_nobody(is_cancelled: bool, caplog: pytest
 
 
 def started() -> set[str]:
-    """Names of the tasks that the package starts, numbers as N; "" for one without a name."""
+    """Names of the tasks and threads that the package starts, numbers as N; "" for one without a name."""
     found = set()
     for file in (ROOT / "src/pg_kafka").rglob("*.py"):
         if file.is_relative_to(ROOT / "src/pg_kafka/bench"):
@@ -53,7 +53,7 @@ def started() -> set[str]:
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             if name == "supervised":
                 found.add(_text(node.args[1]))
-            elif name == "create_task" and file.name != "tasks.py":
+            elif name == "Thread" or (name == "create_task" and file.name != "tasks.py"):
                 named = [keyword.value for keyword in node.keywords if keyword.arg == "name"]
                 found.add(_text(named[0]) if named else "")
     return found

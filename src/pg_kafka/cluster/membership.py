@@ -8,16 +8,15 @@ incarnation's own lock while its owner lives: a waiting exclusive request would 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import asyncpg
 
+from pg_kafka.cluster.heartbeat import Heartbeat
+from pg_kafka.cluster.incarnation import History, Incarnation
 from pg_kafka.cluster.silence import Silence
-from pg_kafka.errors import StorageError
 from pg_kafka.storage import queries
 from pg_kafka.storage.sessions import (
     CONNECTION_ERRORS,
@@ -25,7 +24,6 @@ from pg_kafka.storage.sessions import (
     Identity,
     Session,
     WentBack,
-    check_live,
     connect,
     connect_writer,
     describe,
@@ -35,7 +33,6 @@ from pg_kafka.storage.sessions import (
 from pg_kafka.storage.sessions import (
     SQL as SESSION_SQL,
 )
-from pg_kafka.tasks import supervised
 
 SQL = queries.load("cluster")
 log = logging.getLogger("pg_kafka.membership")
@@ -45,60 +42,6 @@ LOCK_TIMEOUT_S = 5.0
 # How often a broker that waits looks at the one that leads.
 LOOK_S = 0.25
 HISTORY_EPOCHS = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Incarnation:
-    """One life of a broker: what its sessions lock and what its leadership is called."""
-
-    id: int
-    node_id: int
-    epoch: int
-    lock_id: int
-    heartbeat_lock_id: int
-    cluster_id: str
-    system_identifier: str
-    timeline: str
-
-
-class History:
-    """What this process has seen of the database, over all its incarnations and while it waited.
-
-    Neither timeline nor system identifier tell of a backup that was put in the database's place and started as it is, but
-    it lacks a heartbeat that was committed. A lower timeline is an old primary that is not to be used any more.
-    """
-
-    def __init__(self) -> None:
-        self._system_identifier = ""
-        self._timeline = ""
-        self._incarnation = 0
-        self.beats = 0
-        self.went_back = False
-
-    def led(self, identity: Identity) -> None:
-        """A broker leads here, and clients know that by its epoch."""
-        self._system_identifier, self._timeline = identity.system_identifier, identity.timeline
-        self.went_back = False
-
-    def beat(self, incarnation: int, beats: int) -> None:
-        """So many heartbeats of an incarnation are committed."""
-        self._incarnation, self.beats = incarnation, beats
-
-    def refuse_older(self, identity: Identity) -> None:
-        """Raises StorageError when the server is on a timeline that its successor has left behind."""
-        if identity.system_identifier == self._system_identifier and identity.timeline < self._timeline:
-            raise unavailable(
-                f"the server is on timeline {identity.timeline}, this broker has seen {self._timeline}: an old primary? "
-                "If it is a restored backup, restart the broker"
-            )
-
-    async def look_back(self, connection: asyncpg.Connection) -> None:
-        """Find out whether the last heartbeat is still there."""
-        if self._incarnation and not self.went_back:
-            row = await connection.fetchrow(
-                SESSION_SQL["incarnation_status"], self._incarnation, timeout=LOCK_TIMEOUT_S
-            )
-            self.went_back = row is None or row["beats"] < self.beats
 
 
 def _sign(broker: asyncpg.Record) -> tuple[object, ...]:
@@ -130,9 +73,7 @@ class Membership:
         self._on_end = on_end
         self._history = history or History()
         self._ended = False
-        self._session: Session | None = None
-        self._lost: Session | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._heartbeat: Heartbeat | None = None
         self.incarnation: Incarnation | None = None
 
     async def join(self, on_wait: Callable[[str], None]) -> Incarnation:
@@ -156,17 +97,12 @@ class Membership:
                         on_wait(f"{leader['host']}:{leader['port']}")
                     await asyncio.sleep(LOOK_S)
                 if not has_waited:
-                    self.incarnation = await self._take_over(session, dead)
-            except BaseException as error:
-                session.drop()
-                if isinstance(error, (*CONNECTION_ERRORS, asyncpg.PostgresError)):
-                    raise unavailable(f"cannot join the cluster: {describe(error)}") from error
-                raise
-            if self.incarnation is None:
+                    self.incarnation = await self._lead(session, dead)
+            except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
+                raise unavailable(f"cannot join the cluster: {describe(error)}") from error
+            finally:
                 session.drop()
         self._history.led(session.identity)
-        self._session = session
-        self._task = supervised(self._beat(), "heartbeat", self.end)
         return self.incarnation
 
     async def _look(
@@ -193,7 +129,32 @@ class Membership:
             dead.append(broker)
         return dead, None
 
-    async def _take_over(self, session: Session, dead: list[asyncpg.Record]) -> Incarnation | None:
+    async def _lead(self, session: Session, dead: list[asyncpg.Record]) -> Incarnation | None:
+        """Take over and begin to show life; None when there is somebody to wait for again."""
+        heartbeat = Heartbeat(
+            self._dsn,
+            heartbeat_s=self._heartbeat_s,
+            eviction_s=self._eviction_s,
+            refuse_older=self._history.refuse_older,
+            on_beat=self._on_beat,
+            on_end=lambda reason, went_back: self.end(reason, went_back=went_back),
+        )
+        incarnation: Incarnation | None = None
+        try:
+            # Before others see the row: one that lives without this lock looks as if its process had ended.
+            heartbeat_lock_id = await heartbeat.claim()
+            incarnation = await self._take_over(session, dead, heartbeat_lock_id)
+        finally:
+            if incarnation is None:
+                await heartbeat.stop(say_goodbye=False)
+        if incarnation is not None:
+            self._heartbeat = heartbeat
+            heartbeat.begin(incarnation)
+        return incarnation
+
+    async def _take_over(
+        self, session: Session, dead: list[asyncpg.Record], heartbeat_lock_id: int
+    ) -> Incarnation | None:
         """Fence the dead and join, in one transaction; None when one of them has shown life, or another broker was faster.
 
         Locks, in this order: the row of kafka.cluster, the rows of the fenced, their advisory locks in exclusive mode.
@@ -224,11 +185,10 @@ class Membership:
             epoch = await connection.fetchval(
                 SQL["advance_epoch"], HISTORY_EPOCHS if changed else 1, where.system_identifier, where.timeline
             )
-            row = await only_row(connection, SQL["join"], epoch, self._host, self._port, self._version)
+            row = await only_row(
+                connection, SQL["join"], epoch, heartbeat_lock_id, self._host, self._port, self._version
+            )
             await connection.execute(SQL["forget_old_incarnations"])
-            # Before others see the row: one that lives without this lock looks as if its process had ended.
-            await connection.execute(SESSION_SQL["lock_exclusive"], row["heartbeat_lock_id"])
-            session.lock_id = row["heartbeat_lock_id"]
         session.commit_in_doubt = False  # a warning about a backend that was gone already is none about this
         await connection.execute("COMMIT")  # without a deadline: its outcome must be known
         if session.commit_in_doubt:
@@ -286,10 +246,11 @@ class Membership:
         if incarnation is None:
             return
         self._history.refuse_older(identity)
-        if (identity.system_identifier, identity.timeline) != (incarnation.system_identifier, incarnation.timeline):
-            reason = f"the server's history changed to {identity.system_identifier}/{identity.timeline}"
-            self.end(reason)
-            raise Fenced(reason)
+        try:
+            incarnation.check_identity(identity)
+        except Fenced as error:
+            self.end(str(error))
+            raise
 
     def end(self, reason: str, *, went_back: bool = False) -> None:
         """The incarnation is over. `went_back`: the database holds less than it did, so epochs and ids must jump."""
@@ -299,74 +260,17 @@ class Membership:
             log.warning("leadership ended", extra={"reason": reason})
             self._on_end(reason)
 
-    async def _beat(self) -> None:
-        """Show life each second; open the session again when it is lost."""
-        incarnation = self.incarnation
-        assert incarnation is not None
-        while not self._ended:
-            try:
-                if self._session is None or self._session.is_closed:
-                    async with asyncio.timeout(TAKE_OVER_TIMEOUT_S):
-                        self._session = await self._reopen(incarnation)
-                connection, beats = self._session.connection, self._history.beats
-                row = await connection.fetchrow(SQL["heartbeat"], incarnation.id, beats, timeout=self._eviction_s)
-                if row is None:
-                    row = await connection.fetchrow(
-                        SESSION_SQL["incarnation_status"], incarnation.id, timeout=self._eviction_s
-                    )
-                    check_live(row, incarnation.id, beats)
-                    raise Fenced(f"incarnation {incarnation.id} was fenced")
-                self._history.beat(incarnation.id, row["beats"])
-            except Fenced as error:
-                self.end(str(error), went_back=isinstance(error, WentBack))
-                return
-            except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as error:
-                # Somebody replaces what the log is kept in; what is there afterwards is not what we know.
-                self.end(describe(error), went_back=True)
-                return
-            except (*CONNECTION_ERRORS, asyncpg.PostgresError, StorageError) as error:
-                log.warning("heartbeat failed", extra={"error": describe(error)})
-                if self._session is not None:
-                    self._session.drop()
-                    self._lost, self._session = self._session, None
-            await asyncio.sleep(self._heartbeat_s)
-
-    async def _reopen(self, incarnation: Incarnation) -> Session:
-        session = await connect(self._dsn, "heartbeat")
-        try:
-            self.check_identity(session.identity)
-            row = await session.connection.fetchrow(SESSION_SQL["incarnation_status"], incarnation.id)
-            check_live(row, incarnation.id, self._history.beats)
-            if self._lost is not None:
-                # The server may not know yet that the connection of the one before is gone.
-                await session.connection.execute(
-                    SESSION_SQL["terminate_holder"], incarnation.heartbeat_lock_id, self._lost.identity.pid
-                )
-            await session.connection.execute(
-                SESSION_SQL["lock_exclusive"], incarnation.heartbeat_lock_id, timeout=LOCK_TIMEOUT_S
-            )
-        except BaseException:
-            session.drop()
-            raise
-        return session
+    def _on_beat(self, beats: int) -> None:
+        assert self.incarnation is not None
+        self._history.beat(self.incarnation.id, beats)
 
     async def leave(self) -> None:
         """Say goodbye, so that the next broker need not wait."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task], timeout=LOCK_TIMEOUT_S)
-        session, self._session = self._session, None
-        if session is None or self.incarnation is None:
-            return
-        if not self._ended and not session.is_closed:
-            with contextlib.suppress(*CONNECTION_ERRORS, asyncpg.PostgresError):
-                await session.connection.execute(SQL["leave"], self.incarnation.id, timeout=LOCK_TIMEOUT_S)
-        await session.close()
+        if self._heartbeat is not None:
+            await self._heartbeat.stop(say_goodbye=not self._ended)
 
     def abandon(self) -> None:
         """Drop everything at once."""
         self._ended = True
-        if self._task is not None:
-            self._task.cancel()
-        if self._session is not None:
-            self._session.drop()
+        if self._heartbeat is not None:
+            self._heartbeat.abandon()

@@ -35,7 +35,7 @@ UPDATE kafka.cluster SET epoch = epoch + $1, system_identifier = $2, timeline = 
 INSERT INTO kafka.brokers (node_id, status, epoch, lock_id, heartbeat_lock_id, host, port, version)
 SELECT (SELECT min(n) FROM generate_series(1, (SELECT count(*) + 1 FROM kafka.brokers WHERE status = 'live')) n
         WHERE n NOT IN (SELECT node_id FROM kafka.brokers WHERE status = 'live')),
-       'live', $1, nextval('kafka.lock_ids')::integer, nextval('kafka.lock_ids')::integer, $2, $3, $4
+       'live', $1, nextval('kafka.lock_ids')::integer, $2, $3, $4, $5
 RETURNING incarnation, node_id, lock_id, heartbeat_lock_id, beats;
 
 -- name: forget_old_incarnations

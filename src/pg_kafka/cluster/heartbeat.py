@@ -1,0 +1,247 @@
+"""The heartbeat of a broker: a thread with an event loop and a database session of its own.
+
+It shows life for as long as the broker's event loop has turned within the last HANG_S. So a request that takes seconds of
+the loop's time costs no leadership, and a loop that hangs for ever does. The rest of the membership stays on the broker's
+loop; all that the thread finds out is told there, by callbacks.
+
+    heartbeat = Heartbeat(dsn, ...)
+    number = await heartbeat.claim()    the thread's session holds the heartbeat's lock
+    heartbeat.begin(incarnation)        once the incarnation is committed
+    await heartbeat.stop(say_goodbye=True)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+import asyncpg
+
+from pg_kafka.cluster.incarnation import Incarnation
+from pg_kafka.errors import StorageError
+from pg_kafka.storage import queries
+from pg_kafka.storage.sessions import (
+    CONNECTION_ERRORS,
+    Fenced,
+    Identity,
+    Session,
+    WentBack,
+    check_live,
+    connect,
+    describe,
+    unavailable,
+)
+from pg_kafka.storage.sessions import (
+    SQL as SESSION_SQL,
+)
+
+SQL = queries.load("cluster")
+log = logging.getLogger("pg_kafka.membership")
+
+# A loop that has not turned for so long serves nobody; who waits may take over.
+HANG_S = 10.0
+CLAIM_TIMEOUT_S = 10.0
+REOPEN_TIMEOUT_S = 10.0
+GOODBYE_TIMEOUT_S = 5.0
+STOP_TIMEOUT_S = 10.0
+
+
+class Heartbeat:
+    """The callbacks run on the loop that made this: `on_beat(beats)`, and at most once `on_end(reason, went_back)`."""
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        heartbeat_s: float,
+        eviction_s: float,
+        refuse_older: Callable[[Identity], None],
+        on_beat: Callable[[int], None],
+        on_end: Callable[[str, bool], None],
+    ) -> None:
+        self._dsn = dsn
+        self._heartbeat_s = heartbeat_s
+        self._eviction_s = eviction_s
+        self._refuse_older = refuse_older  # looks at what no longer changes
+        self._on_beat = on_beat
+        self._on_end = on_end
+        self._main = asyncio.get_running_loop()
+        self._claimed: asyncio.Future[int] = self._main.create_future()
+        self._ended = asyncio.Event()  # the thread has come to its end
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._turned_at = time.monotonic()
+        self.is_silent = False  # the loop hangs, and no heartbeat is under way
+        # The thread's own; set before the number is told, and afterwards used from outside by call_soon_threadsafe alone.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._begun: asyncio.Future[Incarnation] | None = None
+        self._session: Session | None = None
+        self._lost: Session | None = None
+        self._says_goodbye = False
+
+    # On the broker's loop
+
+    async def claim(self) -> int:
+        """Start the thread; its session holds the lock with the number that is returned. Raises StorageError."""
+        self._thread.start()
+        try:
+            async with asyncio.timeout(CLAIM_TIMEOUT_S):
+                return await asyncio.shield(self._claimed)
+        except TimeoutError:
+            raise unavailable("the heartbeat's session could not be opened in time") from None
+
+    def begin(self, incarnation: Incarnation) -> None:
+        """Show life from now on."""
+        self._turned()
+        self._call(self._begin, incarnation)
+
+    async def stop(self, *, say_goodbye: bool) -> None:
+        """End the thread within a bounded time; with a goodbye, the next broker need not wait."""
+        if not self._thread.ident:
+            return
+        self._call(self._stop, say_goodbye)
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await self._ended.wait()
+        except TimeoutError:
+            log.warning("the heartbeat's thread does not end", extra={"waited_s": STOP_TIMEOUT_S})
+
+    def abandon(self) -> None:
+        """Drop its session, as if the process had been killed."""
+        self._call(self._stop, False)
+
+    def _call(self, callback: Callable[..., None], *arguments: object) -> None:
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # its loop is closed: the thread has ended
+                self._loop.call_soon_threadsafe(callback, *arguments)
+
+    def _turned(self) -> None:
+        self._turned_at = time.monotonic()
+
+    def _set_claimed(self, number: int | None, error: BaseException | None) -> None:
+        if self._claimed.done():
+            return
+        if error is not None:
+            self._claimed.set_exception(error)
+            self._claimed.exception()  # whoever asked may be gone
+        elif number is not None:
+            self._claimed.set_result(number)
+
+    # In the thread
+
+    def _tell(self, callback: Callable[..., None], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the broker's loop is closed: the process ends
+            self._main.call_soon_threadsafe(callback, *arguments)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._work())
+        except (StorageError, asyncio.CancelledError) as error:
+            self._tell(self._set_claimed, None, error)
+        except BaseException as error:
+            log.error("background task failed", exc_info=error, extra={"task": "heartbeat"})
+            self._tell(self._set_claimed, None, error)
+            self._tell(self._on_end, "the task heartbeat failed", False)
+        finally:
+            self._tell(self._ended.set)
+
+    async def _work(self) -> None:
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        self._begun = self._loop.create_future()
+        incarnation: Incarnation | None = None
+        try:
+            session = self._session = await connect(self._dsn, "heartbeat")
+            try:
+                async with asyncio.timeout(CLAIM_TIMEOUT_S):
+                    session.lock_id = await session.connection.fetchval(SESSION_SQL["next_lock_id"])
+                    await session.connection.execute(SESSION_SQL["lock_exclusive"], session.lock_id)
+            except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
+                raise unavailable(f"the heartbeat's session could not be opened: {describe(error)}") from error
+            self._tell(self._set_claimed, session.lock_id, None)
+            incarnation = await self._begun
+            await self._beat(incarnation)
+        finally:
+            await self._close(incarnation)
+
+    def _begin(self, incarnation: Incarnation) -> None:
+        if self._begun is not None and not self._begun.done():
+            self._begun.set_result(incarnation)
+
+    def _stop(self, say_goodbye: bool) -> None:
+        self._says_goodbye = say_goodbye
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _close(self, incarnation: Incarnation | None) -> None:
+        session, self._session = self._session, None
+        if session is None:
+            return
+        if not self._says_goodbye or incarnation is None or session.is_closed:
+            session.drop()
+            return
+        with contextlib.suppress(*CONNECTION_ERRORS, asyncpg.PostgresError):
+            await session.connection.execute(SQL["leave"], incarnation.id, timeout=GOODBYE_TIMEOUT_S)
+        await session.close()
+
+    async def _beat(self, incarnation: Incarnation) -> None:
+        """Count up each second, until the incarnation is over; open the session again when it is lost."""
+        beats = 0
+        while True:
+            self._tell(self._turned)
+            silent_s = time.monotonic() - self._turned_at
+            if silent_s > HANG_S:
+                if not self.is_silent:
+                    log.error("the event loop hangs, so the broker shows no life", extra={"hangs_s": f"{silent_s:.0f}"})
+                self.is_silent = True
+                await asyncio.sleep(self._heartbeat_s)
+                continue
+            self.is_silent = False
+            try:
+                if self._session is None or self._session.is_closed:
+                    async with asyncio.timeout(REOPEN_TIMEOUT_S):
+                        self._session = await self._reopen(incarnation, beats)
+                connection = self._session.connection
+                row = await connection.fetchrow(SQL["heartbeat"], incarnation.id, beats, timeout=self._eviction_s)
+                if row is None:
+                    row = await connection.fetchrow(
+                        SESSION_SQL["incarnation_status"], incarnation.id, timeout=self._eviction_s
+                    )
+                    check_live(row, incarnation.id, beats)
+                    raise Fenced(f"incarnation {incarnation.id} was fenced")
+                beats = row["beats"]
+                self._tell(self._on_beat, beats)
+            except Fenced as error:
+                self._tell(self._on_end, str(error), isinstance(error, WentBack))
+                return
+            except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as error:
+                # Somebody replaces what the log is kept in; what is there afterwards is not what we know.
+                self._tell(self._on_end, describe(error), True)
+                return
+            except (*CONNECTION_ERRORS, asyncpg.PostgresError, StorageError) as error:
+                log.warning("heartbeat failed", extra={"error": describe(error)})
+                if self._session is not None:
+                    self._session.drop()
+                    self._lost, self._session = self._session, None
+            await asyncio.sleep(self._heartbeat_s)
+
+    async def _reopen(self, incarnation: Incarnation, beats: int) -> Session:
+        session = await connect(self._dsn, "heartbeat")
+        try:
+            self._refuse_older(session.identity)
+            incarnation.check_identity(session.identity)
+            row = await session.connection.fetchrow(SESSION_SQL["incarnation_status"], incarnation.id)
+            check_live(row, incarnation.id, beats)
+            if self._lost is not None:
+                # The server may not know yet that the connection of the one before is gone.
+                await session.connection.execute(
+                    SESSION_SQL["terminate_holder"], incarnation.heartbeat_lock_id, self._lost.identity.pid
+                )
+            await session.connection.execute(SESSION_SQL["lock_exclusive"], incarnation.heartbeat_lock_id)
+        except BaseException:
+            session.drop()
+            raise
+        return session
