@@ -310,6 +310,14 @@ async def _examine_schema(connection: asyncpg.Connection, config: Config) -> lis
     findings.append(("error", problem) if problem else ("ok", f"{connections_needed(config)} connections fit"))
     findings += _examine_files(config)
     findings += [("warning", advice) for advice in _durability_advice(server)]
+    if server["is_open_to_strangers"]:
+        findings.append(
+            (
+                "warning",
+                f'every role of the server may connect to database "{database}", and so take locks that delay brokers:'
+                f' REVOKE CONNECT ON DATABASE "{database}" FROM PUBLIC',
+            )
+        )
     if server["max_locks"] < WANTED_LOCKS_PER_TRANSACTION:
         findings.append(
             (

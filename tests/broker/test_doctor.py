@@ -16,6 +16,7 @@ from tests.postgres import Database, PostgresServer
 
 from pg_kafka import checks, cli
 from pg_kafka.config import Address, Config
+from pg_kafka.storage.migrate import SCHEMA_VERSION
 
 Doctor = Callable[..., Done]
 
@@ -68,6 +69,19 @@ def test_doctor_is_content_with_a_new_database_and_changes_nothing(place: Surrou
     assert place.server.sql("SELECT to_regnamespace('kafka') IS NULL", place.database.name) == "t\n"
 
 
+def test_doctor_says_when_strangers_may_connect(place: Surroundings, doctor: Doctor) -> None:
+    role, name = f"stranger_{place.database.name}", place.database.name
+    advice = f'warning every role of the server may connect to database "{name}", and so take locks that delay brokers'
+    place.server.sql(f"CREATE ROLE {role} LOGIN")
+    try:
+        assert advice in doctor("--listen", ANY_PORT, "--database", place.database.dsn).out
+        place.server.sql(f"REVOKE CONNECT ON DATABASE {name} FROM PUBLIC")
+        done = doctor("--listen", ANY_PORT, "--database", place.database.dsn)
+        assert (done.code, "locks that delay" in done.out) == (0, False)
+    finally:
+        place.server.sql(f"DROP ROLE {role}")
+
+
 def test_doctor_makes_no_data_folder(embedded_folder: Path, doctor: Doctor) -> None:
     for data in (embedded_folder / "below" / "data", embedded_folder):
         done = doctor("--listen", ANY_PORT, "--data", str(data))
@@ -96,7 +110,7 @@ def test_migrate_makes_the_schema_once_and_nothing_else(place: Surroundings, doc
     assert seen[0] == seen[1]
     assert place.server.sql("SELECT count(*) FROM kafka.brokers", place.database.name) == "0\n"
     done = doctor("--listen", ANY_PORT, "--database", place.database.dsn)
-    assert "schema kafka, version 3" in done.out
+    assert f"schema kafka, version {SCHEMA_VERSION}" in done.out
 
 
 def test_migrate_of_an_embedded_database_leaves_nothing_running(embedded_folder: Path, doctor: Doctor) -> None:

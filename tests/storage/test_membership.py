@@ -388,9 +388,12 @@ async def test_heartbeat_goes_on_in_a_new_session(pg_dsn: str, sql: asyncpg.Conn
 
 async def test_member_that_leaves_ends_its_thread(pg_dsn: str, sql: asyncpg.Connection) -> None:
     first = await joined(pg_dsn, History(), [])
-    assert [thread.name for thread in threading.enumerate()].count("heartbeat") == 1
+    assert first._heartbeat is not None
+    thread = first._heartbeat._thread
+    assert thread.is_alive()
     await first.leave()
-    assert "heartbeat" not in [thread.name for thread in threading.enumerate()]
+    thread.join(20)
+    assert not thread.is_alive()
     assert (
         await sql.fetchval("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pg_kafka heartbeat'") == 0
     )

@@ -23,7 +23,7 @@ import asyncpg
 
 from pg_kafka.cluster.incarnation import Incarnation
 from pg_kafka.errors import StorageError
-from pg_kafka.storage import queries
+from pg_kafka.storage import locks, queries
 from pg_kafka.storage.sessions import (
     CONNECTION_ERRORS,
     Fenced,
@@ -157,8 +157,7 @@ class Heartbeat:
             session = self._session = await connect(self._dsn, "heartbeat")
             try:
                 async with asyncio.timeout(CLAIM_TIMEOUT_S):
-                    session.lock_id = await session.connection.fetchval(SESSION_SQL["next_lock_id"])
-                    await session.connection.execute(SESSION_SQL["lock_exclusive"], session.lock_id)
+                    session.lock_id = await locks.take_number(session.connection)
             except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
                 raise unavailable(f"the heartbeat's session could not be opened: {describe(error)}") from error
             self._tell(self._set_claimed, session.lock_id, None)
@@ -235,13 +234,20 @@ class Heartbeat:
             incarnation.check_identity(session.identity)
             row = await session.connection.fetchrow(SESSION_SQL["incarnation_status"], incarnation.id)
             check_live(row, incarnation.id, beats)
-            if self._lost is not None:
-                # The server may not know yet that the connection of the one before is gone.
-                await session.connection.execute(
-                    SESSION_SQL["terminate_holder"], incarnation.heartbeat_lock_id, self._lost.identity.pid
-                )
-            await session.connection.execute(SESSION_SQL["lock_exclusive"], incarnation.heartbeat_lock_id)
+            await self._lock(session.connection, incarnation.heartbeat_lock_id)
         except BaseException:
             session.drop()
             raise
         return session
+
+    async def _lock(self, connection: asyncpg.Connection, number: int) -> None:
+        """Hold the heartbeat's lock again, or go on without it when a stranger has it: it is only for a fast take-over."""
+        if self._lost is not None:
+            # The server may not know yet that the connection of the one before is gone.
+            await locks.wait_until_ended(connection, number, self._lost.identity.pid)
+        while not await connection.fetchval(SESSION_SQL["try_lock_exclusive"], number):
+            others = [user for user in await locks.users(connection, [number]) if not user["may_write"]]
+            if others:
+                locks.warn(others)
+                return
+            await asyncio.sleep(locks.CHECK_S)  # a broker that waits, for a moment, or a session of our own that ends

@@ -14,9 +14,11 @@ from collections.abc import Callable
 
 import asyncpg
 
+from pg_kafka.cluster import take_over
 from pg_kafka.cluster.heartbeat import Heartbeat
 from pg_kafka.cluster.incarnation import History, Incarnation
 from pg_kafka.cluster.silence import Silence
+from pg_kafka.cluster.take_over import Newcomer
 from pg_kafka.storage import queries
 from pg_kafka.storage.sessions import (
     CONNECTION_ERRORS,
@@ -27,26 +29,15 @@ from pg_kafka.storage.sessions import (
     connect,
     connect_writer,
     describe,
-    only_row,
     unavailable,
-)
-from pg_kafka.storage.sessions import (
-    SQL as SESSION_SQL,
 )
 
 SQL = queries.load("cluster")
 log = logging.getLogger("pg_kafka.membership")
 
-TAKE_OVER_TIMEOUT_S = 10.0
 LOCK_TIMEOUT_S = 5.0
 # How often a broker that waits looks at the one that leads.
 LOOK_S = 0.25
-HISTORY_EPOCHS = 1000
-
-
-def _sign(broker: asyncpg.Record) -> tuple[object, ...]:
-    """What a broker changes with each heartbeat. One of schema version 3 does not count, but its time changes."""
-    return broker["beats"], broker["seen_at"]
 
 
 class Membership:
@@ -119,11 +110,10 @@ class Membership:
         dead = []
         for broker in brokers:
             self._history.beat(broker["incarnation"], broker["beats"])
-            silent_s = silence.look(broker["incarnation"], _sign(broker), asked_at, answered_at)
-            if silent_s <= self._eviction_s and not (
-                broker["is_heartbeat_gone"]
+            silent_s = silence.look(broker["incarnation"], take_over.sign(broker), asked_at, answered_at)
+            if silent_s <= self._eviction_s and (
                 # Else it may only have lost its heartbeat session.
-                and not await connection.fetch(SQL["lock_holders"], broker["lock_id"], timeout=LOCK_TIMEOUT_S)
+                not broker["is_heartbeat_gone"] or await take_over.writers(connection, [broker["lock_id"]])
             ):
                 return dead, broker
             dead.append(broker)
@@ -142,8 +132,9 @@ class Membership:
         incarnation: Incarnation | None = None
         try:
             # Before others see the row: one that lives without this lock looks as if its process had ended.
-            heartbeat_lock_id = await heartbeat.claim()
-            incarnation = await self._take_over(session, dead, heartbeat_lock_id)
+            newcomer = Newcomer(await heartbeat.claim(), self._host, self._port, self._version)
+            if await take_over.fence(session, dead):
+                incarnation = await take_over.join(session, newcomer, self._history)
         finally:
             if incarnation is None:
                 await heartbeat.stop(say_goodbye=False)
@@ -151,74 +142,6 @@ class Membership:
             self._heartbeat = heartbeat
             heartbeat.begin(incarnation)
         return incarnation
-
-    async def _take_over(
-        self, session: Session, dead: list[asyncpg.Record], heartbeat_lock_id: int
-    ) -> Incarnation | None:
-        """Fence the dead and join, in one transaction; None when one of them has shown life, or another broker was faster.
-
-        Locks, in this order: the row of kafka.cluster, the rows of the fenced, their advisory locks in exclusive mode.
-        What is read after its commit is what the fenced left; the commit is also synchronous replication's barrier.
-        """
-        connection = session.connection
-        async with asyncio.timeout(TAKE_OVER_TIMEOUT_S):
-            await connection.execute("BEGIN")
-            cluster = await only_row(connection, SQL["cluster_row"])
-            signs = {row["incarnation"]: _sign(row) for row in await connection.fetch(SQL["signs_of_life"])}
-            known = {other["incarnation"]: _sign(other) for other in dead}
-            if any(known.get(incarnation) != sign for incarnation, sign in signs.items()):
-                await connection.execute("ROLLBACK")
-                return None
-            for other in dead:
-                await connection.execute(SQL["fence"], other["incarnation"])
-                await self._evict(connection, other["lock_id"])
-                log.warning("fenced a dead broker", extra={"incarnation": other["incarnation"], "host": other["host"]})
-            where = session.identity
-            here = (where.system_identifier, where.timeline)
-            changed = self._history.went_back or here != (cluster["system_identifier"], cluster["timeline"])
-            if changed:
-                was, now = (f"{c[0]}/{c[1]}" for c in (cluster[3:5], here))
-                log.warning(
-                    "the server's history changed", extra={"was": was, "now": now, "went_back": self._history.went_back}
-                )
-                await connection.fetchval(SQL["skip_producer_ids"])
-            epoch = await connection.fetchval(
-                SQL["advance_epoch"], HISTORY_EPOCHS if changed else 1, where.system_identifier, where.timeline
-            )
-            row = await only_row(
-                connection, SQL["join"], epoch, heartbeat_lock_id, self._host, self._port, self._version
-            )
-            await connection.execute(SQL["forget_old_incarnations"])
-        session.commit_in_doubt = False  # a warning about a backend that was gone already is none about this
-        await connection.execute("COMMIT")  # without a deadline: its outcome must be known
-        if session.commit_in_doubt:
-            raise unavailable("the wait for a synchronous standby was cancelled")
-        self._history.beat(row["incarnation"], row["beats"])
-        return Incarnation(
-            row["incarnation"],
-            row["node_id"],
-            epoch,
-            row["lock_id"],
-            row["heartbeat_lock_id"],
-            cluster["cluster_id"],
-            where.system_identifier,
-            where.timeline,
-        )
-
-    @staticmethod
-    async def _evict(connection: asyncpg.Connection, lock_id: int) -> None:
-        """Take a fenced incarnation's lock, ending the backends that hold it. The caller has a deadline."""
-        while True:
-            for holder in await connection.fetch(SQL["lock_holders"], lock_id):
-                await connection.execute(SESSION_SQL["terminate_holder"], lock_id, holder["pid"])
-            await connection.execute("SAVEPOINT evict")
-            try:
-                await connection.execute("SET LOCAL lock_timeout = '500ms'")
-                await connection.execute(SQL["lock_exclusive_in_transaction"], lock_id)
-                await connection.execute("SET LOCAL lock_timeout = 0")
-                return
-            except asyncpg.LockNotAvailableError:
-                await connection.execute("ROLLBACK TO SAVEPOINT evict")
 
     async def open_writer(self, kind: str) -> Session:
         """A session that may write for this incarnation. Raises Fenced, StorageError."""

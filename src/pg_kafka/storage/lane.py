@@ -19,7 +19,7 @@ from typing import Protocol
 import asyncpg
 
 from pg_kafka.errors import StorageError
-from pg_kafka.storage import queries, staging
+from pg_kafka.storage import locks, queries, staging
 from pg_kafka.storage.endings import Ending
 from pg_kafka.storage.journal import GroupPart, JournalWrite, not_written
 from pg_kafka.storage.partition import Append, AppendResult, Partition
@@ -29,9 +29,6 @@ from pg_kafka.storage.sessions import (
     Session,
     describe,
     is_data_error,
-)
-from pg_kafka.storage.sessions import (
-    SQL as SESSION_SQL,
 )
 from pg_kafka.storage.staging import Staging
 from pg_kafka.storage.transaction import (
@@ -587,9 +584,8 @@ class Lane:
         async with asyncio.timeout(RESOLVE_TIMEOUT_S):
             for session in list(lost):
                 if session.identity.started_at == self._sessions[0].identity.started_at:
-                    await connection.fetch(SESSION_SQL["terminate_holder"], session.lock_id, session.identity.pid)
-                    await connection.execute(SESSION_SQL["lock_exclusive"], session.lock_id)
-                    await connection.execute(SESSION_SQL["unlock_exclusive"], session.lock_id)
+                    assert session.lock_id is not None
+                    await locks.wait_until_ended(connection, session.lock_id, session.identity.pid)
                 lost.remove(session)
             while doubtful:
                 transaction = doubtful[0]

@@ -5,7 +5,9 @@ there: files named `<version>_<what>.sql`, applied in order of name. All of it i
 so that brokers that start together do it once, and a crash leaves nothing half made. Nothing is granted to PUBLIC.
 """
 
+import asyncio
 import base64
+import time
 import uuid
 from collections.abc import Mapping
 from importlib.resources.abc import Traversable
@@ -14,11 +16,14 @@ from typing import Any
 import asyncpg
 
 from pg_kafka.errors import FatalError
-from pg_kafka.storage import segments
+from pg_kafka.storage import locks, segments
 from pg_kafka.storage.queries import SQL, load
 
 SCHEMA_VERSION = 4
 OLDEST_SERVER = 140000
+MIGRATION = 0  # the number of its advisory lock
+LOCK_TIMEOUT_S = 60.0
+LOCK_CHECK_S = 0.1
 
 _QUERIES = load("migrate")
 
@@ -40,13 +45,15 @@ async def migrate(
     except asyncpg.InsufficientPrivilegeError as error:
         raise FatalError(_missing_privilege(server, error)) from error
     except asyncpg.LockNotAvailableError as error:
-        raise FatalError(f'another program has been migrating database "{server["database"]}" for a minute') from error
+        raise FatalError(
+            f'another program has been migrating database "{server["database"]}" for a minute: {error}'
+        ) from error
 
 
 async def _in_transaction(connection: asyncpg.Connection, settings: Mapping[str, str] | None, compression: str) -> None:
     await connection.execute(_QUERIES["search_path"])
     await connection.execute(_QUERIES["lock_timeout"])
-    await connection.execute(_QUERIES["lock"])
+    await _lock(connection)
     (state,) = await connection.fetch(_QUERIES["schema_state"])
     if not state["has_schema"]:
         await _create(connection, compression)
@@ -65,6 +72,25 @@ async def _in_transaction(connection: asyncpg.Connection, settings: Mapping[str,
     if settings is not None:
         await connection.execute(_QUERIES["forget_settings"], list(settings))
         await connection.execute(_QUERIES["know_settings"], list(settings), list(settings.values()))
+
+
+async def _lock(connection: asyncpg.Connection) -> None:
+    """Keep other programs from migrating. Who may not write what is there does not migrate it, whatever it has locked."""
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
+    while not await connection.fetchval(_QUERIES["try_lock"]):
+        (state,) = await connection.fetch(_QUERIES["schema_state"])
+        others = await locks.users(connection, [MIGRATION]) if state["has_cluster"] else []
+        if others and not any(user["may_write"] for user in others):
+            locks.warn(others)
+            await connection.execute(_QUERIES["lock_cluster"])
+            return
+        if time.monotonic() > deadline:
+            others = await connection.fetch(_QUERIES["lock_holders"])
+            database = (await connection.fetch(_QUERIES["server"]))[0]["database"]
+            raise FatalError(
+                f'another program has been migrating database "{database}" for a minute: {locks.told(others)}'
+            )
+        await asyncio.sleep(LOCK_CHECK_S)  # nothing tells
 
 
 async def _create(connection: asyncpg.Connection, compression: str) -> None:

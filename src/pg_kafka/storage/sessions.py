@@ -20,7 +20,7 @@ from typing import Any
 import asyncpg
 
 from pg_kafka.errors import FatalError, StorageError
-from pg_kafka.storage import queries
+from pg_kafka.storage import locks, queries
 from pg_kafka.wire.error_codes import ErrorCode
 
 SQL = queries.load("sessions")
@@ -254,15 +254,26 @@ async def connect_writer(
     try:
         async with asyncio.timeout(lock_timeout_s):
             await session.connection.execute(SQL["lock_shared"], incarnation_lock)
-            session.lock_id = await session.connection.fetchval(SQL["next_lock_id"])
-            await session.connection.execute(SQL["lock_exclusive"], session.lock_id)
+            session.lock_id = await locks.take_number(session.connection)
             check_live(await session.connection.fetchrow(SQL["incarnation_status"], incarnation), incarnation, beats)
     except BaseException as error:
         session.drop()
+        if isinstance(error, TimeoutError):
+            raise unavailable(f"cannot open a writing session: {await _held_up_by(dsn, incarnation_lock)}") from error
         if isinstance(error, (*CONNECTION_ERRORS, asyncpg.PostgresError)):
             raise unavailable(f"cannot open a writing session: {describe(error)}") from error
         raise
     return session
+
+
+async def _held_up_by(dsn: str, number: int) -> str:
+    """Who keeps others from a lock that is to be shared."""
+    try:
+        async with opened(dsn, "check") as connection:
+            found = [user for user in await locks.users(connection, [number]) if user["is_exclusive"]]
+    except StorageError as error:
+        return error.message
+    return f"its lock is held by {locks.told(found)}" if found else "the database did not answer in time"
 
 
 def check_live(row: asyncpg.Record | None, incarnation: int, beats: int) -> None:

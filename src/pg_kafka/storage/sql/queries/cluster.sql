@@ -10,19 +10,16 @@ FROM kafka.brokers WHERE status = 'live' ORDER BY incarnation;
 -- What a heartbeat changes. A program of schema version 3 writes the time alone.
 SELECT incarnation, beats, seen_at FROM kafka.brokers WHERE status = 'live';
 
--- name: lock_holders
--- Backends that hold the lock of an incarnation.
-SELECT l.pid FROM pg_catalog.pg_locks l
-WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 1885825894 AND l.objid = $1::integer::oid AND l.objsubid = 2
-  AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
-  AND l.pid <> pg_catalog.pg_backend_pid();
-
 -- name: fence
--- Locks: the broker's row, then (caller) its advisory lock in exclusive mode.
-UPDATE kafka.brokers SET status = 'fenced', ended_at = clock_timestamp() WHERE incarnation = $1 AND status = 'live';
+UPDATE kafka.brokers SET status = 'fenced', ended_at = clock_timestamp() WHERE incarnation = $1 AND status = 'live'
+RETURNING incarnation;
 
--- name: lock_exclusive_in_transaction
-SELECT pg_catalog.pg_advisory_xact_lock(1885825894, $1);
+-- name: ended_locks
+-- Numbers of the locks of incarnations that are over. Whoever marked one may have died before its sessions had ended.
+SELECT coalesce(array_agg(lock_id), '{}') FROM kafka.brokers WHERE status IN ('fenced', 'stopped');
+
+-- name: try_lock_in_transaction
+SELECT pg_catalog.pg_try_advisory_xact_lock(1885825894, $1);
 
 -- name: cluster_row
 -- Locks the one row until the end of the transaction: two brokers never join at once.
@@ -35,7 +32,7 @@ UPDATE kafka.cluster SET epoch = epoch + $1, system_identifier = $2, timeline = 
 INSERT INTO kafka.brokers (node_id, status, epoch, lock_id, heartbeat_lock_id, host, port, version)
 SELECT (SELECT min(n) FROM generate_series(1, (SELECT count(*) + 1 FROM kafka.brokers WHERE status = 'live')) n
         WHERE n NOT IN (SELECT node_id FROM kafka.brokers WHERE status = 'live')),
-       'live', $1, nextval('kafka.lock_ids')::integer, $2, $3, $4, $5
+       'live', $1, $2, $3, $4, $5, $6
 RETURNING incarnation, node_id, lock_id, heartbeat_lock_id, beats;
 
 -- name: forget_old_incarnations

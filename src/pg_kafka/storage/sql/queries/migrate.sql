@@ -1,6 +1,10 @@
--- name: lock
+-- name: try_lock
 -- Two programs migrate one after the other. The class is that of all our advisory locks; number 0 is migration's.
-SELECT pg_advisory_xact_lock(1885825894, 0);
+SELECT pg_try_advisory_xact_lock(1885825894, 0);
+
+-- name: lock_cluster
+-- As above, where a stranger holds that lock.
+SELECT 1 FROM kafka.cluster FOR UPDATE;
 
 -- name: lock_timeout
 SET LOCAL lock_timeout = '60s';
@@ -65,3 +69,10 @@ INSERT INTO kafka.setting_names (name, description)
 SELECT * FROM unnest($1::text[], $2::text[])
 ON CONFLICT (name) DO UPDATE SET description = EXCLUDED.description
 WHERE kafka.setting_names.description IS DISTINCT FROM EXCLUDED.description;
+
+-- name: lock_holders
+-- Who keeps us from the lock of try_lock. kafka.log need not be there.
+SELECT l.pid, coalesce(a.usename, 'unknown')::text AS role, coalesce(a.application_name, '') AS application
+FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 1885825894 AND l.objid = 0 AND l.objsubid = 2
+  AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) AND l.pid <> pg_catalog.pg_backend_pid();

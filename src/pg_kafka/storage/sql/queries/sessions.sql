@@ -24,14 +24,12 @@ SELECT (SELECT system_identifier FROM pg_catalog.pg_control_system())::text
 -- name: next_lock_id
 SELECT nextval('kafka.lock_ids')::integer;
 
+-- name: skip_lock_ids
+-- Go on at a place that nobody can know beforehand.
+SELECT setval('kafka.lock_ids', 1 + floor(random() * 2147483646)::bigint);
+
 -- name: lock_shared
 SELECT pg_catalog.pg_advisory_lock_shared(1885825894, $1);
-
--- name: lock_exclusive
-SELECT pg_catalog.pg_advisory_lock(1885825894, $1);
-
--- name: unlock_exclusive
-SELECT pg_catalog.pg_advisory_unlock(1885825894, $1);
 
 -- name: try_lock_exclusive
 SELECT pg_catalog.pg_try_advisory_lock(1885825894, $1);
@@ -40,8 +38,37 @@ SELECT pg_catalog.pg_try_advisory_lock(1885825894, $1);
 SELECT status, beats FROM kafka.brokers WHERE incarnation = $1;
 
 -- name: terminate_holder
--- End the backend $2 if it still holds the lock $1: its number may be another backend's by now.
+-- End the backend $2 if it still holds one of the locks $1: its number may be another backend's by now.
 SELECT pg_catalog.pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l
-WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 1885825894 AND l.objid = $1::integer::oid AND l.objsubid = 2
+WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 1885825894 AND l.objid IN (SELECT n::oid FROM unnest($1::integer[]) n)
+  AND l.objsubid = 2
   AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
   AND l.pid = $2;
+
+-- name: holds_lock_still
+-- Does the backend $2 hold the lock $1?
+SELECT EXISTS (
+    SELECT FROM pg_catalog.pg_locks l
+    WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 1885825894 AND l.objid = $1::integer::oid AND l.objsubid = 2
+      AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) AND l.pid = $2
+);
+
+-- name: clear_activity
+-- Within a transaction pg_stat_activity stays as it was at the first look, unless it is cleared.
+SELECT pg_catalog.pg_stat_clear_snapshot();
+
+-- name: lock_users
+-- Backends that hold the locks $1, or wait for them, and whether their roles may write the log, by themselves or as another role.
+-- A backend that pg_stat_activity does not show is about to end; it counts as one that may write.
+SELECT l.pid, l.granted, l.mode = 'ExclusiveLock' AS is_exclusive, coalesce(a.usename, 'unknown')::text AS role,
+       coalesce(a.application_name, '') AS application,
+       a.usesysid IS NULL OR EXISTS (
+           SELECT FROM pg_catalog.pg_roles r
+           WHERE pg_catalog.has_table_privilege(r.oid, 'kafka.log', 'INSERT')
+             AND pg_catalog.pg_has_role(a.usesysid, r.oid, 'MEMBER')
+       ) AS may_write
+FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+WHERE l.locktype = 'advisory' AND l.classid = 1885825894 AND l.objid IN (SELECT n::oid FROM unnest($1::integer[]) n)
+  AND l.objsubid = 2 AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+  AND l.pid <> pg_catalog.pg_backend_pid()
+ORDER BY l.pid;

@@ -22,6 +22,10 @@ SELECT current_setting('server_version_num')::integer AS version,
        (SELECT datconnlimit FROM pg_catalog.pg_database WHERE datname = current_database()) AS database_limit,
        has_database_privilege(current_database(), 'CREATE') AS can_create,
        to_regclass('kafka.cluster') IS NOT NULL AS has_schema,
+       -- Roles that may connect only because everybody may, and are not the broker's.
+       EXISTS (SELECT FROM pg_catalog.pg_roles r
+               WHERE r.rolcanlogin AND NOT r.rolsuper AND NOT pg_catalog.pg_has_role(r.oid, current_user, 'MEMBER')
+                 AND has_database_privilege('public', current_database(), 'CONNECT')) AS is_open_to_strangers,
        pg_catalog.pg_is_in_recovery() AS in_recovery,
        current_database() AS database, current_user AS role;
 
