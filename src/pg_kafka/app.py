@@ -23,16 +23,18 @@ from typing import Any, TypeVar
 import uvloop
 
 from pg_kafka import __version__, banner, checks
-from pg_kafka.broker import dispatch, open_files
+from pg_kafka.broker import dispatch, open_files, waiting
 from pg_kafka.broker.context import Broker
 from pg_kafka.broker.decoding import Decoding
 from pg_kafka.broker.fetch_sessions import FetchSessions
 from pg_kafka.broker.groups import GroupCoordinator
+from pg_kafka.broker.listening import ListeningPlace
 from pg_kafka.broker.server import Server
 from pg_kafka.broker.transaction_requests import OperatorRequests
 from pg_kafka.broker.transactions import TransactionCoordinator
 from pg_kafka.cluster.incarnation import History, Incarnation
 from pg_kafka.cluster.membership import Membership
+from pg_kafka.cluster.view import ClusterView
 from pg_kafka.config import SETTINGS, Address, Config, with_database_settings
 from pg_kafka.embedded import Postgres
 from pg_kafka.embedded.given import GivenPostgres
@@ -243,6 +245,7 @@ class Term:
         self._history = history
         self.ended = asyncio.Event()
         self.is_serving = False
+        self._has_waited = False
         self._membership: Membership | None = None
         self._control: ControlSession | None = None
         self._log: Log | None = None
@@ -252,6 +255,8 @@ class Term:
         self._janitor: Janitor | None = None
         self._disk_watch: asyncio.Task[None] | None = None
         self._server: Server | None = None
+        self._place: ListeningPlace | None = None
+        self._waiting: tuple[Server, Broker] | None = None  # what answers while another broker leads
         self._encode_pool = ThreadPoolExecutor(ENCODE_THREADS, thread_name_prefix="encode")
         self._decoding = Decoding(config.decoding_bytes)
 
@@ -273,7 +278,8 @@ class Term:
     async def start(self) -> None:
         """Join, take over, and listen. Raises FatalError, StorageError, Fenced."""
         config = self._config
-        shown = config.advertise or config.listen
+        place = self._place = ListeningPlace(config.listen)
+        shown = config.advertise or Address(config.listen.host, place.port)
         membership = self._membership = Membership(
             self._dsn,
             host=shown.host,
@@ -284,7 +290,7 @@ class Term:
             on_end=self._end,
             history=self._history,
         )
-        incarnation: Incarnation = await membership.join(banner.show_waiting)
+        incarnation: Incarnation = await membership.join(self._on_wait)
         control = self._control = ControlSession(membership.open_writer)
         topics = Topics(config, control)
         await topics.load()
@@ -365,14 +371,40 @@ class Term:
                 now_ms=_wall_ms,
                 decoding=self._decoding,
                 files_kept_free=open_files.kept_free(checks.connections_needed(config)),
+                waiting=lambda: membership.waiting,
             )
         )
-        await self._server.start()
+        await self._stop_waiting()
+        await self._server.start(place)
         self.is_serving = True
         log.info("serving", extra={"node": incarnation.node_id, "epoch": incarnation.epoch, "listen": config.listen})
 
+    async def _on_wait(self, view: ClusterView) -> None:
+        """Another broker leads: tell clients where, if it has an address that can be told."""
+        if self._waiting is not None:
+            waiting.show(self._waiting[1], view)
+            return
+        if not self._has_waited:
+            self._has_waited = True
+            banner.show_waiting(view.leader)
+        if view.leader.is_reachable:
+            broker = waiting.waiting_broker(self._config, dispatch.APIS, self._decoding, view)
+            server = Server(broker)
+            self._waiting = (server, broker)
+            await server.start(self._place)
+
+    async def _stop_waiting(self) -> None:
+        """Those who are connected come again, and wait for the listener of the broker that leads."""
+        if self._waiting is not None:
+            server, _ = self._waiting
+            self._waiting = None
+            await server.stop(0.0)
+
     async def stop(self) -> None:
         """Stop in order: members that wait, no new requests, finish those under way, checkpoints, sessions."""
+        if self._place is not None:
+            self._place.close()
+        await self._stop_waiting()
         if self._groups is not None:
             self._groups.release()
         if self._requests is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pg_kafka import __version__, checks
+from pg_kafka.cluster.view import Peer
 from pg_kafka.config import Address, Config
 from pg_kafka.embedded import Postgres
 
@@ -26,6 +27,13 @@ def show(config: Config, postgres: Postgres, listening: tuple[str, int], advice:
     print("\n".join(lines), flush=True)
 
 
-def show_waiting(other: str) -> None:
+def show_waiting(leader: Peer) -> None:
     """Say that another broker serves this database."""
+    other = Address(leader.host, leader.port)
     print(f"pg-kafka: another broker ({other}) serves this database; waiting to take over", flush=True)
+    if not leader.is_reachable:
+        print(
+            f"pg-kafka: {other} is no address to connect to, so clients cannot be sent there until then;"
+            " give that broker --advertise",
+            flush=True,
+        )

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pg_kafka.cluster.membership import Membership
+from pg_kafka.cluster.view import ClusterView
 from pg_kafka.config import Config
 from pg_kafka.storage import sessions
 from pg_kafka.storage.control import ControlSession
@@ -40,7 +41,7 @@ class Leader:
             eviction_ms=self.config.eviction_ms,
             on_end=lambda reason: self.over.set(),
         )
-        incarnation = await self.membership.join(lambda other: None)
+        incarnation = await self.membership.join(tell_nobody)
         self.control = ControlSession(self.membership.open_writer)
         self.topics = Topics(self.config, self.control)
         await self.topics.load()
@@ -94,6 +95,10 @@ class Leader:
 
     async def append(self, partition: Partition, wire: bytes) -> AppendResult:
         return await asyncio.wait_for(self.send(partition, wire), 20)
+
+
+async def tell_nobody(_view: ClusterView) -> None:
+    """What a broker that waits does with what it sees."""
 
 
 async def stop_beating(membership: Membership) -> None:

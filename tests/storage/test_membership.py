@@ -9,12 +9,13 @@ from datetime import UTC, datetime
 
 import asyncpg
 import pytest
-from tests.storage.leader import leading, stop_beating
+from tests.storage.leader import leading, stop_beating, tell_nobody
 from tests.wire_batches import batch, values
 
 from pg_kafka.cluster import heartbeat
 from pg_kafka.cluster.incarnation import History, Incarnation
 from pg_kafka.cluster.membership import Membership
+from pg_kafka.cluster.view import ClusterView, Peer, TopicSeen
 from pg_kafka.errors import StorageError
 from pg_kafka.storage.migrate import migrate
 from pg_kafka.storage.sessions import CONNECTION_ERRORS, Fenced, Identity, WentBack
@@ -54,7 +55,7 @@ async def beaten(history: History, more: int = 1) -> None:
 async def joined(dsn: str, history: History, ends: list[str], **times: int) -> Membership:
     """A member whose first heartbeat is over, and the next one far away unless `times` say otherwise."""
     membership = member(dsn, history, ends, **times)
-    await membership.join(lambda other: None)
+    await membership.join(tell_nobody)
     await beaten(history, 1 - history.beats)
     return membership
 
@@ -67,7 +68,12 @@ class Waiting:
         self.ends: list[str] = []
         self.member = member(dsn, self.history, self.ends, **times)
         self.waits = asyncio.Event()
-        self.joining = asyncio.create_task(self.member.join(lambda other: self.waits.set()))
+        self.views: list[ClusterView] = []
+        self.joining = asyncio.create_task(self.member.join(self._on_wait))
+
+    async def _on_wait(self, view: ClusterView) -> None:
+        self.views.append(view)
+        self.waits.set()
 
     async def begun(self) -> "Waiting":
         await asyncio.wait_for(self.waits.wait(), 20)
@@ -130,7 +136,7 @@ async def test_heartbeat_notices_that_the_one_before_is_gone(pg_dsn: str, sql: a
         on_end=lambda _reason: ended.set(),
         history=history,
     )
-    await first.join(lambda other: None)
+    await first.join(tell_nobody)
     await beaten(history)
     await sql.execute("SET client_min_messages = error")
     await sql.execute(loss)
@@ -319,13 +325,16 @@ class WaitingElsewhere:
         self._dsn, self._eviction_ms = dsn, eviction_ms
         self.waits = threading.Event()
 
+    async def _on_wait(self, _view: ClusterView) -> None:
+        self.waits.set()
+
     def take_over(self, patience_s: float) -> Incarnation | None:
         """Wait so long for a take-over; None when there is none."""
 
         async def wait() -> Incarnation | None:
             membership = member(self._dsn, History(), [], eviction_ms=self._eviction_ms)
             try:
-                return await asyncio.wait_for(membership.join(lambda other: self.waits.set()), patience_s)
+                return await asyncio.wait_for(membership.join(self._on_wait), patience_s)
             except TimeoutError:
                 return None
             finally:
@@ -361,7 +370,7 @@ async def test_event_loop_that_hangs_loses_its_leadership(
         eviction_ms=1000,
         on_end=lambda _reason: ended.set(),
     )
-    await first.join(lambda other: None)
+    await first.join(tell_nobody)
     with ThreadPoolExecutor(1) as pool:
         outcome = pool.submit(WaitingElsewhere(pg_dsn, eviction_ms=1000).take_over, 20)
         incarnation = outcome.result(30)
@@ -397,3 +406,103 @@ async def test_member_that_leaves_ends_its_thread(pg_dsn: str, sql: asyncpg.Conn
     assert (
         await sql.fetchval("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pg_kafka heartbeat'") == 0
     )
+
+
+# -- places of those who wait --------------------------------------------------------------------------------------------
+
+
+async def named_by(first: Membership, *wanted: Peer) -> None:
+    """Wait until the leader names these as waiting."""
+    async with asyncio.timeout(20):
+        while first.waiting != wanted:  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.01)
+
+
+async def test_leader_knows_who_waits_until_they_are_gone(pg_dsn: str, sql: asyncpg.Connection) -> None:
+    first = await joined(pg_dsn, History(), [], heartbeat_ms=50)
+    second, third = [await Waiting(pg_dsn, heartbeat_ms=50).begun() for _ in range(2)]
+    await named_by(first, Peer(2, "h", 1), Peer(3, "h", 1))
+    await second.end()
+    await named_by(first, Peer(3, "h", 1))
+    await sql.execute(  # as kill -9 of the process does
+        "SELECT pg_terminate_backend(pid) FROM pg_locks l JOIN kafka.brokers b ON l.objid::bigint = b.lock_id"
+        " WHERE b.status = 'waiting'"
+    )
+    await named_by(first)
+    with pytest.raises(StorageError):
+        await third.took_over()
+    assert await sql.fetchval("SELECT count(*) FROM kafka.brokers WHERE status = 'waiting'") == 0
+    await first.leave()
+
+
+async def test_waiting_broker_that_stands_still_is_dropped_and_comes_back(pg_dsn: str, sql: asyncpg.Connection) -> None:
+    first = await joined(pg_dsn, History(), [], heartbeat_ms=50, eviction_ms=600)
+    second = await Waiting(pg_dsn, heartbeat_ms=50).begun()
+    await named_by(first, Peer(2, "h", 1))
+    async with sql.transaction():  # its heartbeats wait, and so it shows no life
+        await sql.execute("SELECT FROM kafka.brokers WHERE status = 'waiting' FOR UPDATE")
+        await asyncio.sleep(1.5)
+    await named_by(first, Peer(2, "h", 1))
+    await second.end()
+    await first.leave()
+
+
+async def test_waiting_broker_sees_leader_and_topics_and_keeps_its_node_id(
+    pg_dsn: str, sql: asyncpg.Connection
+) -> None:
+    first = await joined(pg_dsn, History(), [], heartbeat_ms=50)
+    second = await Waiting(pg_dsn, heartbeat_ms=50).begun()
+    uuid = await sql.fetchval("INSERT INTO kafka.topics (name, partitions) VALUES ('t', 3) RETURNING uuid")
+
+    async def seen(topics: dict[str, TopicSeen]) -> ClusterView:
+        async with asyncio.timeout(20):
+            while second.views[-1].topics != topics:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        return second.views[-1]
+
+    view = await seen({"t": TopicSeen("t", uuid, 3)})
+    assert first.incarnation is not None
+    assert (view.leader, view.leader_epoch, view.node_id) == (Peer(1, "h", 1), first.incarnation.epoch, 2)
+    assert (view.cluster_id, view.waiting) == (first.incarnation.cluster_id, (Peer(2, "h", 1),))
+    await sql.execute("UPDATE kafka.topics SET partitions = 4")
+    await seen({"t": TopicSeen("t", uuid, 4)})
+    await sql.execute("DELETE FROM kafka.topics")
+    await seen({})
+    await first.leave()
+    assert (await second.took_over()).node_id == 2
+    assert await sql.fetch("SELECT node_id, status FROM kafka.brokers WHERE status IN ('live', 'waiting')") == [
+        (2, "live")
+    ]
+    await second.member.leave()
+
+
+async def test_leader_whose_heartbeat_is_late_gives_up_when_another_one_waits(
+    pg_dsn: str, sql: asyncpg.Connection
+) -> None:
+    """Without one it goes on: nobody else can lead, and what is cached can be read."""
+    for waits in (False, True):
+        ended = asyncio.Event()
+        first = Membership(
+            pg_dsn,
+            host="h",
+            port=1,
+            version="t",
+            heartbeat_ms=50,
+            eviction_ms=600,
+            on_end=lambda _reason, ended=ended: ended.set(),  # type: ignore[misc]
+        )
+        await first.join(tell_nobody)
+        second = await Waiting(pg_dsn, eviction_ms=60_000, heartbeat_ms=50).begun() if waits else None
+        await named_by(first, *[Peer(2, "h", 1)] if waits else ())
+        async with sql.transaction():
+            await sql.execute("SELECT FROM kafka.brokers WHERE status = 'live' FOR UPDATE")
+            if waits:
+                await asyncio.wait_for(ended.wait(), 20)
+            else:
+                await asyncio.sleep(2.5)
+        assert ended.is_set() == waits
+        if second is not None:
+            await second.end()
+        await first.leave()
+        if waits:
+            await sql.execute("UPDATE kafka.brokers SET status = 'stopped'")

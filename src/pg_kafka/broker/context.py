@@ -8,7 +8,7 @@ Handlers import this file and nothing else of the edge. An ordinary handler is
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pg_kafka.broker.fetch_sessions import FetchSessions
     from pg_kafka.broker.groups import GroupCoordinator
     from pg_kafka.broker.transactions import TransactionCoordinator
+    from pg_kafka.cluster.view import Peer
     from pg_kafka.config import Config
     from pg_kafka.storage.log import Log
     from pg_kafka.storage.topics import Topics
@@ -76,11 +77,16 @@ class Broker:
     deadlines: Deadlines = field(default_factory=Deadlines)  # of fetches that wait
     turns: Turns = field(default_factory=Turns)  # of handlers that have long work
     warned_configs: set[str] = field(default_factory=set)  # topic configs without effect that a log line has named
+    waiting: Callable[[], Sequence[Peer]] = tuple  # brokers that wait for the end of this one
 
     def advertised(self, connection: ConnectionInfo) -> tuple[str, int]:
         """The address clients are told to use: the configured one, else the one this client connected to."""
         advertise = self.config.advertise
         return connection.local if advertise is None else (advertise.host, advertise.port)
+
+    def others(self) -> list[Peer]:
+        """Brokers without partitions, where clients may look for the one that leads when this one is gone."""
+        return [peer for peer in self.waiting() if peer.is_reachable]
 
 
 @dataclass(slots=True)

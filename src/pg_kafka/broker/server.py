@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Coroutine
@@ -21,7 +20,7 @@ from pg_kafka.broker.budget import RESERVE_BYTES, RequestBudget
 from pg_kafka.broker.connection import Connection
 from pg_kafka.broker.context import Broker
 from pg_kafka.broker.freed_memory import FreedMemory
-from pg_kafka.errors import FatalError
+from pg_kafka.broker.listening import ListeningPlace, bound, cannot_listen
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +51,7 @@ class Server:
         self._connections: set[Connection] = set()
         self._per_address: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._listener: asyncio.Server | None = None
+        self._listeners: list[asyncio.Server] = []
         self._next_connection_id = 1
         self._idle_timer: asyncio.TimerHandle | None = None
         self._budget_timer: asyncio.TimerHandle | None = None
@@ -68,8 +67,7 @@ class Server:
     @property
     def address(self) -> tuple[str, int]:
         """Where it listens; the port is the real one when 0 was asked for."""
-        assert self._listener is not None
-        name = self._listener.sockets[0].getsockname()
+        name = self._listeners[0].sockets[0].getsockname()
         return name[0], name[1]
 
     @property
@@ -86,23 +84,22 @@ class Server:
         """What the log has accepted and not written; large batches have a bound of their own."""
         return self._broker.log.queued_bytes - self._broker.decoding.queued_bytes
 
-    async def start(self) -> None:
+    async def start(self, place: ListeningPlace | None = None) -> None:
         """Listen. Raises FatalError when the address is not to be had."""
         listen = self._broker.config.listen
+        loop = asyncio.get_running_loop()
         try:
-            self._listener = await asyncio.get_running_loop().create_server(
-                self._accept, listen.host, listen.port, backlog=LISTEN_BACKLOG
-            )
+            for socket_ in place.shared() if place is not None else bound(listen):
+                self._listeners.append(await loop.create_server(self._accept, sock=socket_, backlog=LISTEN_BACKLOG))
         except OSError as error:
-            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-            raise FatalError(f"cannot listen on {listen}: {reason}") from error
+            raise cannot_listen(listen, error) from error
         self._schedule_idle_check()
         self.freed_memory.start()
 
     async def stop(self, deadline_s: float) -> None:
         """Accept nothing new, finish what is in progress within `deadline_s`, then cut what is left."""
-        if self._listener is not None:
-            self._listener.close()
+        for listener in self._listeners:
+            listener.close()
         for timer in (self._idle_timer, self._budget_timer):
             if timer is not None:
                 timer.cancel()

@@ -22,6 +22,8 @@ from collections.abc import Callable
 import asyncpg
 
 from pg_kafka.cluster.incarnation import Incarnation
+from pg_kafka.cluster.silence import Silence
+from pg_kafka.cluster.view import Peer
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import locks, queries
 from pg_kafka.storage.sessions import (
@@ -45,13 +47,15 @@ log = logging.getLogger("pg_kafka.membership")
 # A loop that has not turned for so long serves nobody; who waits may take over.
 HANG_S = 10.0
 CLAIM_TIMEOUT_S = 10.0
-REOPEN_TIMEOUT_S = 10.0
+MIN_STATEMENT_S = 1.0
 GOODBYE_TIMEOUT_S = 5.0
 STOP_TIMEOUT_S = 10.0
 
 
 class Heartbeat:
-    """The callbacks run on the loop that made this: `on_beat(beats)`, and at most once `on_end(reason, went_back)`."""
+    """The callbacks run on the loop that made this: `on_beat(beats)`, `on_waiting(brokers that wait)`, and at most once
+    `on_end(reason, went_back)`.
+    """
 
     def __init__(
         self,
@@ -61,6 +65,7 @@ class Heartbeat:
         eviction_s: float,
         refuse_older: Callable[[Identity], None],
         on_beat: Callable[[int], None],
+        on_waiting: Callable[[tuple[Peer, ...]], None],
         on_end: Callable[[str, bool], None],
     ) -> None:
         self._dsn = dsn
@@ -68,6 +73,7 @@ class Heartbeat:
         self._eviction_s = eviction_s
         self._refuse_older = refuse_older  # looks at what no longer changes
         self._on_beat = on_beat
+        self._on_waiting = on_waiting
         self._on_end = on_end
         self._main = asyncio.get_running_loop()
         self._claimed: asyncio.Future[int] = self._main.create_future()
@@ -82,6 +88,8 @@ class Heartbeat:
         self._session: Session | None = None
         self._lost: Session | None = None
         self._says_goodbye = False
+        self._silence = Silence()
+        self._waiting: tuple[Peer, ...] = ()
 
     # On the broker's loop
 
@@ -189,30 +197,27 @@ class Heartbeat:
     async def _beat(self, incarnation: Incarnation) -> None:
         """Count up each second, until the incarnation is over; open the session again when it is lost."""
         beats = 0
+        shown_at = time.monotonic()  # when the last heartbeat that others can have seen began
         while True:
             self._tell(self._turned)
-            silent_s = time.monotonic() - self._turned_at
-            if silent_s > HANG_S:
+            hangs_s = time.monotonic() - self._turned_at
+            if hangs_s > HANG_S:
                 if not self.is_silent:
-                    log.error("the event loop hangs, so the broker shows no life", extra={"hangs_s": f"{silent_s:.0f}"})
+                    log.error("the event loop hangs, so the broker shows no life", extra={"hangs_s": f"{hangs_s:.0f}"})
                 self.is_silent = True
                 await asyncio.sleep(self._heartbeat_s)
                 continue
             self.is_silent = False
             try:
-                if self._session is None or self._session.is_closed:
-                    async with asyncio.timeout(REOPEN_TIMEOUT_S):
+                left_s = max(shown_at + self._eviction_s - time.monotonic(), MIN_STATEMENT_S)
+                async with asyncio.timeout(left_s):
+                    if self._session is None or self._session.is_closed:
                         self._session = await self._reopen(incarnation, beats)
-                connection = self._session.connection
-                row = await connection.fetchrow(SQL["heartbeat"], incarnation.id, beats, timeout=self._eviction_s)
-                if row is None:
-                    row = await connection.fetchrow(
-                        SESSION_SQL["incarnation_status"], incarnation.id, timeout=self._eviction_s
-                    )
-                    check_live(row, incarnation.id, beats)
-                    raise Fenced(f"incarnation {incarnation.id} was fenced")
-                beats = row["beats"]
-                self._tell(self._on_beat, beats)
+                    begun_at = time.monotonic()
+                    beats = await self._count(self._session.connection, incarnation, beats)
+                    shown_at = begun_at
+                    self._tell(self._on_beat, beats)
+                    await self._look(self._session.connection)
             except Fenced as error:
                 self._tell(self._on_end, str(error), isinstance(error, WentBack))
                 return
@@ -225,7 +230,41 @@ class Heartbeat:
                 if self._session is not None:
                     self._session.drop()
                     self._lost, self._session = self._session, None
+                if self._waiting and time.monotonic() - shown_at >= self._eviction_s:
+                    # Another broker may lead by now, and clients that only read here would never find it.
+                    self._tell(self._on_end, "the heartbeat is late, and another broker waits", False)
+                    return
             await asyncio.sleep(self._heartbeat_s)
+
+    async def _count(self, connection: asyncpg.Connection, incarnation: Incarnation, beats: int) -> int:
+        """One heartbeat; the number of all. Raises Fenced, WentBack."""
+        count: int | None = await connection.fetchval(SQL["heartbeat"], incarnation.id, beats)
+        if count is None:
+            check_live(
+                await connection.fetchrow(SESSION_SQL["incarnation_status"], incarnation.id), incarnation.id, beats
+            )
+            raise Fenced(f"incarnation {incarnation.id} was fenced")
+        return count
+
+    async def _look(self, connection: asyncpg.Connection) -> None:
+        """Find out who waits, and remove those that have ended or stand still."""
+        asked_at = time.monotonic()
+        rows = await connection.fetch(SQL["waiting_brokers"])
+        answered_at = time.monotonic()
+        self._silence.forget_others({row["incarnation"] for row in rows})
+        waiting, dead = [], []
+        for row in rows:
+            sign = (row["beats"], row["seen_at"])
+            silent_s = self._silence.look(row["incarnation"], sign, asked_at, answered_at)
+            if row["is_heartbeat_gone"] or silent_s > self._eviction_s:
+                dead.append(row["incarnation"])
+            else:
+                waiting.append(Peer(row["node_id"], row["host"], row["port"]))
+        if dead:
+            await connection.fetch(SQL["drop_waiting"], dead)
+        if tuple(waiting) != self._waiting:
+            self._waiting = tuple(waiting)
+            self._tell(self._on_waiting, self._waiting)
 
     async def _reopen(self, incarnation: Incarnation, beats: int) -> Session:
         session = await connect(self._dsn, "heartbeat")

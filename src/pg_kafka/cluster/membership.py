@@ -8,17 +8,20 @@ incarnation's own lock while its owner lives: a waiting exclusive request would 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import asyncpg
 
 from pg_kafka.cluster import take_over
 from pg_kafka.cluster.heartbeat import Heartbeat
 from pg_kafka.cluster.incarnation import History, Incarnation
+from pg_kafka.cluster.place import Place
 from pg_kafka.cluster.silence import Silence
 from pg_kafka.cluster.take_over import Newcomer
+from pg_kafka.cluster.view import ClusterView, Peer
 from pg_kafka.storage import queries
 from pg_kafka.storage.sessions import (
     CONNECTION_ERRORS,
@@ -66,35 +69,56 @@ class Membership:
         self._ended = False
         self._heartbeat: Heartbeat | None = None
         self.incarnation: Incarnation | None = None
+        self.waiting: tuple[Peer, ...] = ()  # brokers that wait for the end of this one
 
-    async def join(self, on_wait: Callable[[str], None]) -> Incarnation:
-        """Become the broker of this database, waiting while another lives. Raises StorageError."""
+    async def join(self, on_wait: Callable[[ClusterView], Awaitable[None]]) -> Incarnation:
+        """Become the broker of this database, waiting while another lives. Raises StorageError.
+
+        `on_wait` is awaited again and again meanwhile, with what clients can be told.
+        """
         silence = Silence()
-        told = False
-        while self.incarnation is None:
-            # Who has waited takes over with a new session: what this one knows of the server may be old by then.
-            session = await connect(self._dsn, "heartbeat")
-            try:
-                self._history.refuse_older(session.identity)
-                has_waited = False
-                while True:
+        place: Place | None = None
+        try:
+            while self.incarnation is None:
+                # Who has waited takes over with a new session: what the other one knows of the server may be old by then.
+                session = await connect(self._dsn, "heartbeat")
+                try:
+                    self._history.refuse_older(session.identity)
                     await self._history.look_back(session.connection)
                     dead, leader = await self._look(session.connection, silence)
                     if leader is None:
-                        break
-                    has_waited = True
-                    if not told:
-                        told = True
-                        on_wait(f"{leader['host']}:{leader['port']}")
-                    await asyncio.sleep(LOOK_S)
-                if not has_waited:
-                    self.incarnation = await self._lead(session, dead)
-            except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
-                raise unavailable(f"cannot join the cluster: {describe(error)}") from error
-            finally:
-                session.drop()
-        self._history.led(session.identity)
-        return self.incarnation
+                        self.incarnation = await self._lead(session, dead, place)
+                finally:
+                    session.drop()
+                if leader is not None:
+                    if place is None:
+                        place = await Place.take(self._dsn, self._host, self._port, self._version, self._heartbeat_s)
+                    await self._wait(place, silence, on_wait)
+            self._history.led(session.identity)
+            return self.incarnation
+        except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
+            raise unavailable(f"cannot join the cluster: {describe(error)}") from error
+        finally:
+            if place is not None:
+                await self._leave(place)
+
+    async def _wait(self, place: Place, silence: Silence, on_wait: Callable[[ClusterView], Awaitable[None]]) -> None:
+        """Return when nobody leads any more."""
+        is_first = True
+        while True:
+            await self._history.look_back(place.session.connection)
+            _, leader = await self._look(place.session.connection, silence)
+            if leader is None:
+                return
+            if await place.beat() or is_first:
+                is_first = False
+                await on_wait(await place.view(leader))
+            await asyncio.sleep(LOOK_S)
+
+    @staticmethod
+    async def _leave(place: Place) -> None:
+        with contextlib.suppress(*CONNECTION_ERRORS, asyncpg.PostgresError):
+            await place.leave()
 
     async def _look(
         self, connection: asyncpg.Connection, silence: Silence
@@ -107,7 +131,7 @@ class Membership:
         brokers = await connection.fetch(SQL["live_brokers"], timeout=LOCK_TIMEOUT_S)
         answered_at = time.monotonic()
         silence.forget_others({broker["incarnation"] for broker in brokers})
-        dead = []
+        dead: list[asyncpg.Record] = []
         for broker in brokers:
             self._history.beat(broker["incarnation"], broker["beats"])
             silent_s = silence.look(broker["incarnation"], take_over.sign(broker), asked_at, answered_at)
@@ -119,7 +143,7 @@ class Membership:
             dead.append(broker)
         return dead, None
 
-    async def _lead(self, session: Session, dead: list[asyncpg.Record]) -> Incarnation | None:
+    async def _lead(self, session: Session, dead: list[asyncpg.Record], place: Place | None) -> Incarnation | None:
         """Take over and begin to show life; None when there is somebody to wait for again."""
         heartbeat = Heartbeat(
             self._dsn,
@@ -127,12 +151,19 @@ class Membership:
             eviction_s=self._eviction_s,
             refuse_older=self._history.refuse_older,
             on_beat=self._on_beat,
+            on_waiting=self._on_waiting,
             on_end=lambda reason, went_back: self.end(reason, went_back=went_back),
         )
         incarnation: Incarnation | None = None
         try:
             # Before others see the row: one that lives without this lock looks as if its process had ended.
-            newcomer = Newcomer(await heartbeat.claim(), self._host, self._port, self._version)
+            newcomer = Newcomer(
+                await heartbeat.claim(),
+                self._host,
+                self._port,
+                self._version,
+                waiting=0 if place is None else place.incarnation,
+            )
             if await take_over.fence(session, dead):
                 incarnation = await take_over.join(session, newcomer, self._history)
         finally:
@@ -186,6 +217,9 @@ class Membership:
     def _on_beat(self, beats: int) -> None:
         assert self.incarnation is not None
         self._history.beat(self.incarnation.id, beats)
+
+    def _on_waiting(self, waiting: tuple[Peer, ...]) -> None:
+        self.waiting = waiting
 
     async def leave(self) -> None:
         """Say goodbye, so that the next broker need not wait."""

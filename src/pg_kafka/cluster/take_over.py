@@ -33,12 +33,13 @@ HISTORY_EPOCHS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Newcomer:
-    """Who joins: the number that its heartbeat's session holds, and where it can be reached."""
+    """Who joins: the number that its heartbeat's session holds, where it can be reached, and its row while it waited."""
 
     heartbeat_lock_id: int
     host: str
     port: int
     version: str
+    waiting: int = 0
 
 
 def sign(broker: asyncpg.Record) -> tuple[object, ...]:
@@ -100,6 +101,7 @@ async def join(session: Session, newcomer: Newcomer, history: History) -> Incarn
         epoch = await connection.fetchval(
             SQL["advance_epoch"], HISTORY_EPOCHS if changed else 1, where.system_identifier, where.timeline
         )
+        node_id = await connection.fetchval(SQL["drop_waiting"], [newcomer.waiting])
         row = await only_row(
             connection,
             SQL["join"],
@@ -109,6 +111,7 @@ async def join(session: Session, newcomer: Newcomer, history: History) -> Incarn
             newcomer.host,
             newcomer.port,
             newcomer.version,
+            node_id,
         )
         await connection.execute(SQL["forget_old_incarnations"])
     await _commit(session)

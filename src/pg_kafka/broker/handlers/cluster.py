@@ -16,7 +16,7 @@ async def describe_cluster(ctx: Context, request: DescribeClusterRequest) -> Des
 
     Versions  0-2. All are flexible; the endpoint type came with 1.
     Rules     - endpoint type 2 (controllers) is MISMATCHED_ENDPOINT_TYPE, others UNSUPPORTED_ENDPOINT_TYPE
-              - a fenced broker is never listed: it has lost its place in the database
+              - a fenced broker is never listed: it has lost its place in the database; those that wait are
     Not done  - controllers: this broker is its own
     """
     if request.endpoint_type == _CONTROLLERS:
@@ -35,7 +35,10 @@ async def describe_cluster(ctx: Context, request: DescribeClusterRequest) -> Des
     return DescribeClusterResponse(
         cluster_id=log.cluster_id,
         controller_id=log.node_id,
-        brokers=[DescribeClusterBroker(broker_id=log.node_id, host=host, port=port)],
+        brokers=[
+            DescribeClusterBroker(broker_id=log.node_id, host=host, port=port),
+            *(DescribeClusterBroker(broker_id=o.node_id, host=o.host, port=o.port) for o in ctx.broker.others()),
+        ],
         cluster_authorized_operations=CLUSTER_OPERATIONS
         if request.include_cluster_authorized_operations
         else NOT_ASKED,

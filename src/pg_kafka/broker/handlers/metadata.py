@@ -45,6 +45,7 @@ async def metadata(ctx: Context, request: MetadataRequest) -> MetadataResponse:
               - an invalid name is INVALID_TOPIC_EXCEPTION, an unknown id UNKNOWN_TOPIC_ID
               - internal topics are never created this way, nor those that collide with another
               - a topic named twice is answered once
+              - brokers that wait for the end of this one are named too; they lead nothing
     Not done  - several replicas: each partition has one, PostgreSQL replicates
               - racks
     """
@@ -63,7 +64,10 @@ async def metadata(ctx: Context, request: MetadataRequest) -> MetadataResponse:
         topics = await _by_name(ctx, request)
     host, port = broker.advertised(ctx.connection)
     return MetadataResponse(
-        brokers=[MetadataResponseBroker(node_id=broker.log.node_id, host=host, port=port)],
+        brokers=[
+            MetadataResponseBroker(node_id=broker.log.node_id, host=host, port=port),
+            *(MetadataResponseBroker(node_id=o.node_id, host=o.host, port=o.port) for o in broker.others()),
+        ],
         cluster_id=broker.log.cluster_id,
         controller_id=broker.log.node_id,
         topics=topics,

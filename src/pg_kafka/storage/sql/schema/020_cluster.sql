@@ -20,7 +20,7 @@ COMMENT ON SEQUENCE kafka.lock_ids IS 'Second integer of the advisory locks (cla
 CREATE TABLE kafka.brokers (
     incarnation        bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     node_id            integer NOT NULL CHECK (node_id > 0),
-    status             text    NOT NULL CHECK (status IN ('live', 'fenced', 'stopped')),
+    status             text    NOT NULL CHECK (status IN ('live', 'fenced', 'stopped', 'waiting')),
     epoch              integer NOT NULL,
     lock_id            integer NOT NULL,
     heartbeat_lock_id  integer NOT NULL,
@@ -32,8 +32,8 @@ CREATE TABLE kafka.brokers (
     ended_at           timestamptz,
     beats              bigint  NOT NULL DEFAULT 0
 ) WITH (fillfactor = 50);
-CREATE UNIQUE INDEX brokers_live_node ON kafka.brokers (node_id) WHERE status = 'live';
-COMMENT ON TABLE kafka.brokers IS 'Incarnations of brokers, one row for each start; a row that is not live is never revived.';
+CREATE UNIQUE INDEX brokers_live_node ON kafka.brokers (node_id) WHERE status IN ('live', 'waiting');
+COMMENT ON TABLE kafka.brokers IS 'Incarnations of brokers, one row for each start; a row that is not live is never revived. Brokers that wait for the one that leads have rows while they do.';
 COMMENT ON COLUMN kafka.brokers.seen_at IS 'Time of the last heartbeat by the server''s clock, for people; nothing is decided by it.';
 COMMENT ON COLUMN kafka.brokers.beats IS 'Number of heartbeats. A broker that waits and has seen no change for pg_kafka.eviction_ms may take over.';
 

@@ -1,0 +1,270 @@
+"""What a broker answers while another one leads: where that one is.
+
+It serves the same APIs in the same versions, from rows made of those of `dispatch.py`, so that clients find the leader
+through whichever broker of their list they reach. What it knows comes from the database. Partitions, groups and
+transactions are the leader's: those requests get the error that makes clients ask where the leader is. What clients ask of
+any broker, and only the leader can do, is asked of the leader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+from pg_kafka.broker.context import Api, Broker, Context, HotHandler, Reply
+from pg_kafka.broker.decoding import Decoding
+from pg_kafka.broker.handlers import metadata as leader_metadata
+from pg_kafka.cluster.view import ClusterView
+from pg_kafka.config import Address, Config
+from pg_kafka.wire import codec
+from pg_kafka.wire.codec import MalformedRequest
+from pg_kafka.wire.error_codes import ErrorCode
+from pg_kafka.wire.frames import RequestHeader, decode_response_header, encode_request_header
+from pg_kafka.wire.messages import fetch_response as fetched
+from pg_kafka.wire.messages import list_offsets_response as listed
+from pg_kafka.wire.messages import offset_for_leader_epoch_response as epochs
+from pg_kafka.wire.messages import produce_response as produced
+from pg_kafka.wire.messages.list_groups_response import ListGroupsResponse
+from pg_kafka.wire.messages.list_transactions_response import ListTransactionsResponse
+from pg_kafka.wire.messages.metadata_request import MetadataRequest
+from pg_kafka.wire.messages.metadata_response import MetadataResponse
+
+_NOT_LEADER = ErrorCode.NOT_LEADER_OR_FOLLOWER
+# Of the leader's answer to what was asked for a client.
+ASK_TIMEOUT_S = 10.0
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+_CLIENT_ID = "pg_kafka waiting"
+_UNREACHABLE = (OSError, TimeoutError, EOFError, MalformedRequest)
+
+
+def waiting_broker(config: Config, apis: Mapping[int, Api], decoding: Decoding, view: ClusterView) -> Broker:
+    """What the listener and the handlers of the APIs that are answered here use of a broker."""
+    unused: Any = None
+    broker = Broker(
+        config=config,
+        topics=unused,
+        log=unused,
+        fetch_sessions=unused,
+        groups=unused,
+        transactions=unused,
+        apis={key: _row(api) for key, api in apis.items()},
+        now_ms=unused,
+        decoding=decoding,
+    )
+    show(broker, view)
+    return broker
+
+
+def show(broker: Broker, view: ClusterView) -> None:
+    """Answer by this view from now on: the leader stands where a broker that leads would name itself."""
+    # Topics are created by the leader alone.
+    leader = Address(view.leader.host, view.leader.port)
+    broker.config = dataclasses.replace(broker.config, advertise=leader, auto_create_topics_enable=False)
+    log: Any = SimpleNamespace(
+        node_id=view.leader.node_id, epoch=view.leader_epoch, cluster_id=view.cluster_id, queued_bytes=0
+    )
+    topics: Any = SimpleNamespace(by_name=view.topics, by_uuid={topic.uuid: topic for topic in view.topics.values()})
+    broker.log, broker.topics = log, topics
+    broker.waiting = lambda: view.waiting
+
+
+async def list_groups(_ctx: Context, _request: Any) -> ListGroupsResponse:
+    """Each broker lists what it coordinates: this one nothing."""
+    return ListGroupsResponse()
+
+
+async def list_transactions(_ctx: Context, _request: Any) -> ListTransactionsResponse:
+    """As above."""
+    return ListTransactionsResponse()
+
+
+async def metadata(ctx: Context, request: MetadataRequest) -> MetadataResponse:
+    """As the leader answers; it alone creates topics, so it is asked about a name that it may create."""
+    known = ctx.broker.topics.by_name
+    names = [wanted.name for wanted in request.topics or ()]
+    if request.allow_auto_topic_creation and any(name is not None and name not in known for name in names):
+        with contextlib.suppress(*_UNREACHABLE):
+            answer: MetadataResponse = await _ask_leader(ctx, request)
+            return answer
+    return await leader_metadata.metadata(ctx, request)
+
+
+async def _asked(ctx: Context, request: Any, reply: Reply) -> None:
+    try:
+        reply.send(await _ask_leader(ctx, request))
+    except _UNREACHABLE:
+        reply.close("this broker waits, and the one that leads cannot be reached")
+
+
+async def _ask_leader(ctx: Context, request: Any) -> Any:
+    """The leader's answer to a request, by a connection of its own."""
+    header, leader = ctx.header, ctx.broker.config.advertise
+    if header.client_id == _CLIENT_ID or leader is None:
+        raise ConnectionError("asked by a broker that takes this one for the leader")
+    head = encode_request_header(RequestHeader(header.api_key, header.api_version, header.correlation_id, _CLIENT_ID))
+    body = b"".join((head, *codec.encode_request(request, header.api_key, header.api_version)))
+    async with asyncio.timeout(ASK_TIMEOUT_S):
+        reader, writer = await asyncio.open_connection(leader.host, leader.port)
+        try:
+            writer.write(len(body).to_bytes(4, "big") + body)
+            size = int.from_bytes(await reader.readexactly(4), "big")
+            if size > MAX_ANSWER_BYTES:
+                raise ConnectionError(f"an answer of {size} bytes")
+            frame = await reader.readexactly(size)
+        finally:
+            writer.close()
+    _, offset = decode_response_header(frame, header.api_key, header.api_version)
+    return codec.decode_response(header.api_key, header.api_version, frame, offset)
+
+
+def produce(request: Any) -> produced.ProduceResponse | None:
+    if not request.acks:
+        return None  # there is no answer, so the connection says it
+    return produced.ProduceResponse(
+        responses=[
+            produced.TopicProduceResponse(
+                name=topic.name,
+                topic_id=topic.topic_id,
+                partition_responses=[
+                    produced.PartitionProduceResponse(index=part.index, error_code=_NOT_LEADER, base_offset=-1)
+                    for part in topic.partition_data
+                ],
+            )
+            for topic in request.topic_data
+        ]
+    )
+
+
+def fetch(request: Any) -> fetched.FetchResponse:
+    return fetched.FetchResponse(
+        responses=[
+            fetched.FetchableTopicResponse(
+                topic=topic.topic,
+                topic_id=topic.topic_id,
+                partitions=[
+                    fetched.PartitionData(
+                        partition_index=part.partition, error_code=_NOT_LEADER, high_watermark=-1, records=b""
+                    )
+                    for part in topic.partitions
+                ],
+            )
+            for topic in request.topics
+        ],
+        # Of a session that this broker does not know, which ends it.
+        error_code=ErrorCode.FETCH_SESSION_ID_NOT_FOUND if request.session_id else ErrorCode.NONE,
+    )
+
+
+def list_offsets(request: Any) -> listed.ListOffsetsResponse:
+    return listed.ListOffsetsResponse(
+        topics=[
+            listed.ListOffsetsTopicResponse(
+                name=topic.name,
+                partitions=[
+                    listed.ListOffsetsPartitionResponse(partition_index=part.partition_index, error_code=_NOT_LEADER)
+                    for part in topic.partitions
+                ],
+            )
+            for topic in request.topics
+        ]
+    )
+
+
+def offset_for_leader_epoch(request: Any) -> epochs.OffsetForLeaderEpochResponse:
+    return epochs.OffsetForLeaderEpochResponse(
+        topics=[
+            epochs.OffsetForLeaderTopicResult(
+                topic=topic.topic,
+                partitions=[
+                    epochs.EpochEndOffset(partition=part.partition, error_code=_NOT_LEADER) for part in topic.partitions
+                ],
+            )
+            for topic in request.topics
+        ]
+    )
+
+
+def _refuse(answer: Callable[[Any], Any | None], _ctx: Context, request: Any, reply: Reply) -> None:
+    message = answer(request)
+    if message is None:
+        reply.close("this broker waits for the one that leads")
+    else:
+        reply.send(message)
+
+
+# By the handlers of a broker that leads.
+_ANSWERED = ("ApiVersions", "DescribeTopicPartitions", "FindCoordinator", "DescribeCluster")
+_OWN: Mapping[str, Callable[[Context, Any], Any]] = {
+    "Metadata": metadata,
+    "ListGroups": list_groups,
+    "ListTransactions": list_transactions,
+}
+# Clients ask these of any broker, and InitProducerId when they have no transactional id.
+_ASKED = ("DescribeConfigs", "IncrementalAlterConfigs", "InitProducerId")
+_NOT_LED_HERE: Mapping[str, Callable[[Any], Any | None]] = {
+    "Produce": produce,
+    "Fetch": fetch,
+    "ListOffsets": list_offsets,
+    "OffsetForLeaderEpoch": offset_for_leader_epoch,
+}
+# In the API's own form for failures.
+_CODES: Mapping[str, ErrorCode] = {
+    **dict.fromkeys(("DescribeProducers", "WriteTxnMarkers"), _NOT_LEADER),
+    **dict.fromkeys(("CreateTopics", "DeleteTopics", "CreatePartitions"), ErrorCode.NOT_CONTROLLER),
+    **dict.fromkeys(
+        (
+            "OffsetCommit",
+            "OffsetFetch",
+            "JoinGroup",
+            "Heartbeat",
+            "LeaveGroup",
+            "SyncGroup",
+            "DescribeGroups",
+            "DeleteGroups",
+            "OffsetDelete",
+            "AddPartitionsToTxn",
+            "AddOffsetsToTxn",
+            "EndTxn",
+            "TxnOffsetCommit",
+            "DescribeTransactions",
+            "ConsumerGroupHeartbeat",
+            "ConsumerGroupDescribe",
+        ),
+        ErrorCode.NOT_COORDINATOR,
+    ),
+}
+
+
+def _row(api: Api) -> Api:
+    """The row of an API while another broker leads. Where no answer fits, the connection is closed: clients ask another one."""
+    if api.name in _ANSWERED:
+        return api
+    if api.name in _OWN:
+        return dataclasses.replace(api, handler=_OWN[api.name])
+    handler: HotHandler = partial(_refuse, _NOT_LED_HERE.get(api.name, _no_answer))
+    if api.name in _CODES and api.failure is not None:
+        handler = partial(_refuse, partial(_failure, api.failure, _CODES[api.name]))
+    elif api.name in _ASKED:
+        handler = _asked if api.failure is None else partial(_asked_or_refused, api.failure)
+    return dataclasses.replace(api, handler=handler, is_hot=True, is_pipelined=False, recurrent=None)
+
+
+def _no_answer(_request: Any) -> None:
+    return None
+
+
+def _failure(form: Callable[[Any, int], Any], code: ErrorCode, request: Any) -> Any:
+    return form(request, code)
+
+
+async def _asked_or_refused(form: Callable[[Any, int], Any], ctx: Context, request: Any, reply: Reply) -> None:
+    """A transactional id has its coordinator; what has none is asked of the leader."""
+    if getattr(request, "transactional_id", None) is not None:
+        reply.send(form(request, ErrorCode.NOT_COORDINATOR))
+    else:
+        await _asked(ctx, request, reply)
