@@ -2,7 +2,7 @@
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import asyncpg
 import pytest
@@ -124,3 +124,50 @@ async def test_what_the_server_says_right_behind_an_answer_is_the_drivers(
     assert await exchange.run(session, "SELECT 1", [], 10) == ["SELECT 1"]
     assert session.connection.get_settings().TimeZone == "Asia/Tokyo"
     assert await session.connection.fetchval("SELECT 2") == 2
+
+
+async def test_pieces_are_made_as_the_server_reads(session: Session) -> None:
+    """No more than a few are in memory at a time, however slow the server is."""
+    made, progress = 0, asyncio.Event()
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal made
+        yield HEADER
+        for number in range(200):
+            made += 1
+            yield b"".join(rows(*range(number * 5_000, (number + 1) * 5_000))[1:-1])
+        yield TRAILER
+
+    query = "BEGIN; SELECT pg_sleep(1); COPY a FROM STDIN (FORMAT binary); COMMIT"
+    run = asyncio.create_task(exchange.run(session, query, [pieces()], 20, progress.set))
+    await asyncio.wait_for(progress.wait(), 20)
+    await asyncio.sleep(0.3)
+    assert made < 100
+    assert await run == ["BEGIN", "SELECT 1", "COPY 1000000", "COMMIT"]
+    assert made == 200
+    assert await session.connection.fetchrow("SELECT min(n), max(n) FROM a") == (0, 999_999)
+
+
+async def test_no_more_pieces_are_made_after_a_refusal(session: Session) -> None:
+    made = 0
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal made
+        while True:
+            made += 1
+            yield bytes(100_000)
+
+    with pytest.raises(asyncpg.UndefinedTableError):
+        await exchange.run(session, "COPY nothing FROM STDIN", [pieces()], 20, lambda: None)
+    assert made > 0
+    assert await exchange.run(session, "SELECT 1", [], 10) == ["SELECT 1"]
+
+
+async def test_connection_lost_between_two_pieces(session: Session) -> None:
+    progress = asyncio.Event()
+    query = f"SELECT pg_sleep(60); {INTO_A}"
+    run = asyncio.create_task(exchange.run(session, query, [rows(*range(500_000))], 20, progress.set))
+    await asyncio.wait_for(progress.wait(), 20)
+    session.drop()
+    with pytest.raises((ConnectionError, asyncpg.InterfaceError)):
+        await asyncio.wait_for(run, 20)

@@ -15,7 +15,8 @@ query are one transaction (PostgreSQL manual, "Message Flow", 55.2.2.1), so a qu
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import asyncpg
@@ -27,8 +28,17 @@ _COPY_DONE = b"c\x00\x00\x00\x04"
 _HEADER_BYTES = 5
 
 
-async def run(session: Session, query: str, copies: Sequence[Iterable[bytes]], timeout_s: float | None) -> list[str]:
+async def run(
+    session: Session,
+    query: str,
+    copies: Sequence[Iterable[bytes]],
+    timeout_s: float | None,
+    on_progress: Callable[[], None] | None = None,
+) -> list[str]:
     """Send a query with the data of each COPY ... FROM STDIN in it; the command tags.
+
+    With `on_progress` the data go out piece by piece, each made when the server has read most of those before, and other
+    tasks run between two pieces; it is called after each, and the deadline is that of a piece.
 
     The driver does not see what the server answers, so it does not know of a transaction that the query begins. Raises
     asyncpg.PostgresError as the driver does, ConnectionError when the connection is lost, and TimeoutError; after the last
@@ -44,7 +54,16 @@ async def run(session: Session, query: str, copies: Sequence[Iterable[bytes]], t
         raise ConnectionResetError("the database closed the connection")
     exchange = switch.begin()
     try:
-        switch.transport.writelines(_messages(query, copies))
+        if on_progress is None:
+            switch.transport.writelines(list(itertools.chain.from_iterable(_messages(query, copies))))
+        else:
+            for message in _messages(query, copies):
+                if exchange.ready.done():  # refused: the server ignores the rest
+                    break
+                switch.transport.writelines(message)
+                async with asyncio.timeout(timeout_s):
+                    await switch.drained(exchange)
+                on_progress()
         if timeout_s is None:
             await exchange.ready
         else:
@@ -61,15 +80,14 @@ async def run(session: Session, query: str, copies: Sequence[Iterable[bytes]], t
     return [tag.decode() for tag in exchange.tags]
 
 
-def _messages(query: str, copies: Sequence[Iterable[bytes]]) -> list[bytes]:
+def _messages(query: str, copies: Sequence[Iterable[bytes]]) -> Iterator[tuple[bytes, ...]]:
+    """Each whole, in parts: what has begun must be sent to its end."""
     text = query.encode()
-    messages = [b"Q", (len(text) + 5).to_bytes(4, "big"), text, b"\x00"]
+    yield b"Q", (len(text) + 5).to_bytes(4, "big"), text, b"\x00"
     for pieces in copies:
         for piece in pieces:
-            messages.append(b"d" + (len(piece) + 4).to_bytes(4, "big"))
-            messages.append(piece)
-        messages.append(_COPY_DONE)
-    return messages
+            yield b"d" + (len(piece) + 4).to_bytes(4, "big"), piece
+        yield (_COPY_DONE,)
 
 
 class _Switch(asyncio.Protocol):
@@ -82,6 +100,7 @@ class _Switch(asyncio.Protocol):
         self._session = session
         self._driver = connection._protocol
         self._loop = asyncio.get_running_loop()
+        self._resumed: asyncio.Future[None] | None = None  # while more has been written than the server has read
         self.transport.set_protocol(self)
 
     def begin(self) -> _Exchange:
@@ -107,11 +126,22 @@ class _Switch(asyncio.Protocol):
         self._driver.connection_lost(error)
 
     def pause_writing(self) -> None:
-        if self.exchange is None:  # all of its data is in memory already: there is nothing to hold back
+        if self.exchange is None:
             self._driver.pause_writing()
+        else:
+            self._resumed = self._loop.create_future()
 
     def resume_writing(self) -> None:
+        resumed, self._resumed = self._resumed, None
+        if resumed is not None:
+            resumed.set_result(None)
         self._driver.resume_writing()
+
+    async def drained(self, exchange: _Exchange) -> None:
+        """Let others run, until the server has read enough or has answered; a lost connection is an answer."""
+        await asyncio.sleep(0)
+        if self._resumed is not None and not exchange.ready.done():
+            await asyncio.wait((self._resumed, exchange.ready), return_when=asyncio.FIRST_COMPLETED)
 
 
 class _Exchange:

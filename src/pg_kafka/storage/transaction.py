@@ -1,7 +1,8 @@
 """What a lane writes at once: its parts, one for each partition, and their rows as COPY data.
 
 Which batches share a row: those of one partition that arrive together and agree in codec and timestamp type, up to the size of
-a row. A batch larger than that spans rows, each of which repeats the whole batch's base offset, sequence and count.
+a row. A batch larger than that spans rows, each of which repeats the whole batch's base offset, sequence and count; these
+rows are made when they are sent, one after the other.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import asyncpg
@@ -76,7 +78,7 @@ class Part:
     aborted: list[Aborted] = field(default_factory=list)
     has_markers: bool = False
     joined: list[tuple[Append, SequencedBatch]] = field(default_factory=list)
-    rows: list[bytes] = field(default_factory=list)
+    rows: list[bytes | Callable[[], bytes]] = field(default_factory=list)
     bytes: int = 0
     end: int = 0
     max_timestamp: int = -1
@@ -205,27 +207,27 @@ def _make_group_rows(part: Part, group: list[Append], segment: int, global_offse
         global_base = global_offsets.take(count)
         if not part.rows:
             part.first = (base_offset, global_base)
-        part.rows.append(
-            _records.copy_row(
-                series=partition.series,
-                topic=partition.topic.id,
-                partition=partition.index,
-                segment=segment,
-                base_offset=base_offset,
-                leader_epoch=partition.leader_epoch,
-                global_base=global_base,
-                running_max_timestamp=partition.staged_max_timestamp,
-                append_time=part.append_time,
-                timestamp_type=group[0].timestamp_type,
-                codec=group[0].codec,
-                is_transactional=bool(kind & _TRANSACTIONAL),
-                is_control=bool(kind & _CONTROL),
-                delete_horizon=None,
-                producers=producers,
-                slices=row,
-                log_append_time=stamped,
-            )
+        make = partial(
+            _records.copy_row,
+            series=partition.series,
+            topic=partition.topic.id,
+            partition=partition.index,
+            segment=segment,
+            base_offset=base_offset,
+            leader_epoch=partition.leader_epoch,
+            global_base=global_base,
+            running_max_timestamp=partition.staged_max_timestamp,
+            append_time=part.append_time,
+            timestamp_type=group[0].timestamp_type,
+            codec=group[0].codec,
+            is_transactional=bool(kind & _TRANSACTIONAL),
+            is_control=bool(kind & _CONTROL),
+            delete_horizon=None,
+            producers=producers,
+            slices=row,
+            log_append_time=stamped,
         )
+        part.rows.append(make if len(rows) > 1 else make())
         top = stamped if stamped >= 0 else max(piece.max_timestamp for piece in row)
         partition.staged_max_timestamp = max(partition.staged_max_timestamp, top)
         base_offset += count
@@ -236,7 +238,8 @@ def copy_stream(parts: Iterable[Part]) -> Iterator[bytes]:
     pieces = [_records.COPY_HEADER]
     size = 0
     for part in parts:
-        for row in part.rows:
+        for made in part.rows:
+            row = made if isinstance(made, bytes) else made()
             if len(row) >= COPY_ROW_BYTES:
                 if pieces:
                     yield b"".join(pieces)

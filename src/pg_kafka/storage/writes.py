@@ -6,7 +6,7 @@ journals, log.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 from pg_kafka.errors import StorageError
@@ -30,10 +30,17 @@ class StorageLost(StorageError):
         super().__init__(True, ErrorCode.KAFKA_STORAGE_ERROR, message)
 
 
-async def copy(session: Session, transaction: Transaction, timeout_s: float | None, *, begins: bool = False) -> None:
+async def copy(
+    session: Session,
+    transaction: Transaction,
+    timeout_s: float | None,
+    *,
+    begins: bool = False,
+    on_progress: Callable[[], None] | None = None,
+) -> None:
     """Stream the transaction's rows into journals and log, in one round trip, with BEGIN if it `begins` here.
 
-    Without BEGIN before or here it is its own transaction: then give no deadline.
+    Without BEGIN before or here it is its own transaction: then give no deadline. `on_progress`: see exchange.run.
     """
     statements = ["BEGIN"] if begins else []
     streams: list[Iterable[bytes]] = []
@@ -46,7 +53,7 @@ async def copy(session: Session, transaction: Transaction, timeout_s: float | No
         statements.append(_copy_log(transaction))
         streams.append(copy_stream(transaction.parts.values()))
     if statements:
-        await exchange.run(session, "; ".join(statements), streams, timeout_s)
+        await exchange.run(session, "; ".join(statements), streams, timeout_s, on_progress)
 
 
 def _copy_log(transaction: Transaction) -> str:
