@@ -29,6 +29,8 @@ from tests.wire_batches import batch, values
 from pg_kafka.coordinator.group_steps import Record
 from pg_kafka.coordinator.producer_state import WINDOW_BATCHES
 from pg_kafka.errors import StorageError
+from pg_kafka.storage import lane as lane_module
+from pg_kafka.storage import staging
 from pg_kafka.storage.groups import GroupStore
 from pg_kafka.storage.janitor import Janitor
 from pg_kafka.storage.partition import AppendResult
@@ -518,7 +520,16 @@ class LaneMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(900)
-def test_any_order_of_appends_failures_and_take_overs(pg_dsn: str) -> None:
+@pytest.mark.parametrize("giant_bytes", [staging.GIANT_BYTES, 60])
+def test_any_order_of_appends_failures_and_take_overs(
+    pg_dsn: str, monkeypatch: pytest.MonkeyPatch, giant_bytes: int
+) -> None:
+    """Also with batches of three records and more as giants, and always two transactions on the way."""
+    monkeypatch.setattr(staging, "GIANT_BYTES", giant_bytes)
+    if giant_bytes < staging.MAX_TRANSACTION_BYTES:
+        monkeypatch.setattr(lane_module, "OVERLAP_BYTES", 1)
+        monkeypatch.setattr(lane_module, "ALONE_BYTES", 1)
+
     class Machine(LaneMachine):
         dsn = pg_dsn
 

@@ -151,6 +151,9 @@ class JournalQueue:
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
+    def __iter__(self) -> Iterator[JournalItem]:
+        return iter(self._waiting)
+
     def add(self, write: JournalItem) -> StorageError | None:
         """Queue a write or the end of a transaction; or the error, when it is refused and will have no other answer."""
         if self.bytes + write.bytes > MAX_QUEUED_BYTES:

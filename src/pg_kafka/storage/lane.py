@@ -3,7 +3,8 @@
 It takes all that has queued while the last commit was on its way and writes it as one transaction (group commit). While
 that one is flushed, the second session may load the next; it commits only after the first has. Offsets are given out when
 a transaction is built, in queue order, and become real on its commit, together with the producers' sequence state. What
-groups write to their journals goes the same way.
+groups write to their journals goes the same way. A giant, a batch that is a transaction by itself, is loaded and committed on
+the second session, beside transactions of other partitions.
 
 What must never happen here: an answer before its commit, a COMMIT that is cancelled or timed, a retry after 23505.
 """
@@ -94,6 +95,7 @@ class Lane:
         self._broken_controls: list[Control] = []  # of failed transactions; done when nothing is in doubt any more
         self._sessions: list[Session] = []
         self._in_flight: deque[Transaction] = deque()
+        self._giant: Transaction | None = None  # in flight as well, beside those
         self._building: Transaction | None = None  # taken from the queue, not yet in flight
         self._staging = Staging(
             owner,
@@ -212,20 +214,21 @@ class Lane:
 
     async def _serve(self) -> None:
         while True:
+            if self._giant is not None and _is_over(self._giant):
+                await self._settle_giant()
+                continue
             if self._in_flight:
-                commit = self._in_flight[0].commit
-                assert commit is not None
-                if commit.done():
+                if _is_over(self._in_flight[0]):
                     await self._settle_oldest()
                     continue
-                if self._staging.bytes < OVERLAP_BYTES:
+                if self._is_full or not self._staging or self._staging.bytes < OVERLAP_BYTES:
                     # The flush goes on; what arrives meanwhile shares the next transaction.
-                    self._wake.clear()
-                    if not commit.done():
-                        await self._wake.wait()
+                    await self._wait_for_commit()
                     continue
             elif not self._staging:
-                if not self._stopping:
+                if self._giant is not None:
+                    await self._wait_for_commit()
+                elif not self._stopping:
                     await self._wait_for_work()
                 elif self._staging.dirty:
                     self._staging.mark_checkpoints()
@@ -236,6 +239,16 @@ class Lane:
                 await self._reserve_global_offsets()
             if self._staging.journal.needs_block:
                 await self._reserve_entries()
+            if self._staging.waits_for_held:
+                await self._settle_giant()
+                continue
+            if self._staging.has_giant:
+                # It commits in its own time, but not before what its partition has on the way.
+                if self._in_flight:
+                    await self._settle_oldest()
+                else:
+                    self._begin_giant()
+                continue
             transaction = self._building = Transaction()
             self._staging.build(transaction)
             if transaction.parts or transaction.checkpoints or transaction.groups:
@@ -244,6 +257,22 @@ class Lane:
                 await self._drain()
                 self._apply(transaction)
             self._building = None
+
+    async def _wait_for_commit(self) -> None:
+        """Until something under way is over, or something arrives."""
+        self._wake.clear()
+        if not any(_is_over(transaction) for transaction in self._under_way):
+            await self._wake.wait()
+
+    @property
+    def _under_way(self) -> list[Transaction]:
+        """All that is in flight."""
+        return [*self._in_flight, *((self._giant,) if self._giant is not None else ())]
+
+    @property
+    def _is_full(self) -> bool:
+        """No session is free."""
+        return len(self._under_way) >= 2
 
     async def _wait_for_work(self) -> None:
         self._wake.clear()
@@ -307,8 +336,54 @@ class Lane:
         )
         transaction.commit.add_done_callback(self._on_commit_done)
 
-    def _on_commit_done(self, _commit: asyncio.Task[None]) -> None:
+    def _on_commit_done(self, commit: asyncio.Task[None]) -> None:
+        if not commit.cancelled():
+            commit.exception()  # looked at where it is settled, if anybody still does
         self._wake.set()
+
+    def _begin_giant(self) -> None:
+        """Write the next giant beside the transactions of other partitions, in its own time."""
+        transaction = self._building = Transaction()
+        self._staging.build_giant(transaction)
+        if transaction.parts:
+            transaction.session = self._free_session()
+            self._giant = transaction
+            transaction.commit = asyncio.create_task(self._write_giant(transaction), name=f"lane {self.number} giant")
+            transaction.commit.add_done_callback(self._on_commit_done)
+        self._building = None
+
+    async def _write_giant(self, transaction: Transaction) -> None:
+        """It takes its locks by itself and waits for no other transaction, so nothing can wait for it in a circle."""
+        session = transaction.session
+        assert session is not None
+        session.commit_in_doubt = False
+        await session.connection.execute("BEGIN", timeout=STATEMENT_TIMEOUT_S)
+        await write_statements(session, transaction)
+        await copy(session, transaction, STATEMENT_TIMEOUT_S, on_progress=lambda: None)
+        transaction.outcome = Outcome.COMMITTING
+        await commit(session, driver_began=True)
+
+    async def _settle_giant(self) -> None:
+        """Wait until the giant is written, and make it real; or have it fail alone."""
+        transaction = self._giant
+        assert transaction is not None and transaction.commit is not None and transaction.session is not None
+        try:
+            await asyncio.shield(transaction.commit)
+        except asyncpg.PostgresError as error:
+            self._refuse_unique_violation(error)
+            if _is_abort(error):
+                transaction.outcome = Outcome.OPEN
+            if not is_data_error(error):
+                raise
+            await transaction.session.connection.execute("ROLLBACK", timeout=STATEMENT_TIMEOUT_S)
+            (part,) = transaction.parts.values()
+            transaction.parts.clear()
+            self._fail_part(part, error)
+        else:
+            transaction.outcome = Outcome.COMMITTED
+        self._giant = None
+        self._staging.release()
+        self._apply(transaction)
 
     async def _settle_oldest(self) -> None:
         """Wait for the oldest transaction's commit and make it real."""
@@ -325,7 +400,7 @@ class Lane:
             await self._settle_oldest()
 
     def _free_session(self) -> Session:
-        busy = [t.session for t in self._in_flight]  # two at most
+        busy = [t.session for t in self._under_way]  # two at most
         for session in self._sessions:
             if session not in busy:
                 return session
@@ -340,22 +415,23 @@ class Lane:
     async def _reserve_global_offsets(self) -> None:
         """Have enough blocks for all that is queued; at most one row's worth of each is lost."""
         while self._wants_global_offsets:
-            session = self._free_session() if len(self._in_flight) < 2 else None
-            if session is None:
+            if self._is_full:
                 await self._settle_oldest()
                 continue
-            start = await session.connection.fetchval(SQL["next_global_block"], timeout=STATEMENT_TIMEOUT_S)
-            self._staging.global_offsets.add_block(start)
+            self._staging.global_offsets.add_block(await self._ask(SQL["next_global_block"]))
 
     async def _reserve_entries(self) -> None:
         """Have numbers for the first write that is queued for the journals, and most likely for all."""
         while self._staging.journal.needs_block:
-            if len(self._in_flight) == 2:
+            if self._is_full:
                 await self._settle_oldest()
                 continue
-            connection = self._free_session().connection
-            block = await connection.fetchval(GROUPS_SQL["next_entry_block"], timeout=STATEMENT_TIMEOUT_S)
-            self._staging.journal.use_block(block)
+            self._staging.journal.use_block(await self._ask(GROUPS_SQL["next_entry_block"]))
+
+    async def _ask(self, statement: str) -> int:
+        session = self._free_session()
+        found: int = await session.connection.fetchval(statement, timeout=STATEMENT_TIMEOUT_S)
+        return found
 
     # -- after the database has answered -----------------------------------------------------------------------------
 
@@ -493,14 +569,14 @@ class Lane:
         result = AppendResult(ErrorCode.KAFKA_STORAGE_ERROR, message=why)
         doubtful: list[Transaction] = []
         touched: dict[Partition, None] = {}
-        for transaction in self._in_flight:
-            for partition in transaction.parts:
-                touched[partition] = None
+        for transaction in self._under_way:
+            touched.update(dict.fromkeys(transaction.parts))
             if transaction.outcome is Outcome.COMMITTING and in_doubt:
                 doubtful.append(transaction)
             else:
                 self._fail_transaction(transaction, result)
         self._in_flight.clear()
+        self._giant = None
         if self._building is not None:
             self._fail_transaction(self._building, result)
             for partition in self._building.parts:
@@ -528,13 +604,15 @@ class Lane:
         lost = list(self._sessions)
         for session in lost:
             session.drop()
-        for transaction in self._in_flight:
+        for transaction in self._under_way:
             commit = transaction.commit
             if commit is not None:
                 # Its connection is closed, so the task ends now; its outcome, if any, is read back below.
                 await asyncio.wait([commit], timeout=STATEMENT_TIMEOUT_S)
             if commit is not None and commit.done() and not commit.cancelled() and commit.exception() is None:
                 transaction.outcome = Outcome.COMMITTED
+        if self._giant is not None and self._giant.outcome is Outcome.COMMITTED:
+            await self._settle_giant()
         while self._in_flight and self._in_flight[0].outcome is Outcome.COMMITTED:
             self._apply(self._in_flight.popleft())
         self._sessions.clear()
@@ -600,6 +678,10 @@ class Lane:
                     self._fail_transaction(
                         transaction, AppendResult(ErrorCode.KAFKA_STORAGE_ERROR, message="the commit did not happen")
                     )
+
+
+def _is_over(transaction: Transaction) -> bool:
+    return transaction.commit is not None and transaction.commit.done()
 
 
 def _is_abort(error: asyncpg.PostgresError) -> bool:

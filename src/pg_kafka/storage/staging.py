@@ -2,6 +2,9 @@
 
 Offsets are given out in queue order when a transaction is built. What is staged runs ahead of what is committed; the lane
 makes it real, or has it fall back.
+
+A batch as large as a transaction, a giant, gets one to itself, which is loaded beside those of other partitions. Its
+partition is held meanwhile: nothing else of it is staged, no marker and no checkpoint.
 """
 
 from __future__ import annotations
@@ -28,6 +31,9 @@ log = logging.getLogger("pg_kafka.lane")
 
 MAX_TRANSACTION_BYTES = 4 * 1024 * 1024
 MAX_TURN_BYTES = 256 * 1024
+GIANT_BYTES = MAX_TRANSACTION_BYTES
+# A larger batch would take the place of many in memory, and a copy of it holds up all connections.
+MAX_TAIL_BATCH_BYTES = 8 * 1024 * 1024
 # The journals' share of a transaction, so that partitions have theirs.
 MAX_JOURNAL_BYTES = 2 * 1024 * 1024
 CHECKPOINTS_AT_ONCE = 500
@@ -76,6 +82,8 @@ class Staging:
             Partition, None
         ] = {}  # in order, each once: a statement writes a partition's row once
         self.closed: set[int] = set()  # topics that take no more appends
+        self.giants: deque[Partition] = deque()  # not in the ring, as their next batch is a giant
+        self.held: Partition | None = None  # its giant is being written
         self.queued_records = 0
         self._queued_bytes = 0
         self._owner = owner
@@ -85,17 +93,33 @@ class Staging:
         self._next_checkpoint = time.monotonic() + self._checkpoint_s
 
     def __bool__(self) -> bool:
-        return bool(self.ring or self.journal or self.controls or self.checkpoints_due)
+        """Is there something to build from?"""
+        return bool(self.ring or self.journal or self.controls or self.checkpoints_due or self.has_giant)
+
+    @property
+    def has_giant(self) -> bool:
+        """Can a giant be built?"""
+        return bool(self.giants) and self.held is None
+
+    @property
+    def waits_for_held(self) -> bool:
+        """What is next has to come after the giant that is being written."""
+        held = self.held
+        return held is not None and bool(
+            self.controls
+            or any(isinstance(item, Ending) and any(p is held for p, _ in item.markers) for item in self.journal)
+        )
 
     @property
     def bytes(self) -> int:
-        """How much is queued."""
+        """How much is queued, without giants."""
         return self._queued_bytes + self.journal.bytes
 
     def add(self, partition: Partition, append: Append) -> None:
         """Queue a batch."""
         partition.pending.append(append)
-        self._queued_bytes += append.bytes
+        if not _is_giant(append):
+            self._queued_bytes += append.bytes
         self.queued_records += append.batch.count
         if not partition.is_ringed:
             partition.is_ringed = True
@@ -103,7 +127,8 @@ class Staging:
 
     def _next(self, partition: Partition) -> Append:
         append = partition.pending.popleft()
-        self._queued_bytes -= append.bytes
+        if not _is_giant(append):
+            self._queued_bytes -= append.bytes
         self.queued_records -= append.batch.count
         return append
 
@@ -125,14 +150,21 @@ class Staging:
         except Exception:
             log.exception("reply failed")
 
-    def fail_all(self, result: AppendResult) -> list[Partition]:
-        """Answer everything that is queued and forget what is staged; returns the partitions that are touched by that."""
-        touched = [*self.dirty, *self.ring]
-        self.journal.fail_all(result.message or "")
-        for partition in self.ring:
+    def fail_appends(self, result: AppendResult) -> list[Partition]:
+        """Answer all batches that are queued; what is staged stays. Returns their partitions."""
+        queued = [*self.ring, *self.giants, *((self.held,) if self.held is not None else ())]
+        for partition in queued:
             partition.is_ringed = False
             self.fail_pending(partition, result)
         self.ring.clear()
+        self.giants.clear()
+        self.held = None
+        return queued
+
+    def fail_all(self, result: AppendResult) -> list[Partition]:
+        """Answer everything that is queued and forget what is staged; returns the partitions that are touched by that."""
+        touched = [*self.dirty, *self.fail_appends(result)]
+        self.journal.fail_all(result.message or "")
         self.dirty.clear()
         self.checkpoints_due.clear()
         self.global_offsets.clear()
@@ -141,7 +173,7 @@ class Staging:
     def close_topic(self, topic_id: int) -> None:
         """Fail what a topic has queued and take no more from it."""
         self.closed.add(topic_id)
-        for partition in [p for p in self.ring if p.topic.id == topic_id]:
+        for partition in [p for p in (*self.ring, *self.giants) if p.topic.id == topic_id]:
             self.fail_pending(partition, AppendResult(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION))
 
     def reopen_topic(self, topic_id: int) -> None:
@@ -175,14 +207,13 @@ class Staging:
                 part = transaction.parts[partition] = Part(partition)
             taken = 0
             while partition.pending and taken < MAX_TURN_BYTES and transaction.bytes < MAX_TRANSACTION_BYTES:
+                if _is_giant(partition.pending[0]):
+                    break
                 append = self._next(partition)
                 if self._stage(part, append):
                     taken += append.bytes
                     transaction.bytes += append.bytes
-            if partition.pending:
-                self.ring.append(partition)
-            else:
-                partition.is_ringed = False
+            self._put_back(partition)
         now_ms = self._owner.now_ms()
         for part in list(transaction.parts.values()):
             if part.appends:
@@ -196,6 +227,39 @@ class Staging:
                 part = Part(partition)
                 transaction.checkpoints.append(part)
             part.checkpoint = self._checkpoint(partition, part.bytes)
+
+    def build_giant(self, transaction: Transaction) -> None:
+        """Take the next giant, alone, and hold its partition; without one that has to be written, nothing is taken.
+
+        Nothing else may be in flight: it commits in its own time.
+        """
+        partition = self.giants.popleft()
+        part = Part(partition)
+        if partition.pending and self._stage(part, self._next(partition)):
+            transaction.parts[partition] = part
+            transaction.bytes = part.bytes
+            self.held = partition
+            self._owner.check_end(partition, part.appends[0].base_offset)
+            segment = self._owner.active_segment(partition.series)
+            make_rows(part, segment, self._owner.now_ms(), self.global_offsets)
+            return
+        assert not part.joined  # nothing is in flight, so the first copy of a duplicate is committed
+        self._put_back(partition)
+
+    def release(self) -> None:
+        """The giant is written, or has failed."""
+        partition, self.held = self.held, None
+        if partition is not None:
+            self._put_back(partition)
+
+    def _put_back(self, partition: Partition) -> None:
+        """Queue a partition again if it has more."""
+        if not partition.pending:
+            partition.is_ringed = False
+        elif _is_giant(partition.pending[0]):
+            self.giants.append(partition)
+        else:
+            self.ring.append(partition)
 
     def _refuse(self, ending: Ending, error: StorageError) -> None:
         """Answer the end of a transaction, and what has queued behind it and builds on it."""
@@ -343,7 +407,8 @@ class Staging:
         for append in part.appends:
             batch = append.batch
             stamped = part.append_time if append.timestamp_type == 1 else -1
-            if partition.is_closed or self._owner.stored_codec_differs(append):
+            is_large = len(batch.wire) > MAX_TAIL_BATCH_BYTES
+            if is_large or partition.is_closed or self._owner.stored_codec_differs(append):
                 sent += len(batch.wire)
                 continue
             wire = _records.restamp(batch.wire, append.base_offset, partition.leader_epoch, stamped)
@@ -393,7 +458,9 @@ class Staging:
         while self.checkpoints_due and len(due) < CHECKPOINTS_AT_ONCE:
             partition = next(iter(self.checkpoints_due))
             del self.checkpoints_due[partition]
-            if not partition.is_closed:
+            if partition is self.held:
+                self.dirty[partition] = None  # what is staged there may fail
+            elif not partition.is_closed:
                 due.append(partition)
         return due
 
@@ -404,3 +471,7 @@ class Staging:
     def until_checkpoint_s(self) -> float:
         """Seconds until all changed partitions are due."""
         return self._next_checkpoint - time.monotonic()
+
+
+def _is_giant(append: Append) -> bool:
+    return append.bytes >= GIANT_BYTES
