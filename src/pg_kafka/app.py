@@ -41,6 +41,7 @@ from pg_kafka.embedded.given import GivenPostgres
 from pg_kafka.embedded.server import EmbeddedPostgres
 from pg_kafka.errors import FatalError, StorageError
 from pg_kafka.storage import queries, sessions
+from pg_kafka.storage.backends import Backends
 from pg_kafka.storage.control import ControlSession
 from pg_kafka.storage.disk import DiskWatch
 from pg_kafka.storage.group_configs import GroupConfigs
@@ -291,7 +292,8 @@ class Term:
             history=self._history,
         )
         incarnation: Incarnation = await membership.join(self._on_wait)
-        control = self._control = ControlSession(membership.open_writer)
+        backends = Backends(self._dsn, config.backend_timeout_ms / 1000)
+        control = self._control = ControlSession(membership.open_writer, backends)
         topics = Topics(config, control)
         await topics.load()
         janitor: Janitor | None = None

@@ -524,6 +524,13 @@ class Config:
     checkpoint_ms: int = _setting(
         "pg_kafka.checkpoint_ms", "long", 60_000, "Time after which the state of changed partitions is saved.", low=1
     )
+    backend_timeout_ms: int = _setting(
+        "pg_kafka.backend_timeout_ms",
+        "int",
+        15_000,
+        "A writing database session that does not answer for this long is ended and replaced; waits for a standby are not.",
+        low=100,
+    )
     disk_reserve_bytes: int = _setting(
         "pg_kafka.disk_reserve_bytes",
         "long",

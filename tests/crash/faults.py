@@ -85,6 +85,11 @@ def given() -> System:
     return Given()
 
 
+def with_two_lanes() -> System:
+    """Which give up a backend soon."""
+    return Given(settings="pg_kafka.lanes = 2\npg_kafka.backend_timeout_ms = 1000\n")
+
+
 def proxied() -> System:
     return Given(through_proxy=True)
 
@@ -187,6 +192,21 @@ async def database_frozen(r: Round) -> None:
         await asyncio.sleep(r.chance.uniform(2, 9))
     finally:
         signal_all(frozen, signal.SIGCONT)
+
+
+@kind(with_two_lanes)
+async def backend_frozen(r: Round) -> None:
+    """One or both backends of a lane stand still: a moment, or until they are given up and cannot hear it."""
+    assert isinstance(r.system, Given)
+    for pause_s in (r.chance.uniform(0.2, 1), r.chance.uniform(2, 8)):
+        frozen = await r.system.backends(f"lane {r.chance.randrange(2)}")
+        frozen = r.chance.sample(frozen, r.chance.randint(1, len(frozen)))
+        signal_all(frozen, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(pause_s)
+        finally:
+            signal_all(frozen, signal.SIGCONT)
+        await r.load.served_since(time.monotonic(), 30)
 
 
 @kind(given)

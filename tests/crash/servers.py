@@ -248,10 +248,11 @@ class System:
 class Given(System):
     """A broker on a PostgreSQL that is given, through a proxy if wanted."""
 
-    def __init__(self, *, through_proxy: bool = False, server: Server | None = None) -> None:
+    def __init__(self, *, through_proxy: bool = False, server: Server | None = None, settings: str = "") -> None:
         super().__init__()
         self.server = server or Server()
         self._through_proxy = through_proxy
+        self._settings = settings  # TOML
 
     @property
     def sql_dsn(self) -> str:
@@ -265,7 +266,9 @@ class Given(System):
             self.proxy = Proxy((HOST, self.server.port))
             await self.proxy.start()
             place = self.server.tcp_dsn(self.database, self.proxy.port)
-        self.brokers = [BrokerProcess(self.folder, "--database", place)]
+        file = self.folder / "pg-kafka.toml"
+        file.write_text(self._settings)
+        self.brokers = [BrokerProcess(self.folder, "--database", place, "--config", str(file))]
 
     async def superuser(self, statement: str) -> str:
         return await asyncio.to_thread(self.server.sql, statement, self.database.name)

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,6 +12,7 @@ from pg_kafka.cluster.membership import Membership
 from pg_kafka.cluster.view import ClusterView
 from pg_kafka.config import Config
 from pg_kafka.storage import sessions
+from pg_kafka.storage.backends import Backends
 from pg_kafka.storage.control import ControlSession
 from pg_kafka.storage.disk import DiskWatch
 from pg_kafka.storage.log import Log
@@ -42,7 +45,9 @@ class Leader:
             on_end=lambda reason: self.over.set(),
         )
         incarnation = await self.membership.join(tell_nobody)
-        self.control = ControlSession(self.membership.open_writer)
+        self.control = ControlSession(
+            self.membership.open_writer, Backends(self.dsn, self.config.backend_timeout_ms / 1000)
+        )
         self.topics = Topics(self.config, self.control)
         await self.topics.load()
         self.pool = ThreadPoolExecutor(1)
@@ -121,3 +126,17 @@ async def leading(dsn: str, **settings: Any) -> AsyncIterator[Leader]:
         yield leader
     finally:
         await leader.stop()
+
+
+@contextlib.contextmanager
+def frozen(pids: Sequence[int]) -> Iterator[None]:
+    """Processes stand still, here backends: they neither answer nor hear that they shall end."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)

@@ -23,7 +23,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
-from tests.storage.leader import Leader, stop_beating
+from tests.storage.leader import Leader, frozen, stop_beating
 from tests.wire_batches import batch, values
 
 from pg_kafka.coordinator.group_steps import Record
@@ -43,6 +43,7 @@ T = TypeVar("T")
 PARTITIONS = 2
 PRODUCERS = 2
 GROUPS = 3
+TIMEOUT_MS = 100
 EXAMPLES = int(os.environ.get("PG_KAFKA_MACHINE_EXAMPLES", "8"))
 RETRIABLE = (ErrorCode.KAFKA_STORAGE_ERROR, ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.REQUEST_TIMED_OUT)
 
@@ -115,7 +116,7 @@ class LaneMachine(RuleBasedStateMachine):
         return self.loop.run_until_complete(asyncio.wait_for(work, 60))
 
     async def started(self, **settings: int) -> Leader:
-        leader = Leader(self.dsn, checkpoint_bytes=400, **settings)
+        leader = Leader(self.dsn, checkpoint_bytes=400, backend_timeout_ms=TIMEOUT_MS, **settings)
         await leader.start()
         return leader
 
@@ -379,6 +380,14 @@ class LaneMachine(RuleBasedStateMachine):
         else:
             self.run(terminate())
 
+    @rule(which=st.sampled_from([(0,), (1,), (0, 1)]), milliseconds=st.sampled_from([5, 150, 400]))
+    def freeze_backends(self, which: tuple[int, ...], milliseconds: int) -> None:
+        """Those of a lane: for a moment, until they are given up, and until their lane has said that it waits."""
+        sessions = [lane._sessions[n] for lane in self.leader.log._lanes for n in which if n < len(lane._sessions)]
+        pids = [session.identity.pid for session in sessions if not session.is_closed]
+        with frozen(pids):
+            self.run(asyncio.sleep(milliseconds / 1000))
+
     @rule()
     def write_checkpoints(self) -> None:
         for lane in self.leader.log._lanes:
@@ -529,6 +538,8 @@ def test_any_order_of_appends_failures_and_take_overs(
     if giant_bytes < staging.MAX_TRANSACTION_BYTES:
         monkeypatch.setattr(lane_module, "OVERLAP_BYTES", 1)
         monkeypatch.setattr(lane_module, "ALONE_BYTES", 1)
+    monkeypatch.setattr(lane_module, "DOUBT_S", 0.1)
+    monkeypatch.setattr(lane_module, "END_TIMEOUT_S", 0.2)
 
     class Machine(LaneMachine):
         dsn = pg_dsn

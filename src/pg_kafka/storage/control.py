@@ -12,6 +12,7 @@ from typing import Any
 
 import asyncpg
 
+from pg_kafka.storage.backends import Backends
 from pg_kafka.storage.sessions import CONNECTION_ERRORS, Fenced, Session, failed, unavailable
 
 STATEMENT_TIMEOUT_S = 20.0
@@ -21,8 +22,10 @@ CLOSE_TIMEOUT_S = 5.0
 class ControlSession:
     """Statements of the broker's incarnation outside the lanes."""
 
-    def __init__(self, open_session: Callable[[str], Awaitable[Session]]) -> None:
+    def __init__(self, open_session: Callable[[str], Awaitable[Session]], backends: Backends | None = None) -> None:
+        """Without `backends`, a backend that hangs is waited for without end."""
         self._open = open_session
+        self._backends = backends
         self._session: Session | None = None
         self._lock = asyncio.Lock()
         self._listeners: dict[str, Callable[[], None]] = {}
@@ -64,7 +67,7 @@ class ControlSession:
                     for channel, on_notify in self._listeners.items():
                         await _add_listener(self._session, channel, on_notify)
                         on_notify()
-                rows: list[asyncpg.Record] = await self._session.connection.fetch(sql, *arguments)
+                rows = await self._ask(self._session, sql, arguments)
             except Fenced as error:
                 raise unavailable("this broker no longer leads") from error
             except CONNECTION_ERRORS as error:
@@ -77,6 +80,15 @@ class ControlSession:
                 self._session.drop()
                 raise unavailable("the wait for a synchronous standby was cancelled")
             return rows
+
+    async def _ask(self, session: Session, sql: str, arguments: tuple[Any, ...]) -> list[asyncpg.Record]:
+        if self._backends is None:
+            return await session.connection.fetch(sql, *arguments)
+        self._backends.asked(session)
+        try:
+            return await session.connection.fetch(sql, *arguments)
+        finally:
+            self._backends.answered(session)
 
     async def close(self) -> None:
         """Finish the statement under way, if that does not take long, then close."""

@@ -6,6 +6,8 @@ a transaction is built, in queue order, and become real on its commit, together 
 groups write to their journals goes the same way. A giant, a batch that is a transaction by itself, is loaded and committed on
 the second session, beside transactions of other partitions.
 
+When a backend does not end, the lane takes nothing more until it has: its partitions stay readable, what groups write waits.
+
 What must never happen here: an answer before its commit, a COMMIT that is cancelled or timed, a retry after 23505.
 """
 
@@ -21,6 +23,7 @@ import asyncpg
 
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import locks, queries, staging
+from pg_kafka.storage.backends import Backends
 from pg_kafka.storage.endings import Ending
 from pg_kafka.storage.journal import GroupPart, JournalWrite, not_written
 from pg_kafka.storage.partition import Append, AppendResult, Partition
@@ -30,6 +33,7 @@ from pg_kafka.storage.sessions import (
     Session,
     describe,
     is_data_error,
+    unavailable,
 )
 from pg_kafka.storage.staging import Staging
 from pg_kafka.storage.transaction import (
@@ -64,6 +68,9 @@ ALONE_BYTES = 256 * 1024
 # Below this much queued data, loading beside a flush only splits what one later transaction would hold.
 OVERLAP_BYTES = 128 * 1024
 RESOLVE_TIMEOUT_S = 30.0
+END_TIMEOUT_S = 10.0
+# Clients get exact answers when the outcome is known within this time; then they are told that it is not.
+DOUBT_S = 5.0
 RECONNECT_DELAYS_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 
@@ -85,6 +92,7 @@ class Lane:
         number: int,
         owner: Owner,
         open_session: Callable[[str], Awaitable[Session]],
+        backends: Backends,
         *,
         checkpoint_bytes: int,
         checkpoint_ms: int,
@@ -92,11 +100,14 @@ class Lane:
         self.number = number
         self._owner = owner
         self._open_session = open_session
+        self._backends = backends
+        self._refusal: str | None = None  # why no batches are taken, while lost backends may still write
         self._broken_controls: list[Control] = []  # of failed transactions; done when nothing is in doubt any more
         self._sessions: list[Session] = []
         self._in_flight: deque[Transaction] = deque()
         self._giant: Transaction | None = None  # in flight as well, beside those
         self._building: Transaction | None = None  # taken from the queue, not yet in flight
+        self._touched: dict[Partition, None] = {}  # their state has to be loaded again
         self._staging = Staging(
             owner,
             self._in_flight,
@@ -113,9 +124,10 @@ class Lane:
 
     def append(self, partition: Partition, append: Append) -> None:
         """Queue a batch, or answer at once when the lane cannot write now."""
-        if partition.is_closed or not self.ready.is_set() or self._stopping:
+        if partition.is_closed or not self.ready.is_set() or self._stopping or self._refusal is not None:
             code = ErrorCode.NOT_LEADER_OR_FOLLOWER if partition.is_closed else ErrorCode.KAFKA_STORAGE_ERROR
-            self._staging.answer(append, AppendResult(code, message="the partition cannot be written now"))
+            message = self._refusal or "the partition cannot be written now"
+            self._staging.answer(append, AppendResult(code, message=message))
             return
         self._staging.add(partition, append)
         self._wake.set()
@@ -200,6 +212,7 @@ class Lane:
             self._checkpoint_timer.cancel()
         for session in self._sessions:
             await session.close()
+            self._backends.answered(session)
         self._sessions.clear()
 
     def abandon(self) -> None:
@@ -295,6 +308,7 @@ class Lane:
         """Load a transaction beside the one that is being flushed, then commit it in order."""
         transaction.session = session = self._free_session()
         session.commit_in_doubt = False
+        self._backends.asked(session)
         has_statements = transaction.has_statements
         transaction.is_alone = (
             not self._in_flight
@@ -310,6 +324,7 @@ class Lane:
                 transaction.outcome = Outcome.COMMITTING
                 await copy(session, transaction, timeout_s=None)
                 check_doubt(session)
+                self._backends.answered(session)
                 transaction.outcome = Outcome.COMMITTED
                 self._in_flight.popleft()
                 self._apply(transaction)
@@ -328,8 +343,11 @@ class Lane:
                 raise
             await self._fail_culprits(transaction, error)
             return
+        if len(self._in_flight) > 1:
+            self._backends.answered(session)
         while len(self._in_flight) > 1:
             await self._settle_oldest()
+        self._backends.asked(session)
         transaction.outcome = Outcome.COMMITTING
         transaction.commit = asyncio.create_task(
             commit(session, driver_began=has_statements), name=f"lane {self.number} commit"
@@ -357,10 +375,12 @@ class Lane:
         session = transaction.session
         assert session is not None
         session.commit_in_doubt = False
+        self._backends.asked(session)
         await session.connection.execute("BEGIN", timeout=STATEMENT_TIMEOUT_S)
         await write_statements(session, transaction)
-        await copy(session, transaction, STATEMENT_TIMEOUT_S, on_progress=lambda: None)
+        await copy(session, transaction, STATEMENT_TIMEOUT_S, on_progress=lambda: self._backends.asked(session))
         transaction.outcome = Outcome.COMMITTING
+        self._backends.asked(session)
         await commit(session, driver_began=True)
 
     async def _settle_giant(self) -> None:
@@ -381,6 +401,7 @@ class Lane:
             self._fail_part(part, error)
         else:
             transaction.outcome = Outcome.COMMITTED
+        self._backends.answered(transaction.session)
         self._giant = None
         self._staging.release()
         self._apply(transaction)
@@ -391,6 +412,8 @@ class Lane:
         assert transaction.commit is not None
         # Never cancelled by a cancelled waiter: the outcome of a COMMIT must be known.
         await asyncio.shield(transaction.commit)
+        assert transaction.session is not None
+        self._backends.answered(transaction.session)
         transaction.outcome = Outcome.COMMITTED
         self._in_flight.popleft()
         self._apply(transaction)
@@ -430,7 +453,9 @@ class Lane:
 
     async def _ask(self, statement: str) -> int:
         session = self._free_session()
+        self._backends.asked(session)
         found: int = await session.connection.fetchval(statement, timeout=STATEMENT_TIMEOUT_S)
+        self._backends.answered(session)
         return found
 
     # -- after the database has answered -----------------------------------------------------------------------------
@@ -486,6 +511,7 @@ class Lane:
             await self._settle_oldest()
         session = transaction.session
         assert session is not None
+        self._backends.asked(session)
         if not transaction.is_alone:
             # The driver does not know of a transaction that began with its COPY, so it is not asked.
             await session.connection.execute("ROLLBACK", timeout=STATEMENT_TIMEOUT_S)
@@ -505,6 +531,7 @@ class Lane:
             trial = Transaction(session=session, journals=transaction.journals)
             move(tried, transaction, trial)
             self._in_flight.append(trial)
+            self._backends.asked(session)
             try:
                 await session.connection.execute("BEGIN", timeout=STATEMENT_TIMEOUT_S)
                 await write_statements(session, trial)
@@ -522,10 +549,12 @@ class Lane:
                 await session.connection.execute("ROLLBACK", timeout=STATEMENT_TIMEOUT_S)
                 continue
             trial.outcome = Outcome.COMMITTING
+            self._backends.asked(session)
             await commit(session, driver_began=True)
             trial.outcome = Outcome.COMMITTED
             self._in_flight.remove(trial)
             self._apply(trial)
+        self._backends.answered(session)
         self._in_flight.remove(transaction)
         self._staging.checkpoints_due.update(dict.fromkeys(p.partition for p in transaction.checkpoints))
         self._finish_controls(transaction.controls)
@@ -568,7 +597,7 @@ class Lane:
         self.term += 1
         result = AppendResult(ErrorCode.KAFKA_STORAGE_ERROR, message=why)
         doubtful: list[Transaction] = []
-        touched: dict[Partition, None] = {}
+        touched, self._touched = self._touched, {}
         for transaction in self._under_way:
             touched.update(dict.fromkeys(transaction.parts))
             if transaction.outcome is Outcome.COMMITTING and in_doubt:
@@ -586,6 +615,7 @@ class Lane:
         touched.update(dict.fromkeys(self._staging.fail_all(result)))
         for partition in touched:
             self._owner.forget(partition)
+        self._refusal = None
         return doubtful
 
     def _fail_transaction(self, transaction: Transaction, result: AppendResult) -> None:
@@ -600,10 +630,11 @@ class Lane:
         self._broken_controls.extend(transaction.controls)
 
     async def _recover(self) -> None:
-        """Fail the queue, learn the outcome of what was being committed, open new sessions."""
+        """Learn the outcome of what was being committed, fail the rest, open new sessions."""
         lost = list(self._sessions)
         for session in lost:
             session.drop()
+            self._backends.answered(session)
         for transaction in self._under_way:
             commit = transaction.commit
             if commit is not None:
@@ -616,32 +647,67 @@ class Lane:
         while self._in_flight and self._in_flight[0].outcome is Outcome.COMMITTED:
             self._apply(self._in_flight.popleft())
         self._sessions.clear()
-        doubtful = self._break("the connection to the database was lost", in_doubt=True)
+        self._refuse("the connection to the database was lost")
+        # While the outcome is not known, clients do not wait for it: they ask again, and are refused until it is.
+        doubtful: list[Transaction] | None = None
+        in_doubt = asyncio.get_running_loop().call_later(
+            DOUBT_S, lambda: self._admit_doubt([*self._under_way, *(doubtful or ())])
+        )
         attempt = 0
-        while True:
-            try:
-                await self._resolve(lost, doubtful)
-                await self.open()
-                self._finish_controls(self._broken_controls)
-                self._broken_controls.clear()
-                log.warning("lane recovered", extra=self._extra())
-                return
-            except Fenced:
-                self._give_up(doubtful)
-                raise
-            except (*CONNECTION_ERRORS, asyncpg.PostgresError, StorageError) as error:
-                log.warning("lane cannot reconnect", extra=self._extra(error))
-                for session in self._sessions:
-                    session.drop()
-                self._sessions.clear()
-            if self._stopping:
-                self._give_up(doubtful)
-                return
-            await asyncio.sleep(RECONNECT_DELAYS_S[min(attempt, len(RECONNECT_DELAYS_S) - 1)])
-            attempt += 1
+        try:
+            while True:
+                try:
+                    await self._end_backends(lost)
+                    if doubtful is None:
+                        doubtful = self._break("the connection to the database was lost", in_doubt=True)
+                    await self._resolve(doubtful)
+                    await self.open()
+                    self._finish_controls(self._broken_controls)
+                    self._broken_controls.clear()
+                    log.warning("lane recovered", extra=self._extra())
+                    return
+                except Fenced:
+                    self._give_up(doubtful)
+                    raise
+                except (*CONNECTION_ERRORS, asyncpg.PostgresError, StorageError) as error:
+                    log.warning("lane cannot reconnect", extra=self._extra(error))
+                    for session in self._sessions:
+                        session.drop()
+                    self._sessions.clear()
+                if self._stopping:
+                    self._give_up(doubtful)
+                    return
+                await asyncio.sleep(RECONNECT_DELAYS_S[min(attempt, len(RECONNECT_DELAYS_S) - 1)])
+                attempt += 1
+        finally:
+            in_doubt.cancel()
 
-    def _give_up(self, doubtful: list[Transaction]) -> None:
+    def _refuse(self, why: str) -> None:
+        """Take no batches, and answer those whose COMMIT was not sent. Partitions stay readable, the journals' writes wait."""
+        self._refusal = why
+        self._staging.may_come_again(self._under_way)
+        result = AppendResult(ErrorCode.KAFKA_STORAGE_ERROR, message=why)
+        self._touched.update(dict.fromkeys(self._staging.fail_appends(result)))
+        building = [self._building] if self._building is not None else []
+        self._answer_early([*(t for t in self._under_way if t.outcome is Outcome.OPEN), *building], result)
+
+    def _admit_doubt(self, doubtful: list[Transaction]) -> None:
+        """The outcome may not be known for long: tell producers that nobody knows, which has them send again."""
+        message = "the database does not say whether it was written"
+        self._answer_early(doubtful, AppendResult(ErrorCode.REQUEST_TIMED_OUT, message=message))
+
+    def _answer_early(self, transactions: list[Transaction], result: AppendResult) -> None:
+        for transaction in transactions:
+            for part in transaction.parts.values():
+                for append in part.appends:
+                    self._staging.answer_early(append, result)
+                for append, _ in part.joined:
+                    self._staging.answer_early(append, result)
+
+    def _give_up(self, doubtful: list[Transaction] | None) -> None:
         """The lane ends before the outcome could be known, so say what makes the client ask again."""
+        if doubtful is None:
+            doubtful = self._break("stopped before the outcome was known", in_doubt=True)
         for transaction in doubtful:
             self._fail_transaction(
                 transaction,
@@ -650,27 +716,36 @@ class Lane:
         doubtful.clear()
         self._end_controls("stopped before the outcome of a commit was known")
 
-    async def _resolve(self, lost: list[Session], doubtful: list[Transaction]) -> None:
-        """Make sure that the lost backends are gone, then read back what they committed.
-
-        Before that the rows may still appear. The session's own commits of the reads come after it opened as a writer,
-        so it sees all that the lost backends did.
-        """
+    async def _end_backends(self, lost: list[Session]) -> None:
+        """Make sure that the lost backends are gone: before that, what they were asked to write may still appear."""
         if not self._sessions:
             self._sessions.append(await self._open_session(f"lane {self.number}"))
-        connection = self._sessions[0].connection
+        own = self._sessions[0]
+        for session in list(lost):
+            if session.identity.started_at == own.identity.started_at:
+                number, pid = session.lock_id, session.identity.pid
+                assert number is not None
+                try:
+                    async with asyncio.timeout(END_TIMEOUT_S):
+                        await locks.wait_until_ended(own.connection, number, pid, spares_commits=True)
+                except TimeoutError:
+                    log.error("a lost backend does not end", extra=self._extra() | {"pid": pid})
+                    raise unavailable(f"the backend {pid} does not end") from None
+            lost.remove(session)
+
+    async def _resolve(self, doubtful: list[Transaction]) -> None:
+        """Read back what the lost backends committed.
+
+        The session's own commits of the reads come after it opened as a writer, so it sees all that they did.
+        """
         async with asyncio.timeout(RESOLVE_TIMEOUT_S):
-            for session in list(lost):
-                if session.identity.started_at == self._sessions[0].identity.started_at:
-                    assert session.lock_id is not None
-                    await locks.wait_until_ended(connection, session.lock_id, session.identity.pid)
-                lost.remove(session)
             while doubtful:
                 transaction = doubtful[0]
                 if await was_committed(self._sessions[0], self._owner.incarnation, transaction):
                     log.warning("commit in doubt did happen", extra=self._extra())
                     transaction.outcome = Outcome.COMMITTED
                     doubtful.pop(0)
+                    self._staging.need_not_come_again(transaction)
                     self._apply(transaction)
                 else:
                     log.warning("commit in doubt did not happen", extra=self._extra())

@@ -65,11 +65,17 @@ def warn(found: Sequence[asyncpg.Record]) -> None:
         )
 
 
-async def wait_until_ended(connection: asyncpg.Connection, number: int, pid: int) -> None:
+async def wait_until_ended(
+    connection: asyncpg.Connection, number: int, pid: int, *, spares_commits: bool = False
+) -> None:
     """End a backend of ours, and return when it is gone: it held its own lock until its end. The caller has a deadline.
 
-    To take that lock would prove the same, but not while a stranger waits for it too.
+    With `spares_commits`, one that waits for a synchronous standby is left to end by itself. To take its lock would prove the
+    same, but not while a stranger waits for it too.
     """
-    await connection.fetch(SQL["terminate_holder"], [number], pid)
+    if spares_commits:
+        await connection.fetch(SQL["terminate_lost"], number, pid)
+    else:
+        await connection.fetch(SQL["terminate_holder"], [number], pid)
     while await connection.fetchval(SQL["holds_lock_still"], number, pid):  # noqa: ASYNC110
         await asyncio.sleep(CHECK_S)

@@ -21,14 +21,16 @@ from pg_kafka.coordinator import producer_state
 from pg_kafka.coordinator.patience import Patience
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import aborted, queries
+from pg_kafka.storage.backends import Backends
 from pg_kafka.storage.control import ControlSession
 from pg_kafka.storage.disk import DiskWatch
 from pg_kafka.storage.endings import Ending, Marker
 from pg_kafka.storage.journal import JournalWrite, journal_table, not_written
 from pg_kafka.storage.lane import Lane
 from pg_kafka.storage.partition import Append, AppendResult, Extent, Partition
+from pg_kafka.storage.readers import Readers
 from pg_kafka.storage.segments import leaf_table
-from pg_kafka.storage.sessions import Fenced, Identity, Readers, Session, unavailable
+from pg_kafka.storage.sessions import Fenced, Identity, Session, unavailable
 from pg_kafka.storage.tail import TailCache
 from pg_kafka.storage.topics import Topic, Topics
 from pg_kafka.storage.transaction import NO_JOURNALS, JournalTables
@@ -130,7 +132,8 @@ class Log:
         self._grown_bytes = 0
         self._journal_bytes = 0
         self.journal_tables = NO_JOURNALS
-        self._readers = Readers(dsn, config.readers, on_identity)
+        self._backends = Backends(dsn, config.backend_timeout_ms / 1000)
+        self._readers = Readers(dsn, config.readers, on_identity, self._backends)
         self._tails = TailCache(config.tail_bytes)
         self._partitions: dict[tuple[int, int], Partition] = {}
         self._loading: dict[tuple[int, int], asyncio.Task[None]] = {}
@@ -148,6 +151,7 @@ class Log:
                 number,
                 self,
                 open_writer,
+                self._backends,
                 checkpoint_bytes=config.checkpoint_bytes,
                 checkpoint_ms=config.checkpoint_ms,
             )
@@ -186,12 +190,14 @@ class Log:
         for partition in list(self._partitions.values()):
             self.forget(partition)
         await self._readers.close()
+        self._backends.close()
 
     def abandon(self) -> None:
         """Stop at once, without checkpoints."""
         for lane in self._lanes:
             lane.abandon()
         self._readers.abandon()
+        self._backends.close()
         self._cancel_loads()
         for task in self._tasks:
             task.cancel()

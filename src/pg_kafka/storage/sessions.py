@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import socket
 import ssl as ssl_module
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -102,11 +102,12 @@ class Identity:
 class Session:
     """A pinned connection with the facts that outlive it: backend pid, its own lock, the server's identity."""
 
-    __slots__ = ("commit_in_doubt", "connection", "identity", "lock_id", "switch")
+    __slots__ = ("commit_in_doubt", "connection", "identity", "kind", "lock_id", "switch")
 
-    def __init__(self, connection: asyncpg.Connection, identity: Identity) -> None:
+    def __init__(self, connection: asyncpg.Connection, identity: Identity, kind: str) -> None:
         self.connection = connection
         self.identity = identity
+        self.kind = kind
         self.lock_id: int | None = None
         self.switch: Any = None  # storage/exchange.py
         # Set by warning 01000: the wait for a synchronous standby was cancelled, the commit stands only here.
@@ -150,7 +151,7 @@ async def connect(dsn: str, kind: str) -> Session:
         raise unavailable(f"cannot connect to the database: {describe(error)}") from error
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            return await _pin(connection)
+            return await _pin(connection, kind)
     except BaseException as error:
         connection.terminate()
         if isinstance(error, (*CONNECTION_ERRORS, asyncpg.PostgresError)):
@@ -197,7 +198,7 @@ async def opened(
         await session.close()
 
 
-async def _pin(connection: asyncpg.Connection) -> Session:
+async def _pin(connection: asyncpg.Connection, kind: str) -> Session:
     _watch_network(connection)
     available = {
         row["name"]: (row["setting"], row["is_own"])
@@ -232,6 +233,7 @@ async def _pin(connection: asyncpg.Connection) -> Session:
     return Session(
         connection,
         Identity(where["system_identifier"], where["timeline"], where["started_at"], where["pid"]),
+        kind,
     )
 
 
@@ -297,55 +299,3 @@ def describe(error: BaseException) -> str:
     """One line for people, without a password (drivers put none there, but an address may hold one)."""
     text = str(error).strip().splitlines()
     return text[0] if text else type(error).__name__
-
-
-class Readers:
-    """A few sessions for reading, handed out one user at a time; a lost one is replaced when next needed."""
-
-    def __init__(self, dsn: str, size: int, on_identity: Callable[[Identity], None]) -> None:
-        self._dsn = dsn
-        self._free: asyncio.Queue[Session | None] = asyncio.Queue()
-        self._size = size
-        self._on_identity = on_identity
-        for _ in range(size):
-            self._free.put_nowait(None)
-
-    @contextlib.asynccontextmanager
-    async def use(self, timeout_s: float) -> AsyncIterator[asyncpg.Connection]:
-        """Lend a connection. Raises StorageError when none is free in time or the database cannot be reached."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                session = await self._free.get()
-        except TimeoutError:
-            raise unavailable("all reading sessions are busy") from None
-        try:
-            if session is None or session.is_closed:
-                session = None
-                session = await connect(self._dsn, "reader")
-                self._on_identity(session.identity)
-            try:
-                async with asyncio.timeout(timeout_s):
-                    yield session.connection
-            except BaseException as error:
-                if not isinstance(error, (asyncpg.PostgresError, StorageError)):
-                    # A cancelled or broken exchange leaves the connection in an unknown state.
-                    session.drop()
-                if isinstance(error, (*CONNECTION_ERRORS, asyncpg.PostgresError)):
-                    raise failed(error) from error
-                raise
-        finally:
-            self._free.put_nowait(session)
-
-    def abandon(self) -> None:
-        """Drop the free sessions at once."""
-        for _ in range(self._free.qsize()):
-            session = self._free.get_nowait()
-            if session is not None:
-                session.drop()
-            self._free.put_nowait(None)
-
-    async def close(self) -> None:
-        while not self._free.empty():
-            session = self._free.get_nowait()
-            if session is not None:
-                await session.close()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from pg_kafka.coordinator import producer_state
@@ -140,15 +140,41 @@ class Staging:
     def answer(self, append: Append, result: AppendResult) -> None:
         """Say what became of a batch."""
         self._owner.answered(append.bytes)
-        batch, partition = append.batch, append.partition
-        if result.error in _ASKED_AGAIN and batch.base_sequence >= 0:
-            self._owner.awaits_again(
-                partition.topic.id, partition.index, batch.producer_id, batch.producer_epoch, batch.base_sequence
-            )
+        if result.error in _ASKED_AGAIN:
+            self._await_again(append)
         try:
             append.done(result)
         except Exception:
             log.exception("reply failed")
+
+    def _await_again(self, append: Append) -> None:
+        batch, partition = append.batch, append.partition
+        if batch.base_sequence >= 0:
+            self._owner.awaits_again(
+                partition.topic.id, partition.index, batch.producer_id, batch.producer_epoch, batch.base_sequence
+            )
+
+    def may_come_again(self, transactions: Iterable[Transaction]) -> None:
+        """Their batches come before those that are failed from now on, should they have to be sent again."""
+        for transaction in transactions:
+            for part in transaction.parts.values():
+                for append in part.appends:
+                    self._await_again(append)
+
+    def need_not_come_again(self, transaction: Transaction) -> None:
+        """It is committed after all."""
+        for partition, part in transaction.parts.items():
+            for append in part.appends:
+                if append.batch.base_sequence >= 0:
+                    self._owner.takes_unknown(partition, append.batch)
+
+    def answer_early(self, append: Append, result: AppendResult) -> None:
+        """Answer a batch before what became of its transaction is known; then it gets no other answer."""
+        if append.done is _was_answered:
+            return
+        self.answer(append, result)
+        append.done = _was_answered
+        self._owner.expected(append.bytes)  # it is still held, and answered once more in the end
 
     def fail_appends(self, result: AppendResult) -> list[Partition]:
         """Answer all batches that are queued; what is staged stays. Returns their partitions."""
@@ -475,3 +501,7 @@ class Staging:
 
 def _is_giant(append: Append) -> bool:
     return append.bytes >= GIANT_BYTES
+
+
+def _was_answered(_result: AppendResult) -> None:
+    """For a batch that has had its answer."""

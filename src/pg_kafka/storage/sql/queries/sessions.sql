@@ -72,3 +72,19 @@ WHERE l.locktype = 'advisory' AND l.classid = 1885825894 AND l.objid IN (SELECT 
   AND l.objsubid = 2 AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
   AND l.pid <> pg_catalog.pg_backend_pid()
 ORDER BY l.pid;
+
+-- name: terminate_lost
+-- As terminate_holder, but one that waits for a synchronous standby is left alone: it has committed on this server, and
+-- ends by itself when the standby is back.
+SELECT pg_catalog.pg_terminate_backend(l.pid) FROM pg_catalog.pg_locks l
+WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 1885825894 AND l.objid = $1::integer::oid AND l.objsubid = 2
+  AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+  AND l.pid = $2
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.pid = l.pid AND a.wait_event = 'SyncRep');
+
+-- name: backend_activity
+-- What a backend does, what it waits for, and which backends keep it waiting for a lock. A statement that it has not
+-- read yet, as it was stopped before, shows as state idle; one that computes waits for nothing.
+SELECT state, coalesce(wait_event_type || '/' || wait_event, 'nothing') AS waits_for,
+       pg_catalog.array_to_string(pg_catalog.pg_blocking_pids(pid), ',') AS blocked_by
+FROM pg_catalog.pg_stat_activity WHERE pid = $1;
