@@ -119,7 +119,9 @@ async def test_both_name_both_and_the_leader_leads_all(two: Pair) -> None:
                         break
                     await asyncio.sleep(0.05)
             cluster = await client.call(DescribeClusterRequest(), DESCRIBE_CLUSTER, 1)
-            versions = await client.call(ApiVersionsRequest(client_software_name="x", client_software_version="1"), API_VERSIONS, 3)
+            versions = await client.call(
+                ApiVersionsRequest(client_software_name="x", client_software_version="1"), API_VERSIONS, 3
+            )
             pages = await client.call(
                 DescribeTopicPartitionsRequest(topics=[TopicRequest(name=topic.name)], response_partition_limit=9),
                 TOPIC_PARTITIONS,

@@ -72,13 +72,13 @@ class Postmaster:
             command = Path(f"/proc/{self.pid}/cmdline").read_bytes().split(b"\0")
         except OSError:
             return not Path("/proc/self").exists()
-        named = [after for flag, after in itertools.pairwise(command) if flag == b"-D"]
+        named = [os.fsdecode(after) for flag, after in itertools.pairwise(command) if flag == b"-D"]
         return any(self._is_cluster(place) for place in (*named, f"/proc/{self.pid}/cwd"))
 
-    def _is_cluster(self, place: bytes | str) -> bool:
+    def _is_cluster(self, place: str) -> bool:
         """The folder may be known by another name, through a link."""
         try:
-            return os.path.samefile(place, self._cluster)  # noqa: PTH121 - bytes
+            return Path(place).samefile(self._cluster)
         except OSError:
             return False
 

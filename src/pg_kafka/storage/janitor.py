@@ -95,7 +95,7 @@ class LaneControl(Protocol):
 class Room(Protocol):
     """Whether so many bytes may be written to the disk; with `small`, from the reserve."""
 
-    def __call__(self, disk_bytes: float, *, small: bool = False) -> bool: ...
+    def __call__(self, disk_bytes: float, /, *, small: bool = False) -> bool: ...
 
 
 def _always(_disk_bytes: float, *, small: bool = False) -> bool:
