@@ -166,10 +166,10 @@ def test_wrong_link_is_refused_with_one_sentence_and_left_alone(make: object, em
 
 @pytest.fixture
 def volume(embedded_folder: Path) -> Iterator[Path]:
-    """A file system of 1 GiB of its own, which everybody may write."""
+    """A file system of its own, which everybody may write."""
     folder = embedded_folder / "volume"
     folder.mkdir()
-    with mounted(folder, "-t", "tmpfs", "-o", "size=1g,mode=1777", "pg_kafka-test"):
+    with mounted(folder, "-t", "tmpfs", "-o", "size=400m,mode=1777", "pg_kafka-test"):
         yield folder
 
 

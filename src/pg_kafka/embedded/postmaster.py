@@ -73,12 +73,12 @@ class Postmaster:
         except OSError:
             return not Path("/proc/self").exists()
         named = [os.fsdecode(after) for flag, after in itertools.pairwise(command) if flag == b"-D"]
-        return any(self._is_cluster(place) for place in (*named, f"/proc/{self.pid}/cwd"))
+        return any(self._is_cluster(Path(place)) for place in (*named, f"/proc/{self.pid}/cwd"))
 
-    def _is_cluster(self, place: str) -> bool:
+    def _is_cluster(self, place: Path) -> bool:
         """The folder may be known by another name, through a link."""
         try:
-            return Path(place).samefile(self._cluster)
+            return place.samefile(self._cluster)
         except OSError:
             return False
 
