@@ -113,7 +113,7 @@ def password_wrong(place: Surroundings) -> Iterator[Broken]:
 
 @setup
 def address_of_no_database(place: Surroundings) -> Iterator[Broken]:
-    yield Broken("the database .* cannot be used: invalid DSN", on("mysql://somewhere/else"))
+    yield Broken("--database wants a URL, as in postgresql://user@host/dbname", on("mysql://somewhere/else"))
 
 
 @setup
