@@ -174,8 +174,8 @@ async def test_transactions_are_listed_and_described(tool: Tool, client: RawClie
     assert (row["ProducerEpoch"], row["LastSequence"]) == (str(open_one.epoch), "1")
     assert row["CurrentTransactionStartOffset"] == "4", "two records and two markers come before"
     assert rows[str(done.producer_id)]["CurrentTransactionStartOffset"] == "None"
-    assert row["CoordinatorEpoch"] == "-1", "it has no marker yet"
-    assert int(rows[str(done.producer_id)]["CoordinatorEpoch"]) >= 0
+    assert row["LatestCoordinatorEpoch"] == "-1", "it has no marker yet"
+    assert int(rows[str(done.producer_id)]["LatestCoordinatorEpoch"]) >= 0
     assert await tool.table("find-hanging", "--broker-id", BROKER, *AT_ONCE) == [], "the coordinator knows of all"
 
     await tool.run("forceTerminateTransaction", "--transactionalId", open_one.id)
@@ -216,7 +216,7 @@ async def test_hanging_transactions_are_found_and_aborted(tool: Tool, tool_broke
         assert await committed(client, topics[1], 1) == [b"before"]
         row = rows[topics[1].name]
         told = ("--producer-id", row["ProducerId"], "--producer-epoch", row["ProducerEpoch"])
-        epoch = max(0, int(row["CoordinatorEpoch"]))
+        epoch = max(0, int(row["LatestCoordinatorEpoch"]))
         await tool.run("abort", *second, *told, "--coordinator-epoch", epoch)
         assert await committed(client, topics[1], 1) == [b"before", b"after"]
         assert await tool.table("find-hanging", "--broker-id", BROKER, *AT_ONCE) == []
