@@ -234,7 +234,7 @@ class Lane:
                 if _is_over(self._in_flight[0]):
                     await self._settle_oldest()
                     continue
-                if self._is_full or not self._staging or self._staging.bytes < OVERLAP_BYTES:
+                if self._staging.bytes < OVERLAP_BYTES or self._is_full or not self._staging:
                     # The flush goes on; what arrives meanwhile shares the next transaction.
                     await self._wait_for_commit()
                     continue
