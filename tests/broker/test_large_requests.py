@@ -360,6 +360,7 @@ async def test_large_produce(client: RawClient, topic: SomeTopic) -> None:
 
 ABSENT = [f"absent-{number}" for number in range(MAX_REQUEST_ITEMS)]
 LARGE: dict[str, tuple[Any, int, int]] = {
+    "Produce": (producing(SomeTopic("absent", ZERO_UUID), dict.fromkeys(range(90_000), batch())), PRODUCE, 9),
     "Metadata": (
         MetadataRequest(topics=[MetadataRequestTopic(name=name) for name in ABSENT], allow_auto_topic_creation=False),
         METADATA,

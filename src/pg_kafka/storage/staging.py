@@ -31,6 +31,8 @@ log = logging.getLogger("pg_kafka.lane")
 
 MAX_TRANSACTION_BYTES = 4 * 1024 * 1024
 MAX_TURN_BYTES = 256 * 1024
+# Making the rows of so many takes some 40 ms of the event loop.
+MAX_TRANSACTION_PARTITIONS = 2_000
 GIANT_BYTES = MAX_TRANSACTION_BYTES
 # A larger batch would take the place of many in memory, and a copy of it holds up all connections.
 MAX_TAIL_BATCH_BYTES = 8 * 1024 * 1024
@@ -226,7 +228,11 @@ class Staging:
                     transaction.endings.append(item)
                     self._stage_markers(transaction, item)
                 transaction.bytes += item.bytes
-        while self.ring and transaction.bytes < MAX_TRANSACTION_BYTES:
+        while (
+            self.ring
+            and transaction.bytes < MAX_TRANSACTION_BYTES
+            and len(transaction.parts) < MAX_TRANSACTION_PARTITIONS
+        ):
             partition = self.ring.popleft()
             part = transaction.parts.get(partition)
             if part is None:

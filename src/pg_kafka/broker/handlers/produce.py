@@ -75,36 +75,55 @@ def produce(ctx: Context, request: ProduceRequest, reply: Reply) -> Coroutine[An
     Not done  - timeout_ms: the answer waits for the commit or its failure, there are no replicas to wait for
     """
     answer = _Answer(request, reply)
-    refusal = None if request.acks in _ACKS else _invalid_acks(request)
-    appends: list[_Append] = []
-    is_simple = True
-    names_ids = ctx.version >= FIRST_VERSION_WITH_TOPIC_IDS
-    for topic_data in request.topic_data:
-        topic_key: str | UUID = topic_data.topic_id if names_ids else topic_data.name
-        for data in topic_data.partition_data:
-            slot = answer.add()
-            try:
-                topic = find_topic(ctx.broker.topics, topic_key, data.index)
-                append = _Append(ctx, slot, topic, data)
-            except PartitionError as error:
-                answer.fill(slot, AppendResult(error.code, message=error.message))
-                continue
-            except RecordsError as error:
-                answer.fill(slot, _as_result(error))
-                continue
-            if refusal is not None:
-                answer.fill(slot, refusal)
-                continue
-            appends.append(append)
-            is_simple = is_simple and append.partition is not None and not append.is_heavy
+    if ctx.is_large:
+        return _append_many(ctx, answer, reply, request)
+    appends = [append for asked in _asked(ctx, request) if (append := _take(ctx, answer, request, *asked)) is not None]
+    is_simple = not any(append.partition is None or append.is_heavy for append in appends)
     if is_simple:
         _decode_small(ctx, appends)
         is_simple = not any(append.is_heavy for append in appends)
     if not is_simple:
-        return _append_later(ctx, answer, reply, deque(appends))
+        return _append_later(ctx, answer, reply, appends)
     _append(ctx, answer, appends)
     answer.release()
     return None
+
+
+def _asked(ctx: Context, request: ProduceRequest) -> Iterator[tuple[str | UUID, PartitionProduceData]]:
+    """Each partition's data with the name or id of its topic."""
+    names_ids = ctx.version >= FIRST_VERSION_WITH_TOPIC_IDS
+    for topic_data in request.topic_data:
+        topic_key: str | UUID = topic_data.topic_id if names_ids else topic_data.name
+        for data in topic_data.partition_data:
+            yield topic_key, data
+
+
+def _take(
+    ctx: Context, answer: _Answer, request: ProduceRequest, topic_key: str | UUID, data: PartitionProduceData
+) -> _Append | None:
+    """A partition's batch with its place in the answer; None when that is filled already."""
+    slot = answer.add()
+    try:
+        append = _Append(ctx, slot, find_topic(ctx.broker.topics, topic_key, data.index), data)
+    except PartitionError as error:
+        answer.fill(slot, AppendResult(error.code, message=error.message))
+    except RecordsError as error:
+        answer.fill(slot, _as_result(error))
+    else:
+        if request.acks in _ACKS:
+            return append
+        answer.fill(slot, _invalid_acks(request))
+    return None
+
+
+async def _append_many(ctx: Context, answer: _Answer, reply: Reply, request: ProduceRequest) -> None:
+    """The same for a request with very many partitions, in slices."""
+    appends: list[_Append] = []
+    async for asked in ctx.broker.turns.each(_asked(ctx, request)):
+        append = _take(ctx, answer, request, *asked)
+        if append is not None:
+            appends.append(append)
+    await _append_later(ctx, answer, reply, appends)
 
 
 class _Append:
@@ -273,12 +292,23 @@ def _decode_small(ctx: Context, appends: Iterable[_Append]) -> None:
             return
 
 
-async def _append_later(ctx: Context, answer: _Answer, reply: Reply, appends: deque[_Append]) -> None:
+async def _append_later(ctx: Context, answer: _Answer, reply: Reply, appends: list[_Append]) -> None:
     """Load partitions, then append batch after batch, in the request's order; large ones are decoded beside the event loop.
 
     Each is queued before the next one is decoded, so that its memory comes back by itself.
     """
-    await _load(ctx, answer, appends)
+    appends = await _load(ctx, answer, appends)
+    is_wanted = True
+    async for part in ctx.broker.turns.parts(appends):
+        if is_wanted:
+            is_wanted = await _append_part(ctx, answer, reply, deque(part))
+        else:
+            _forget(answer, part)
+    answer.release()
+
+
+async def _append_part(ctx: Context, answer: _Answer, reply: Reply, appends: deque[_Append]) -> bool:
+    """Append some; False when nobody waits for an answer any more."""
     while appends:
         _decode_small(ctx, appends)
         ready: list[_Append] = []
@@ -291,25 +321,29 @@ async def _append_later(ctx: Context, answer: _Answer, reply: Reply, appends: de
         try:
             await _append_heavy(ctx, answer, reply, append)
         except Abandoned:
-            for unwanted in (append, *appends):
-                answer.fill(unwanted.slot, _UNKNOWN)
-            break
-    answer.release()
+            _forget(answer, (append, *appends))
+            return False
+    return True
 
 
-async def _load(ctx: Context, answer: _Answer, appends: deque[_Append]) -> None:
-    """Load partitions that are not; batches for those that cannot be are answered."""
+def _forget(answer: _Answer, unwanted: Iterable[_Append]) -> None:
+    for append in unwanted:
+        answer.fill(append.slot, _UNKNOWN)
+
+
+async def _load(ctx: Context, answer: _Answer, appends: list[_Append]) -> list[_Append]:
+    """Load partitions that are not; batches for those that cannot be are answered, the others are returned."""
     unloaded = [append for append in appends if append.partition is None]
     if not unloaded:
-        return
+        return appends
     loaded = await load_each(ctx.broker.log, [(append.topic, append.index) for append in unloaded])
     for append, partition in zip(unloaded, loaded, strict=True):
         if isinstance(partition, StorageError):
             answer.fill(append.slot, AppendResult(partition.code, message=partition.message))
             append.await_again(ctx.broker.log)
-            appends.remove(append)
         else:
             append.partition = partition
+    return [append for append in appends if append.partition is not None]
 
 
 async def _append_heavy(ctx: Context, answer: _Answer, reply: Reply, append: _Append) -> None:
