@@ -13,14 +13,14 @@ from bench.members import HEARTBEAT_S, NOT_YET, REBALANCE_MS, Clock, end, find_c
 from bench.raw import HEARTBEAT, JOIN_GROUP, OFFSET_COMMIT, SYNC_GROUP, RawConnection, check, connect_many, decode
 from pg_kafka.bench.latencies import Percentiles
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.heartbeat_request import HeartbeatRequest
-from pg_kafka.wire.messages.join_group_request import JoinGroupRequest, JoinGroupRequestProtocol
-from pg_kafka.wire.messages.offset_commit_request import (
+from pg_kafka.wire.messages.heartbeat import HeartbeatRequest
+from pg_kafka.wire.messages.join_group import JoinGroupRequest, JoinGroupRequestProtocol
+from pg_kafka.wire.messages.offset_commit import (
     OffsetCommitRequest,
     OffsetCommitRequestPartition,
     OffsetCommitRequestTopic,
 )
-from pg_kafka.wire.messages.sync_group_request import SyncGroupRequest, SyncGroupRequestAssignment
+from pg_kafka.wire.messages.sync_group import SyncGroupRequest, SyncGroupRequestAssignment
 
 JOIN_VERSION, SYNC_VERSION, HEARTBEAT_VERSION, COMMIT_VERSION = 9, 5, 4, 9
 OFFSETS_A_REQUEST = 50

@@ -9,7 +9,7 @@ from uuid import UUID
 from bench.members import NOT_YET, REBALANCE_MS, Clock, end, find_coordinator, standing, until
 from bench.raw import CONSUMER_GROUP_HEARTBEAT, RawConnection, check, connect_many
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.consumer_group_heartbeat_request import ConsumerGroupHeartbeatRequest, TopicPartitions
+from pg_kafka.wire.messages.consumer_group_heartbeat import ConsumerGroupHeartbeatRequest, RequestTopicPartitions
 
 CONSUMER_VERSION = 1
 
@@ -44,7 +44,8 @@ class ConsumerMember:
                 request.topic_partitions = []
             elif has_news:
                 request.topic_partitions = [
-                    TopicPartitions(topic_id=topic, partitions=partitions) for topic, partitions in self.owned.items()
+                    RequestTopicPartitions(topic_id=topic, partitions=partitions)
+                    for topic, partitions in self.owned.items()
                 ]
             answer = await self._connection.call(CONSUMER_GROUP_HEARTBEAT, CONSUMER_VERSION, request)
             self.heartbeats += 1

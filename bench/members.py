@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from bench import processes
 from bench.raw import FIND_COORDINATOR, RawConnection, check, connect
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.find_coordinator_request import FindCoordinatorRequest
+from pg_kafka.wire.messages.find_coordinator import FindCoordinatorRequest
 
 FIND_VERSION = 6
 REBALANCE_MS = 300_000

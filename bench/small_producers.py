@@ -16,8 +16,8 @@ from bench.raw import INIT_PRODUCER_ID, PRODUCE, RawConnection, check, connect_m
 from bench.turn import Turn
 from pg_kafka.bench.batches import BatchTemplate
 from pg_kafka.bench.latencies import Percentiles
-from pg_kafka.wire.messages.init_producer_id_request import InitProducerIdRequest
-from pg_kafka.wire.messages.produce_request import PartitionProduceData, ProduceRequest, TopicProduceData
+from pg_kafka.wire.messages.init_producer_id import InitProducerIdRequest
+from pg_kafka.wire.messages.produce import PartitionProduceData, ProduceRequest, TopicProduceData
 
 RECORD_BYTES = 100
 PARTITIONS = 12

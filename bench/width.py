@@ -31,9 +31,9 @@ from bench.raw import (
 from bench.turn import Turn
 from pg_kafka.bench.batches import BatchTemplate
 from pg_kafka.bench.latencies import Percentiles
-from pg_kafka.wire.messages.fetch_request import FetchPartition, FetchRequest, FetchTopic
-from pg_kafka.wire.messages.init_producer_id_request import InitProducerIdRequest
-from pg_kafka.wire.messages.produce_request import PartitionProduceData, ProduceRequest, TopicProduceData
+from pg_kafka.wire.messages.fetch import FetchPartition, FetchRequest, FetchTopic
+from pg_kafka.wire.messages.init_producer_id import InitProducerIdRequest
+from pg_kafka.wire.messages.produce import PartitionProduceData, ProduceRequest, TopicProduceData
 
 PARTITIONS_OF_A_TOPIC = 100
 PARKED_MS = 60_000

@@ -10,14 +10,24 @@ from collections.abc import Callable
 from uuid import UUID
 
 from pg_kafka.wire.codec import decode_request, encode_request, encode_response
-from pg_kafka.wire.messages import (
-    api_versions_request,
-    fetch_request,
-    fetch_response,
-    heartbeat_request,
-    metadata_request,
-    produce_request,
-    produce_response,
+from pg_kafka.wire.messages.api_versions import ApiVersionsRequest
+from pg_kafka.wire.messages.fetch import (
+    FetchableTopicResponse,
+    FetchPartition,
+    FetchRequest,
+    FetchResponse,
+    FetchTopic,
+    PartitionData,
+)
+from pg_kafka.wire.messages.heartbeat import HeartbeatRequest
+from pg_kafka.wire.messages.metadata import MetadataRequest, MetadataRequestTopic
+from pg_kafka.wire.messages.produce import (
+    PartitionProduceData,
+    PartitionProduceResponse,
+    ProduceRequest,
+    ProduceResponse,
+    TopicProduceData,
+    TopicProduceResponse,
 )
 
 TOPIC_ID = UUID(int=7 << 100)
@@ -33,40 +43,36 @@ def microseconds(work: Callable[[], object], rounds: int) -> float:
     return best * 1e6
 
 
-def fetch(partitions: int) -> fetch_request.FetchRequest:
+def fetch(partitions: int) -> FetchRequest:
     found = [
-        fetch_request.FetchPartition(
-            partition=index, fetch_offset=1 << 40, current_leader_epoch=7, partition_max_bytes=1 << 20
-        )
+        FetchPartition(partition=index, fetch_offset=1 << 40, current_leader_epoch=7, partition_max_bytes=1 << 20)
         for index in range(partitions)
     ]
-    topic = fetch_request.FetchTopic(topic="orders", topic_id=TOPIC_ID, partitions=found)
-    return fetch_request.FetchRequest(max_wait_ms=500, min_bytes=1, session_id=5, session_epoch=9, topics=[topic])
+    topic = FetchTopic(topic="orders", topic_id=TOPIC_ID, partitions=found)
+    return FetchRequest(max_wait_ms=500, min_bytes=1, session_id=5, session_epoch=9, topics=[topic])
 
 
-def produce(partitions: int, records: bytes) -> produce_request.ProduceRequest:
+def produce(partitions: int, records: bytes) -> ProduceRequest:
+    found = [PartitionProduceData(index=index, records=memoryview(records)) for index in range(partitions)]
+    topic = TopicProduceData(name="orders", topic_id=TOPIC_ID, partition_data=found)
+    return ProduceRequest(acks=-1, timeout_ms=30_000, topic_data=[topic])
+
+
+def produced(partitions: int) -> ProduceResponse:
+    found = [PartitionProduceResponse(index=index, base_offset=1 << 40) for index in range(partitions)]
+    topic = TopicProduceResponse(name="orders", topic_id=TOPIC_ID, partition_responses=found)
+    return ProduceResponse(responses=[topic])
+
+
+def fetched(partitions: int, records: bytes) -> FetchResponse:
     found = [
-        produce_request.PartitionProduceData(index=index, records=memoryview(records)) for index in range(partitions)
-    ]
-    topic = produce_request.TopicProduceData(name="orders", topic_id=TOPIC_ID, partition_data=found)
-    return produce_request.ProduceRequest(acks=-1, timeout_ms=30_000, topic_data=[topic])
-
-
-def produced(partitions: int) -> produce_response.ProduceResponse:
-    found = [produce_response.PartitionProduceResponse(index=index, base_offset=1 << 40) for index in range(partitions)]
-    topic = produce_response.TopicProduceResponse(name="orders", topic_id=TOPIC_ID, partition_responses=found)
-    return produce_response.ProduceResponse(responses=[topic])
-
-
-def fetched(partitions: int, records: bytes) -> fetch_response.FetchResponse:
-    found = [
-        fetch_response.PartitionData(
+        PartitionData(
             partition_index=index, high_watermark=1 << 40, last_stable_offset=1 << 40, records=memoryview(records)
         )
         for index in range(partitions)
     ]
-    topic = fetch_response.FetchableTopicResponse(topic="orders", topic_id=TOPIC_ID, partitions=found)
-    return fetch_response.FetchResponse(session_id=5, responses=[topic])
+    topic = FetchableTopicResponse(topic="orders", topic_id=TOPIC_ID, partitions=found)
+    return FetchResponse(session_id=5, responses=[topic])
 
 
 def main() -> None:
@@ -79,16 +85,14 @@ def main() -> None:
         ("Produce v7, 1 x 16 kB", 0, 7, produce(1, bytes(16384))),
         ("Produce v12, 1 x 16 kB", 0, 12, produce(1, bytes(16384))),
         ("Produce v12, 100 x 1 MB", 0, 12, produce(100, bytes(1 << 20))),
-        ("ApiVersions v4", 18, 4, api_versions_request.ApiVersionsRequest(client_software_name="librdkafka")),
+        ("ApiVersions v4", 18, 4, ApiVersionsRequest(client_software_name="librdkafka")),
         (
             "Metadata v12, 3 topics",
             3,
             12,
-            metadata_request.MetadataRequest(
-                topics=[metadata_request.MetadataRequestTopic(name=f"topic-{index}") for index in range(3)]
-            ),
+            MetadataRequest(topics=[MetadataRequestTopic(name=f"topic-{index}") for index in range(3)]),
         ),
-        ("Heartbeat v4", 12, 4, heartbeat_request.HeartbeatRequest(group_id="group", member_id="member-" * 5)),
+        ("Heartbeat v4", 12, 4, HeartbeatRequest(group_id="group", member_id="member-" * 5)),
     ]
     for label, key, version, message in requests:
         body = memoryview(b"".join(encode_request(message, key, version)))

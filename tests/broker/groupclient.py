@@ -11,25 +11,25 @@ from uuid import uuid4
 from tests.broker.rawclient import RawClient, SomeTopic, only
 
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.consumer_group_describe_request import ConsumerGroupDescribeRequest
-from pg_kafka.wire.messages.consumer_group_heartbeat_request import ConsumerGroupHeartbeatRequest, TopicPartitions
-from pg_kafka.wire.messages.delete_groups_request import DeleteGroupsRequest
-from pg_kafka.wire.messages.describe_groups_request import DescribeGroupsRequest
-from pg_kafka.wire.messages.heartbeat_request import HeartbeatRequest
-from pg_kafka.wire.messages.join_group_request import JoinGroupRequest, JoinGroupRequestProtocol
-from pg_kafka.wire.messages.leave_group_request import LeaveGroupRequest, MemberIdentity
-from pg_kafka.wire.messages.list_groups_request import ListGroupsRequest
-from pg_kafka.wire.messages.offset_commit_request import (
+from pg_kafka.wire.messages.consumer_group_describe import ConsumerGroupDescribeRequest
+from pg_kafka.wire.messages.consumer_group_heartbeat import ConsumerGroupHeartbeatRequest, RequestTopicPartitions
+from pg_kafka.wire.messages.delete_groups import DeleteGroupsRequest
+from pg_kafka.wire.messages.describe_groups import DescribeGroupsRequest
+from pg_kafka.wire.messages.heartbeat import HeartbeatRequest
+from pg_kafka.wire.messages.join_group import JoinGroupRequest, JoinGroupRequestProtocol
+from pg_kafka.wire.messages.leave_group import LeaveGroupRequest, MemberIdentity
+from pg_kafka.wire.messages.list_groups import ListGroupsRequest
+from pg_kafka.wire.messages.offset_commit import (
     OffsetCommitRequest,
     OffsetCommitRequestPartition,
     OffsetCommitRequestTopic,
 )
-from pg_kafka.wire.messages.offset_fetch_request import (
+from pg_kafka.wire.messages.offset_fetch import (
     OffsetFetchRequest,
     OffsetFetchRequestGroup,
     OffsetFetchRequestTopics,
 )
-from pg_kafka.wire.messages.sync_group_request import SyncGroupRequest, SyncGroupRequestAssignment
+from pg_kafka.wire.messages.sync_group import SyncGroupRequest, SyncGroupRequestAssignment
 
 OFFSET_COMMIT, OFFSET_FETCH, FIND_COORDINATOR = 8, 9, 10
 JOIN_GROUP, HEARTBEAT, LEAVE_GROUP, SYNC_GROUP, DESCRIBE_GROUPS, LIST_GROUPS = 11, 12, 13, 14, 15, 16
@@ -207,7 +207,8 @@ class Consumer:
             more = {"rebalance_timeout_ms": 10_000, "subscribed_topic_names": topics} | more
         if "topic_partitions" not in more and (topics is not None or self.owned):
             more["topic_partitions"] = [
-                TopicPartitions(topic_id=topic, partitions=partitions) for topic, partitions in self.owned.items()
+                RequestTopicPartitions(topic_id=topic, partitions=partitions)
+                for topic, partitions in self.owned.items()
             ]
         request = ConsumerGroupHeartbeatRequest(
             group_id=self.group, member_id=self.member_id, member_epoch=self.epoch, **more

@@ -12,28 +12,28 @@ from tests.broker.rawclient import CREATE_TOPICS, DELETE_TOPICS, RawClient, Some
 
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.message import ZERO_UUID
-from pg_kafka.wire.messages.api_versions_request import ApiVersionsRequest
-from pg_kafka.wire.messages.create_partitions_request import (
+from pg_kafka.wire.messages.api_versions import ApiVersionsRequest
+from pg_kafka.wire.messages.create_partitions import (
     CreatePartitionsAssignment,
     CreatePartitionsRequest,
     CreatePartitionsTopic,
 )
-from pg_kafka.wire.messages.create_topics_request import (
+from pg_kafka.wire.messages.create_topics import (
     CreatableReplicaAssignment,
     CreatableTopic,
     CreatableTopicConfig,
     CreateTopicsRequest,
 )
-from pg_kafka.wire.messages.delete_topics_request import DeleteTopicsRequest, DeleteTopicState
-from pg_kafka.wire.messages.describe_cluster_request import DescribeClusterRequest
-from pg_kafka.wire.messages.describe_configs_request import DescribeConfigsRequest, DescribeConfigsResource
-from pg_kafka.wire.messages.describe_topic_partitions_request import (
-    Cursor,
+from pg_kafka.wire.messages.delete_topics import DeleteTopicsRequest, DeleteTopicState
+from pg_kafka.wire.messages.describe_cluster import DescribeClusterRequest
+from pg_kafka.wire.messages.describe_configs import DescribeConfigsRequest, DescribeConfigsResource
+from pg_kafka.wire.messages.describe_topic_partitions import (
     DescribeTopicPartitionsRequest,
+    RequestCursor,
     TopicRequest,
 )
-from pg_kafka.wire.messages.find_coordinator_request import FindCoordinatorRequest
-from pg_kafka.wire.messages.metadata_request import MetadataRequest, MetadataRequestTopic
+from pg_kafka.wire.messages.find_coordinator import FindCoordinatorRequest
+from pg_kafka.wire.messages.metadata import MetadataRequest, MetadataRequestTopic
 
 METADATA, FIND_COORDINATOR, API_VERSIONS, DESCRIBE_CONFIGS = 3, 10, 18, 32
 CREATE_PARTITIONS, DESCRIBE_CLUSTER, DESCRIBE_TOPIC_PARTITIONS = 37, 60, 75
@@ -521,7 +521,7 @@ async def pages_of(
     request = DescribeTopicPartitionsRequest(
         topics=[TopicRequest(name=name) for name in names],
         response_partition_limit=limit,
-        cursor=None if cursor is None else Cursor(topic_name=cursor[0], partition_index=cursor[1]),
+        cursor=None if cursor is None else RequestCursor(topic_name=cursor[0], partition_index=cursor[1]),
     )
     answer = await client.call(request, DESCRIBE_TOPIC_PARTITIONS, 0)
     topics = [

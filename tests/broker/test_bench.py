@@ -12,7 +12,7 @@ from pg_kafka.bench.cluster import temporary_topic
 from pg_kafka.bench.connection import METADATA, BenchError, Connection
 from pg_kafka.bench.load import init_producer, produce_frame, read_acknowledgement
 from pg_kafka.bench.open_loop import OpenLoop
-from pg_kafka.wire.messages.metadata_request import MetadataRequest
+from pg_kafka.wire.messages.metadata import MetadataRequest
 
 
 def topics(broker: Any) -> set[str]:

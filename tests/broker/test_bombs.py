@@ -19,8 +19,8 @@ from tests.compressed_streams import zstd_frame
 
 from pg_kafka.wire.compression import compress
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.api_versions_request import ApiVersionsRequest
-from pg_kafka.wire.messages.metadata_request import MetadataRequest
+from pg_kafka.wire.messages.api_versions import ApiVersionsRequest
+from pg_kafka.wire.messages.metadata import MetadataRequest
 
 GZIP, SNAPPY, LZ4, ZSTD = 1, 2, 3, 4
 API_VERSIONS, METADATA = 18, 3

@@ -26,8 +26,8 @@ from tests.broker.rawclient import (
 from tests.broker.transactor import Transactor
 
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.fetch_request import ForgottenTopic
-from pg_kafka.wire.messages.offset_for_leader_epoch_request import (
+from pg_kafka.wire.messages.fetch import ForgottenTopic
+from pg_kafka.wire.messages.offset_for_leader_epoch import (
     OffsetForLeaderEpochRequest,
     OffsetForLeaderPartition,
     OffsetForLeaderTopic,

@@ -16,9 +16,9 @@ import pytest
 from tests.broker.rawclient import RawClient
 
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.api_versions_request import ApiVersionsRequest
-from pg_kafka.wire.messages.sasl_authenticate_request import SaslAuthenticateRequest
-from pg_kafka.wire.messages.sasl_handshake_request import SaslHandshakeRequest
+from pg_kafka.wire.messages.api_versions import ApiVersionsRequest
+from pg_kafka.wire.messages.sasl_authenticate import SaslAuthenticateRequest
+from pg_kafka.wire.messages.sasl_handshake import SaslHandshakeRequest
 
 SASL_HANDSHAKE, API_VERSIONS, SASL_AUTHENTICATE = 17, 18, 36
 SECRET = "secret-of-the-client"

@@ -11,9 +11,9 @@ from tests.broker.rawclient import CREATE_TOPICS, PRODUCE, RawClient, only
 from tests.wire_batches import batch, values
 
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.create_topics_request import CreatableTopic, CreatableTopicConfig, CreateTopicsRequest
-from pg_kafka.wire.messages.describe_configs_request import DescribeConfigsRequest, DescribeConfigsResource
-from pg_kafka.wire.messages.produce_request import PartitionProduceData, ProduceRequest, TopicProduceData
+from pg_kafka.wire.messages.create_topics import CreatableTopic, CreatableTopicConfig, CreateTopicsRequest
+from pg_kafka.wire.messages.describe_configs import DescribeConfigsRequest, DescribeConfigsResource
+from pg_kafka.wire.messages.produce import PartitionProduceData, ProduceRequest, TopicProduceData
 
 DESCRIBE_CONFIGS = 32
 BROKER_RESOURCE = 4

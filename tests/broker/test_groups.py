@@ -32,19 +32,19 @@ from tests.broker.rawclient import CREATE_TOPICS, RawClient, only
 from tests.kafka_reference import end
 
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.api_versions_request import ApiVersionsRequest
-from pg_kafka.wire.messages.create_partitions_request import CreatePartitionsRequest, CreatePartitionsTopic
-from pg_kafka.wire.messages.create_topics_request import CreatableTopic, CreateTopicsRequest
-from pg_kafka.wire.messages.describe_configs_request import DescribeConfigsRequest, DescribeConfigsResource
-from pg_kafka.wire.messages.find_coordinator_request import FindCoordinatorRequest
-from pg_kafka.wire.messages.heartbeat_request import HeartbeatRequest
-from pg_kafka.wire.messages.incremental_alter_configs_request import (
+from pg_kafka.wire.messages.api_versions import ApiVersionsRequest
+from pg_kafka.wire.messages.create_partitions import CreatePartitionsRequest, CreatePartitionsTopic
+from pg_kafka.wire.messages.create_topics import CreatableTopic, CreateTopicsRequest
+from pg_kafka.wire.messages.describe_configs import DescribeConfigsRequest, DescribeConfigsResource
+from pg_kafka.wire.messages.find_coordinator import FindCoordinatorRequest
+from pg_kafka.wire.messages.heartbeat import HeartbeatRequest
+from pg_kafka.wire.messages.incremental_alter_configs import (
     AlterableConfig,
     AlterConfigsResource,
     IncrementalAlterConfigsRequest,
 )
-from pg_kafka.wire.messages.leave_group_request import LeaveGroupRequest, MemberIdentity
-from pg_kafka.wire.messages.sync_group_request import SyncGroupRequest
+from pg_kafka.wire.messages.leave_group import LeaveGroupRequest, MemberIdentity
+from pg_kafka.wire.messages.sync_group import SyncGroupRequest
 
 API_VERSIONS, DESCRIBE_CONFIGS, CREATE_PARTITIONS = 18, 32, 37
 TOPIC, BROKER, GROUP = 2, 4, 32

@@ -34,35 +34,34 @@ from pg_kafka.broker.turns import ITEMS_AT_ONCE
 from pg_kafka.wire.codec import MAX_REQUEST_ITEMS
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.message import ZERO_UUID
-from pg_kafka.wire.messages.api_versions_request import ApiVersionsRequest
-from pg_kafka.wire.messages.consumer_group_describe_request import ConsumerGroupDescribeRequest
-from pg_kafka.wire.messages.create_topics_request import CreatableTopic, CreateTopicsRequest
-from pg_kafka.wire.messages.delete_topics_request import DeleteTopicsRequest, DeleteTopicState
-from pg_kafka.wire.messages.describe_configs_request import DescribeConfigsRequest, DescribeConfigsResource
-from pg_kafka.wire.messages.describe_groups_request import DescribeGroupsRequest
-from pg_kafka.wire.messages.describe_producers_request import DescribeProducersRequest, TopicRequest
-from pg_kafka.wire.messages.describe_transactions_request import DescribeTransactionsRequest
-from pg_kafka.wire.messages.find_coordinator_request import FindCoordinatorRequest
-from pg_kafka.wire.messages.find_coordinator_response import Coordinator, FindCoordinatorResponse
-from pg_kafka.wire.messages.list_offsets_request import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
-from pg_kafka.wire.messages.metadata_request import MetadataRequest, MetadataRequestTopic
-from pg_kafka.wire.messages.offset_delete_request import (
+from pg_kafka.wire.messages.api_versions import ApiVersionsRequest
+from pg_kafka.wire.messages.consumer_group_describe import ConsumerGroupDescribeRequest
+from pg_kafka.wire.messages.create_topics import CreatableTopic, CreateTopicsRequest
+from pg_kafka.wire.messages.delete_topics import DeleteTopicsRequest, DeleteTopicState
+from pg_kafka.wire.messages.describe_configs import DescribeConfigsRequest, DescribeConfigsResource
+from pg_kafka.wire.messages.describe_groups import DescribeGroupsRequest
+from pg_kafka.wire.messages.describe_producers import DescribeProducersRequest, TopicRequest
+from pg_kafka.wire.messages.describe_transactions import DescribeTransactionsRequest
+from pg_kafka.wire.messages.find_coordinator import Coordinator, FindCoordinatorRequest, FindCoordinatorResponse
+from pg_kafka.wire.messages.list_offsets import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
+from pg_kafka.wire.messages.metadata import MetadataRequest, MetadataRequestTopic
+from pg_kafka.wire.messages.offset_delete import (
     OffsetDeleteRequest,
     OffsetDeleteRequestPartition,
     OffsetDeleteRequestTopic,
 )
-from pg_kafka.wire.messages.offset_fetch_request import (
+from pg_kafka.wire.messages.offset_fetch import (
     OffsetFetchRequest,
     OffsetFetchRequestGroup,
     OffsetFetchRequestTopic,
     OffsetFetchRequestTopics,
 )
-from pg_kafka.wire.messages.offset_for_leader_epoch_request import (
+from pg_kafka.wire.messages.offset_for_leader_epoch import (
     OffsetForLeaderEpochRequest,
     OffsetForLeaderPartition,
     OffsetForLeaderTopic,
 )
-from pg_kafka.wire.messages.produce_response import ProduceResponse
+from pg_kafka.wire.messages.produce import ProduceResponse
 
 MANY = ITEMS_AT_ONCE + 500
 METADATA, DESCRIBE_GROUPS, API_VERSIONS, DELETE_TOPICS, DESCRIBE_CONFIGS, OFFSET_DELETE, CONSUMER_DESCRIBE = (

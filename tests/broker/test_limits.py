@@ -26,8 +26,7 @@ from pg_kafka.broker.budget import RESERVE_BYTES
 from pg_kafka.config import SETTINGS, Config
 from pg_kafka.coordinator.topic_configs import TOPIC_CONFIGS
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.find_coordinator_request import FindCoordinatorRequest
-from pg_kafka.wire.messages.find_coordinator_response import FindCoordinatorResponse
+from pg_kafka.wire.messages.find_coordinator import FindCoordinatorRequest, FindCoordinatorResponse
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
 MIB = 2**20

@@ -10,8 +10,12 @@ import pytest
 from tests.broker.rawclient import LIST_OFFSETS, RawClient, SomeTopic, batch, only
 
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.list_offsets_request import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
-from pg_kafka.wire.messages.list_offsets_response import ListOffsetsPartitionResponse
+from pg_kafka.wire.messages.list_offsets import (
+    ListOffsetsPartition,
+    ListOffsetsPartitionResponse,
+    ListOffsetsRequest,
+    ListOffsetsTopic,
+)
 
 LATEST, EARLIEST, MAX_TIMESTAMP, EARLIEST_LOCAL, LATEST_TIERED, EARLIEST_PENDING_UPLOAD = range(-1, -7, -1)
 

@@ -21,14 +21,14 @@ from tests.broker.rawclient import (
     records_of,
 )
 
-from pg_kafka.wire.messages.describe_producers_request import DescribeProducersRequest, TopicRequest
-from pg_kafka.wire.messages.list_offsets_request import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
-from pg_kafka.wire.messages.offset_for_leader_epoch_request import (
+from pg_kafka.wire.messages.describe_producers import DescribeProducersRequest, TopicRequest
+from pg_kafka.wire.messages.list_offsets import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
+from pg_kafka.wire.messages.offset_for_leader_epoch import (
     OffsetForLeaderEpochRequest,
     OffsetForLeaderPartition,
     OffsetForLeaderTopic,
 )
-from pg_kafka.wire.messages.write_txn_markers_request import (
+from pg_kafka.wire.messages.write_txn_markers import (
     WritableTxnMarker,
     WritableTxnMarkerTopic,
     WriteTxnMarkersRequest,

@@ -29,13 +29,13 @@ from tests.broker.transactor import Transactor
 from tests.kafka_reference import end
 
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.offset_commit_request import OffsetCommitRequest
-from pg_kafka.wire.messages.offset_delete_request import (
+from pg_kafka.wire.messages.offset_commit import OffsetCommitRequest
+from pg_kafka.wire.messages.offset_delete import (
     OffsetDeleteRequest,
     OffsetDeleteRequestPartition,
     OffsetDeleteRequestTopic,
 )
-from pg_kafka.wire.messages.offset_fetch_request import (
+from pg_kafka.wire.messages.offset_fetch import (
     OffsetFetchRequest,
     OffsetFetchRequestGroup,
     OffsetFetchRequestTopic,

@@ -24,7 +24,7 @@ from tests.broker.rawclient import FETCH, PRODUCE, RawClient, answered, batch, f
 
 from pg_kafka.wire.compression import compress
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.metadata_request import MetadataRequest, MetadataRequestTopic
+from pg_kafka.wire.messages.metadata import MetadataRequest, MetadataRequestTopic
 
 MIB = 2**20
 

@@ -28,7 +28,7 @@ from tests.compressed_streams import STREAMS, Fate
 
 from pg_kafka.wire.compression import is_read_by_all
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.init_producer_id_request import InitProducerIdRequest
+from pg_kafka.wire.messages.init_producer_id import InitProducerIdRequest
 
 NONE, GZIP, SNAPPY, LZ4, ZSTD = range(5)
 VERSIONS = range(3, 14)

@@ -26,9 +26,9 @@ from tests.postgres import Database, PostgresServer, embedded_dsn, reachable_fol
 
 from pg_kafka import __version__, app, config
 from pg_kafka.embedded.postmaster import read_status
-from pg_kafka.wire.messages.create_topics_request import CreatableTopic, CreateTopicsRequest
-from pg_kafka.wire.messages.describe_configs_request import DescribeConfigsRequest, DescribeConfigsResource
-from pg_kafka.wire.messages.metadata_request import MetadataRequest
+from pg_kafka.wire.messages.create_topics import CreatableTopic, CreateTopicsRequest
+from pg_kafka.wire.messages.describe_configs import DescribeConfigsRequest, DescribeConfigsResource
+from pg_kafka.wire.messages.metadata import MetadataRequest
 
 METADATA, DESCRIBE_CONFIGS = 3, 32
 BROKER = 4

@@ -38,9 +38,9 @@ from tests.broker.transactor import (
 )
 
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.add_partitions_to_txn_request import AddPartitionsToTxnRequest, AddPartitionsToTxnTopic
-from pg_kafka.wire.messages.list_transactions_request import ListTransactionsRequest
-from pg_kafka.wire.messages.offset_fetch_request import (
+from pg_kafka.wire.messages.add_partitions_to_txn import AddPartitionsToTxnRequest, AddPartitionsToTxnTopic
+from pg_kafka.wire.messages.list_transactions import ListTransactionsRequest
+from pg_kafka.wire.messages.offset_fetch import (
     OffsetFetchRequest,
     OffsetFetchRequestGroup,
     OffsetFetchRequestTopics,
@@ -403,13 +403,16 @@ async def test_member_is_checked(client: RawClient) -> None:
     async def ask(**who: Any) -> ErrorCode:
         return ErrorCode((await one.commit_offsets(group, topic, {0: 1}, **who))[0])
 
-    assert await ask(member_id=member.member_id, generation_id=member.generation) == ErrorCode.NONE
-    assert await ask(member_id=member.member_id, generation_id=member.generation - 1) == ErrorCode.ILLEGAL_GENERATION
-    assert await ask(member_id="other", generation_id=member.generation) == ErrorCode.UNKNOWN_MEMBER_ID
+    assert await ask(member_id=member.member_id, generation_id_or_member_epoch=member.generation) == ErrorCode.NONE
+    assert (
+        await ask(member_id=member.member_id, generation_id_or_member_epoch=member.generation - 1)
+        == ErrorCode.ILLEGAL_GENERATION
+    )
+    assert await ask(member_id="other", generation_id_or_member_epoch=member.generation) == ErrorCode.UNKNOWN_MEMBER_ID
     assert await ask() == ErrorCode.NONE  # older producers do not say who they are
     assert await one.commit_offsets("", topic, {0: 1}) == {0: ErrorCode.INVALID_GROUP_ID}
     fresh = fresh_group()
-    codes = await one.commit_offsets(fresh, topic, {0: 1}, member_id="m", generation_id=3)
+    codes = await one.commit_offsets(fresh, topic, {0: 1}, member_id="m", generation_id_or_member_epoch=3)
     assert codes == {0: ErrorCode.ILLEGAL_GENERATION}
 
 

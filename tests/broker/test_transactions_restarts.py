@@ -15,12 +15,12 @@ from tests.broker.transactor import NEWER, OLDER, Transactor, committed, listed,
 from tests.kafka_reference import end
 
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.offset_delete_request import (
+from pg_kafka.wire.messages.offset_delete import (
     OffsetDeleteRequest,
     OffsetDeleteRequestPartition,
     OffsetDeleteRequestTopic,
 )
-from pg_kafka.wire.messages.offset_fetch_request import (
+from pg_kafka.wire.messages.offset_fetch import (
     OffsetFetchRequest,
     OffsetFetchRequestGroup,
     OffsetFetchRequestTopics,

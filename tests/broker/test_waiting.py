@@ -16,19 +16,19 @@ from tests.postgres import Database
 
 from pg_kafka.broker import dispatch, waiting
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.api_versions_request import ApiVersionsRequest
-from pg_kafka.wire.messages.create_topics_request import CreatableTopic, CreateTopicsRequest
-from pg_kafka.wire.messages.describe_cluster_request import DescribeClusterRequest
-from pg_kafka.wire.messages.describe_configs_request import DescribeConfigsRequest, DescribeConfigsResource
-from pg_kafka.wire.messages.describe_topic_partitions_request import DescribeTopicPartitionsRequest, TopicRequest
-from pg_kafka.wire.messages.fetch_request import FetchPartition, FetchRequest, FetchTopic
-from pg_kafka.wire.messages.find_coordinator_request import FindCoordinatorRequest
-from pg_kafka.wire.messages.heartbeat_request import HeartbeatRequest
-from pg_kafka.wire.messages.init_producer_id_request import InitProducerIdRequest
-from pg_kafka.wire.messages.list_groups_request import ListGroupsRequest
-from pg_kafka.wire.messages.list_offsets_request import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
-from pg_kafka.wire.messages.metadata_request import MetadataRequest, MetadataRequestTopic
-from pg_kafka.wire.messages.offset_for_leader_epoch_request import (
+from pg_kafka.wire.messages.api_versions import ApiVersionsRequest
+from pg_kafka.wire.messages.create_topics import CreatableTopic, CreateTopicsRequest
+from pg_kafka.wire.messages.describe_cluster import DescribeClusterRequest
+from pg_kafka.wire.messages.describe_configs import DescribeConfigsRequest, DescribeConfigsResource
+from pg_kafka.wire.messages.describe_topic_partitions import DescribeTopicPartitionsRequest, TopicRequest
+from pg_kafka.wire.messages.fetch import FetchPartition, FetchRequest, FetchTopic
+from pg_kafka.wire.messages.find_coordinator import FindCoordinatorRequest
+from pg_kafka.wire.messages.heartbeat import HeartbeatRequest
+from pg_kafka.wire.messages.init_producer_id import InitProducerIdRequest
+from pg_kafka.wire.messages.list_groups import ListGroupsRequest
+from pg_kafka.wire.messages.list_offsets import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
+from pg_kafka.wire.messages.metadata import MetadataRequest, MetadataRequestTopic
+from pg_kafka.wire.messages.offset_for_leader_epoch import (
     OffsetForLeaderEpochRequest,
     OffsetForLeaderPartition,
     OffsetForLeaderTopic,

@@ -12,23 +12,23 @@ from aiokafka.record.default_records import DefaultRecordBatch
 from tests.broker.rawclient import PRODUCE, RawClient, SomeTopic, answered, batch, only, producing
 
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.add_offsets_to_txn_request import AddOffsetsToTxnRequest
-from pg_kafka.wire.messages.add_partitions_to_txn_request import (
+from pg_kafka.wire.messages.add_offsets_to_txn import AddOffsetsToTxnRequest
+from pg_kafka.wire.messages.add_partitions_to_txn import (
     AddPartitionsToTxnRequest,
     AddPartitionsToTxnTopic,
     AddPartitionsToTxnTransaction,
 )
-from pg_kafka.wire.messages.describe_producers_request import DescribeProducersRequest, TopicRequest
-from pg_kafka.wire.messages.describe_transactions_request import DescribeTransactionsRequest
-from pg_kafka.wire.messages.end_txn_request import EndTxnRequest
-from pg_kafka.wire.messages.init_producer_id_request import InitProducerIdRequest
-from pg_kafka.wire.messages.list_transactions_request import ListTransactionsRequest
-from pg_kafka.wire.messages.txn_offset_commit_request import (
+from pg_kafka.wire.messages.describe_producers import DescribeProducersRequest, TopicRequest
+from pg_kafka.wire.messages.describe_transactions import DescribeTransactionsRequest
+from pg_kafka.wire.messages.end_txn import EndTxnRequest
+from pg_kafka.wire.messages.init_producer_id import InitProducerIdRequest
+from pg_kafka.wire.messages.list_transactions import ListTransactionsRequest
+from pg_kafka.wire.messages.txn_offset_commit import (
     TxnOffsetCommitRequest,
     TxnOffsetCommitRequestPartition,
     TxnOffsetCommitRequestTopic,
 )
-from pg_kafka.wire.messages.write_txn_markers_request import (
+from pg_kafka.wire.messages.write_txn_markers import (
     WritableTxnMarker,
     WritableTxnMarkerTopic,
     WriteTxnMarkersRequest,

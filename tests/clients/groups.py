@@ -28,10 +28,10 @@ from tests.clients.agents import go_agent
 from tests.kafka_reference import BUILD_DIR, HOST, JAVA_DIR, ROOT, class_path, java, need
 
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.consumer_group_describe_request import ConsumerGroupDescribeRequest
-from pg_kafka.wire.messages.describe_groups_request import DescribeGroupsRequest
-from pg_kafka.wire.messages.list_offsets_request import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
-from pg_kafka.wire.messages.offset_fetch_request import OffsetFetchRequest, OffsetFetchRequestGroup
+from pg_kafka.wire.messages.consumer_group_describe import ConsumerGroupDescribeRequest
+from pg_kafka.wire.messages.describe_groups import DescribeGroupsRequest
+from pg_kafka.wire.messages.list_offsets import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
+from pg_kafka.wire.messages.offset_fetch import OffsetFetchRequest, OffsetFetchRequestGroup
 
 PARTITIONS = 6
 WAIT_S = 60.0

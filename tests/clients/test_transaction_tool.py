@@ -19,7 +19,7 @@ from tests.clients.groups import java_classes
 from tests.kafka_reference import ToolMissing, java
 
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.find_coordinator_request import FindCoordinatorRequest
+from pg_kafka.wire.messages.find_coordinator import FindCoordinatorRequest
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -27,9 +27,9 @@ from tests.clients.groups import node_program, place_of
 from tests.kafka_reference import JAVA_DIR, ROOT, compiled, java
 
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.describe_transactions_request import DescribeTransactionsRequest
-from pg_kafka.wire.messages.list_offsets_request import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
-from pg_kafka.wire.messages.offset_fetch_request import OffsetFetchRequest, OffsetFetchRequestGroup
+from pg_kafka.wire.messages.describe_transactions import DescribeTransactionsRequest
+from pg_kafka.wire.messages.list_offsets import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
+from pg_kafka.wire.messages.offset_fetch import OffsetFetchRequest, OffsetFetchRequestGroup
 
 WAIT_S = 60.0
 TIMEOUT_MS = 60_000

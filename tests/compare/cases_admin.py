@@ -9,30 +9,30 @@ from tests.broker.rawclient import CREATE_TOPICS, DELETE_TOPICS, SomeTopic
 from tests.compare.scene import Scene, case
 
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.api_versions_request import ApiVersionsRequest
-from pg_kafka.wire.messages.create_partitions_request import (
+from pg_kafka.wire.messages.api_versions import ApiVersionsRequest
+from pg_kafka.wire.messages.create_partitions import (
     CreatePartitionsAssignment,
     CreatePartitionsRequest,
     CreatePartitionsTopic,
 )
-from pg_kafka.wire.messages.create_topics_request import (
+from pg_kafka.wire.messages.create_topics import (
     CreatableReplicaAssignment,
     CreatableTopic,
     CreatableTopicConfig,
     CreateTopicsRequest,
 )
-from pg_kafka.wire.messages.delete_topics_request import DeleteTopicsRequest, DeleteTopicState
-from pg_kafka.wire.messages.describe_cluster_request import DescribeClusterRequest
-from pg_kafka.wire.messages.describe_configs_request import DescribeConfigsRequest, DescribeConfigsResource
-from pg_kafka.wire.messages.describe_topic_partitions_request import (
-    Cursor,
+from pg_kafka.wire.messages.delete_topics import DeleteTopicsRequest, DeleteTopicState
+from pg_kafka.wire.messages.describe_cluster import DescribeClusterRequest
+from pg_kafka.wire.messages.describe_configs import DescribeConfigsRequest, DescribeConfigsResource
+from pg_kafka.wire.messages.describe_topic_partitions import (
     DescribeTopicPartitionsRequest,
+    RequestCursor,
     TopicRequest,
 )
-from pg_kafka.wire.messages.find_coordinator_request import FindCoordinatorRequest
-from pg_kafka.wire.messages.metadata_request import MetadataRequest, MetadataRequestTopic
-from pg_kafka.wire.messages.sasl_authenticate_request import SaslAuthenticateRequest
-from pg_kafka.wire.messages.sasl_handshake_request import SaslHandshakeRequest
+from pg_kafka.wire.messages.find_coordinator import FindCoordinatorRequest
+from pg_kafka.wire.messages.metadata import MetadataRequest, MetadataRequestTopic
+from pg_kafka.wire.messages.sasl_authenticate import SaslAuthenticateRequest
+from pg_kafka.wire.messages.sasl_handshake import SaslHandshakeRequest
 
 METADATA, FIND_COORDINATOR, API_VERSIONS, DESCRIBE_CONFIGS = 3, 10, 18, 32
 SASL_HANDSHAKE, SASL_AUTHENTICATE = 17, 36
@@ -408,7 +408,7 @@ async def _(scene: Scene) -> Any:
     a, b = await scene.topic("a", partitions=3), await scene.topic("b", partitions=3)
     asked = [TopicRequest(name=name) for name in (b.name, a.name, f"{a.name}-nowhere")]
 
-    async def page(limit: int, cursor: Cursor | None = None, topics: list[TopicRequest] = asked) -> Any:
+    async def page(limit: int, cursor: RequestCursor | None = None, topics: list[TopicRequest] = asked) -> Any:
         request = DescribeTopicPartitionsRequest(topics=topics, response_partition_limit=limit, cursor=cursor)
         return await scene.ask(request)
 
@@ -423,13 +423,13 @@ async def _(scene: Scene) -> Any:
         "limit 4": await page(4, topics=good),
         "limit 0": await page(0, topics=good),
         "limit negative": await page(-1, topics=good),
-        "from 1": await page(2000, Cursor(topic_name=a.name, partition_index=1), good),
-        "from b": await page(2000, Cursor(topic_name=b.name, partition_index=0), good),
-        "from 3": await page(2000, Cursor(topic_name=a.name, partition_index=3), good),
-        "from 7": await page(2000, Cursor(topic_name=a.name, partition_index=7), good),
-        "from nowhere": await page(2000, Cursor(topic_name="nowhere", partition_index=0), good),
-        "from below zero": await page(2000, Cursor(topic_name=a.name, partition_index=-1), good),
-        "all from a": await page(1, Cursor(topic_name=a.name, partition_index=0), []),
+        "from 1": await page(2000, RequestCursor(topic_name=a.name, partition_index=1), good),
+        "from b": await page(2000, RequestCursor(topic_name=b.name, partition_index=0), good),
+        "from 3": await page(2000, RequestCursor(topic_name=a.name, partition_index=3), good),
+        "from 7": await page(2000, RequestCursor(topic_name=a.name, partition_index=7), good),
+        "from nowhere": await page(2000, RequestCursor(topic_name="nowhere", partition_index=0), good),
+        "from below zero": await page(2000, RequestCursor(topic_name=a.name, partition_index=-1), good),
+        "all from a": await page(1, RequestCursor(topic_name=a.name, partition_index=0), []),
     }
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from tests.compare.scene import API_VERSIONS, Scene, case, sized
 
 from pg_kafka.broker.dispatch import APIS
-from pg_kafka.wire.messages.api_versions_request import ApiVersionsRequest
-from pg_kafka.wire.messages.metadata_request import MetadataRequest, MetadataRequestTopic
+from pg_kafka.wire.messages.api_versions import ApiVersionsRequest
+from pg_kafka.wire.messages.metadata import MetadataRequest, MetadataRequestTopic
 
 METADATA = 3
 # A name that no version creates by being asked for it.

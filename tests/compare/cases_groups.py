@@ -17,37 +17,37 @@ from tests.compare.scene import Scene, case
 
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.message import Message
-from pg_kafka.wire.messages.consumer_group_describe_request import ConsumerGroupDescribeRequest
-from pg_kafka.wire.messages.consumer_group_heartbeat_request import ConsumerGroupHeartbeatRequest, TopicPartitions
-from pg_kafka.wire.messages.delete_groups_request import DeleteGroupsRequest
-from pg_kafka.wire.messages.describe_configs_request import DescribeConfigsRequest, DescribeConfigsResource
-from pg_kafka.wire.messages.describe_groups_request import DescribeGroupsRequest
-from pg_kafka.wire.messages.heartbeat_request import HeartbeatRequest
-from pg_kafka.wire.messages.incremental_alter_configs_request import (
+from pg_kafka.wire.messages.consumer_group_describe import ConsumerGroupDescribeRequest
+from pg_kafka.wire.messages.consumer_group_heartbeat import ConsumerGroupHeartbeatRequest, RequestTopicPartitions
+from pg_kafka.wire.messages.delete_groups import DeleteGroupsRequest
+from pg_kafka.wire.messages.describe_configs import DescribeConfigsRequest, DescribeConfigsResource
+from pg_kafka.wire.messages.describe_groups import DescribeGroupsRequest
+from pg_kafka.wire.messages.heartbeat import HeartbeatRequest
+from pg_kafka.wire.messages.incremental_alter_configs import (
     AlterableConfig,
     AlterConfigsResource,
     IncrementalAlterConfigsRequest,
 )
-from pg_kafka.wire.messages.join_group_request import JoinGroupRequest, JoinGroupRequestProtocol
-from pg_kafka.wire.messages.leave_group_request import LeaveGroupRequest, MemberIdentity
-from pg_kafka.wire.messages.list_groups_request import ListGroupsRequest
-from pg_kafka.wire.messages.offset_commit_request import (
+from pg_kafka.wire.messages.join_group import JoinGroupRequest, JoinGroupRequestProtocol
+from pg_kafka.wire.messages.leave_group import LeaveGroupRequest, MemberIdentity
+from pg_kafka.wire.messages.list_groups import ListGroupsRequest
+from pg_kafka.wire.messages.offset_commit import (
     OffsetCommitRequest,
     OffsetCommitRequestPartition,
     OffsetCommitRequestTopic,
 )
-from pg_kafka.wire.messages.offset_delete_request import (
+from pg_kafka.wire.messages.offset_delete import (
     OffsetDeleteRequest,
     OffsetDeleteRequestPartition,
     OffsetDeleteRequestTopic,
 )
-from pg_kafka.wire.messages.offset_fetch_request import (
+from pg_kafka.wire.messages.offset_fetch import (
     OffsetFetchRequest,
     OffsetFetchRequestGroup,
     OffsetFetchRequestTopic,
     OffsetFetchRequestTopics,
 )
-from pg_kafka.wire.messages.sync_group_request import SyncGroupRequest, SyncGroupRequestAssignment
+from pg_kafka.wire.messages.sync_group import SyncGroupRequest, SyncGroupRequestAssignment
 
 OFFSET_COMMIT, OFFSET_FETCH, JOIN_GROUP, HEARTBEAT, LEAVE_GROUP, SYNC_GROUP = 8, 9, 11, 12, 13, 14
 DESCRIBE_GROUPS, LIST_GROUPS, DESCRIBE_CONFIGS, DELETE_GROUPS, INCREMENTAL_ALTER_CONFIGS = 15, 16, 32, 42, 44
@@ -854,7 +854,7 @@ _add_beat("timeout-0", rebalance_timeout_ms=0)
 _add_beat("no-topics", subscribed_topic_names=None)
 _add_beat("empty-topics", subscribed_topic_names=[])
 _add_beat("unowned-null", topic_partitions=None)
-_add_beat("owns-already", topic_partitions=[TopicPartitions(topic_id=UNKNOWN_ID, partitions=[0])])
+_add_beat("owns-already", topic_partitions=[RequestTopicPartitions(topic_id=UNKNOWN_ID, partitions=[0])])
 _add_beat("assignor-range", server_assignor="range")
 _add_beat("assignor-uniform", server_assignor="uniform")
 _add_beat("assignor-unknown", server_assignor="nothing")
@@ -887,7 +887,7 @@ async def _(scene: Scene) -> Any:
     group, name = named(scene), member_of(scene)
     first = await asked(scene, beating(group, name, subscribed_topic_names=[topic.name]))
     epoch = first.member_epoch
-    owned = [TopicPartitions(topic_id=topic.id, partitions=[0, 1])]
+    owned = [RequestTopicPartitions(topic_id=topic.id, partitions=[0, 1])]
     return {
         "first": first,
         "owns": await scene.ask(short(group, name, epoch, topic_partitions=owned)),
@@ -981,7 +981,7 @@ async def _(scene: Scene) -> Any:
 async def _(scene: Scene) -> Any:
     topic = await scene.topic(partitions=2)
     group, name, epoch = await member(scene, topic, rack_id="here", server_assignor="range")
-    owned = [TopicPartitions(topic_id=topic.id, partitions=[0, 1])]
+    owned = [RequestTopicPartitions(topic_id=topic.id, partitions=[0, 1])]
     await scene.ask(short(group, name, epoch, topic_partitions=owned), 0, CONSUMER_GROUP_HEARTBEAT)
     await asked(scene, beating(named(scene, "left")), version=0, api_key=CONSUMER_GROUP_HEARTBEAT)
     gone = beating(named(scene, "left")).member_id

@@ -25,16 +25,16 @@ from tests.compare.scene import READY_S, Scene, case
 from tests.compressed_streams import STREAMS, Stream
 
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.fetch_request import FetchPartition, ForgottenTopic
-from pg_kafka.wire.messages.find_coordinator_request import FindCoordinatorRequest
-from pg_kafka.wire.messages.init_producer_id_request import InitProducerIdRequest
-from pg_kafka.wire.messages.list_offsets_request import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
-from pg_kafka.wire.messages.offset_for_leader_epoch_request import (
+from pg_kafka.wire.messages.fetch import FetchPartition, ForgottenTopic
+from pg_kafka.wire.messages.find_coordinator import FindCoordinatorRequest
+from pg_kafka.wire.messages.init_producer_id import InitProducerIdRequest
+from pg_kafka.wire.messages.list_offsets import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
+from pg_kafka.wire.messages.offset_for_leader_epoch import (
     OffsetForLeaderEpochRequest,
     OffsetForLeaderPartition,
     OffsetForLeaderTopic,
 )
-from pg_kafka.wire.messages.produce_request import PartitionProduceData, ProduceRequest, TopicProduceData
+from pg_kafka.wire.messages.produce import PartitionProduceData, ProduceRequest, TopicProduceData
 
 THREE = batch([b"a", b"b", b"c"])
 NOWHERE = SomeTopic("nowhere", UUID("00000000-0000-4000-8000-000000000001"))

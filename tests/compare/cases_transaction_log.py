@@ -21,12 +21,12 @@ from tests.compare.cases_log import NOWHERE, looking_up, with_attributes
 from tests.compare.scene import Scene, case
 from tests.compare.transactional import STYLES, at_rest, begun, ended, wrong_identities
 
-from pg_kafka.wire.messages.describe_producers_request import DescribeProducersRequest, TopicRequest
-from pg_kafka.wire.messages.describe_transactions_request import DescribeTransactionsRequest
-from pg_kafka.wire.messages.list_offsets_request import ListOffsetsPartition
-from pg_kafka.wire.messages.list_transactions_request import ListTransactionsRequest
-from pg_kafka.wire.messages.produce_request import PartitionProduceData, ProduceRequest, TopicProduceData
-from pg_kafka.wire.messages.write_txn_markers_request import (
+from pg_kafka.wire.messages.describe_producers import DescribeProducersRequest, TopicRequest
+from pg_kafka.wire.messages.describe_transactions import DescribeTransactionsRequest
+from pg_kafka.wire.messages.list_offsets import ListOffsetsPartition
+from pg_kafka.wire.messages.list_transactions import ListTransactionsRequest
+from pg_kafka.wire.messages.produce import PartitionProduceData, ProduceRequest, TopicProduceData
+from pg_kafka.wire.messages.write_txn_markers import (
     WritableTxnMarker,
     WritableTxnMarkerTopic,
     WriteTxnMarkersRequest,

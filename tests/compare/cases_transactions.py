@@ -34,10 +34,10 @@ from tests.compare.transactional import (
     wrong_identities,
 )
 
-from pg_kafka.wire.messages.add_partitions_to_txn_request import AddPartitionsToTxnRequest
-from pg_kafka.wire.messages.consumer_group_heartbeat_request import ConsumerGroupHeartbeatRequest, TopicPartitions
-from pg_kafka.wire.messages.delete_groups_request import DeleteGroupsRequest
-from pg_kafka.wire.messages.offset_delete_request import (
+from pg_kafka.wire.messages.add_partitions_to_txn import AddPartitionsToTxnRequest
+from pg_kafka.wire.messages.consumer_group_heartbeat import ConsumerGroupHeartbeatRequest, RequestTopicPartitions
+from pg_kafka.wire.messages.delete_groups import DeleteGroupsRequest
+from pg_kafka.wire.messages.offset_delete import (
     OffsetDeleteRequest,
     OffsetDeleteRequestPartition,
     OffsetDeleteRequestTopic,
@@ -431,19 +431,19 @@ async def _(scene: Scene) -> Any:
     """The group looks at who commits, where that is said (KIP-447)."""
     topic = await scene.topic()
     one, group = await _with_offsets(scene)
-    nobody = {"generation_id": 3, "member_id": "nobody"}
+    nobody = {"generation_id_or_member_epoch": 3, "member_id": "nobody"}
     seen = {"no group": await scene.ask(committing(one, group, topic, **nobody))}
     there = await groups.stable(scene, group, group_instance_id="static")
-    itself = {"generation_id": there.generation, "member_id": there.member}
+    itself = {"generation_id_or_member_epoch": there.generation, "member_id": there.member}
     for what, fields in {
         "member": itself,
         "static member": itself | {"group_instance_id": "static"},
         "unnamed": {},
-        "generation alone": {"generation_id": there.generation},
+        "generation alone": {"generation_id_or_member_epoch": there.generation},
         "member alone": {"member_id": there.member},
         "nobody": itself | {"member_id": "nobody"},
-        "older generation": itself | {"generation_id": there.generation - 1},
-        "newer generation": itself | {"generation_id": there.generation + 1},
+        "older generation": itself | {"generation_id_or_member_epoch": there.generation - 1},
+        "newer generation": itself | {"generation_id_or_member_epoch": there.generation + 1},
         "unknown instance": itself | {"group_instance_id": "other"},
         "another of the instance": itself | {"group_instance_id": "static", "member_id": "nobody"},
         "wrong epoch too": itself | {"member_id": "nobody", "producer_epoch": one.epoch + 1},
@@ -467,20 +467,20 @@ async def _(scene: Scene) -> Any:
         member_epoch=0,
         rebalance_timeout_ms=30_000,
         subscribed_topic_names=[topic.name],
-        topic_partitions=list[TopicPartitions](),
+        topic_partitions=list[RequestTopicPartitions](),
     )
     joined = await scene.ask(beat, 0, CONSUMER_GROUP_HEARTBEAT)
     assert joined.error_code == 0, joined
-    itself = {"generation_id": joined.member_epoch, "member_id": "somebody"}
+    itself = {"generation_id_or_member_epoch": joined.member_epoch, "member_id": "somebody"}
     return {
         what: await scene.ask(committing(one, group, topic, **fields))
         for what, fields in {
             "member": itself,
             "unnamed": {},
             "nobody": itself | {"member_id": "nobody"},
-            "older epoch": itself | {"generation_id": joined.member_epoch - 1},
-            "newer epoch": itself | {"generation_id": joined.member_epoch + 1},
-            "epoch alone": {"generation_id": joined.member_epoch},
+            "older epoch": itself | {"generation_id_or_member_epoch": joined.member_epoch - 1},
+            "newer epoch": itself | {"generation_id_or_member_epoch": joined.member_epoch + 1},
+            "epoch alone": {"generation_id_or_member_epoch": joined.member_epoch},
         }.items()
     }
 

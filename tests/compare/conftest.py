@@ -17,7 +17,7 @@ from tests.compare.answers import differences, field_of, flattened
 from tests.compare.scene import READY_S, Case, Scene, Side
 from tests.kafka_reference import HOST, ApacheKafka, ToolMissing
 
-from pg_kafka.wire.messages.find_coordinator_request import FindCoordinatorRequest
+from pg_kafka.wire.messages.find_coordinator import FindCoordinatorRequest
 
 FIND_COORDINATOR = 10
 

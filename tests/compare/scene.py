@@ -16,8 +16,8 @@ from pg_kafka.wire import codec
 from pg_kafka.wire.frames import RequestHeader, decode_response_header, encode_request_header
 from pg_kafka.wire.message import Message
 from pg_kafka.wire.messages import API_SCHEMAS
-from pg_kafka.wire.messages.create_topics_request import CreatableTopic, CreatableTopicConfig, CreateTopicsRequest
-from pg_kafka.wire.messages.list_offsets_request import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
+from pg_kafka.wire.messages.create_topics import CreatableTopic, CreatableTopicConfig, CreateTopicsRequest
+from pg_kafka.wire.messages.list_offsets import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
 
 CLOSED, SILENT = "closed", "silent"
 # How long a broker that has nothing to say is listened to.

@@ -20,9 +20,8 @@ from tests.broker.rawclient import CREATE_TOPICS, RawClient, only
 from tests.clients.groups import CONSUMER_GROUP_DESCRIBE, LIBRARIES, PARTITIONS, Group, Member, Process, place_of
 from tests.compare.scene import Side
 
-from pg_kafka.wire.messages.consumer_group_describe_request import ConsumerGroupDescribeRequest
-from pg_kafka.wire.messages.consumer_group_describe_response import DescribedGroup
-from pg_kafka.wire.messages.create_topics_request import CreatableTopic, CreateTopicsRequest
+from pg_kafka.wire.messages.consumer_group_describe import ConsumerGroupDescribeRequest, DescribedGroup
+from pg_kafka.wire.messages.create_topics import CreatableTopic, CreateTopicsRequest
 
 pytestmark = pytest.mark.timeout(400)
 

@@ -11,16 +11,16 @@ from tests.broker.transactor import DESCRIBE_TRANSACTIONS, END, INIT_PRODUCER_ID
 from tests.compare.scene import READY_S, Scene
 
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.add_offsets_to_txn_request import AddOffsetsToTxnRequest
-from pg_kafka.wire.messages.add_partitions_to_txn_request import (
+from pg_kafka.wire.messages.add_offsets_to_txn import AddOffsetsToTxnRequest
+from pg_kafka.wire.messages.add_partitions_to_txn import (
     AddPartitionsToTxnRequest,
     AddPartitionsToTxnTopic,
     AddPartitionsToTxnTransaction,
 )
-from pg_kafka.wire.messages.describe_transactions_request import DescribeTransactionsRequest
-from pg_kafka.wire.messages.end_txn_request import EndTxnRequest
-from pg_kafka.wire.messages.init_producer_id_request import InitProducerIdRequest
-from pg_kafka.wire.messages.txn_offset_commit_request import (
+from pg_kafka.wire.messages.describe_transactions import DescribeTransactionsRequest
+from pg_kafka.wire.messages.end_txn import EndTxnRequest
+from pg_kafka.wire.messages.init_producer_id import InitProducerIdRequest
+from pg_kafka.wire.messages.txn_offset_commit import (
     TxnOffsetCommitRequest,
     TxnOffsetCommitRequestPartition,
     TxnOffsetCommitRequestTopic,

@@ -47,7 +47,7 @@ from tests.crash.servers import Given, Pair
 from tests.crash.teller import CLIENT_SETTINGS
 from tests.kafka_reference import ROOT, ApacheKafka, compiled, java
 
-from pg_kafka.wire.messages.list_offsets_request import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
+from pg_kafka.wire.messages.list_offsets import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
 
 ORDER_PARTITIONS, ENTRY_PARTITIONS = 4, 6
 ORDERS_A_SECOND = 60

@@ -20,8 +20,8 @@ import confluent_kafka
 from tests.broker.rawclient import RawClient, SomeTopic, fetching, only, records_of
 from tests.crash.account import Ledger, Sample, payload
 
-from pg_kafka.wire.messages.list_offsets_request import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
-from pg_kafka.wire.messages.metadata_request import MetadataRequest, MetadataRequestTopic
+from pg_kafka.wire.messages.list_offsets import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
+from pg_kafka.wire.messages.metadata import MetadataRequest, MetadataRequestTopic
 
 PARTITIONS = 3
 BURST = 10

@@ -20,7 +20,7 @@ from tests.crash.servers import BrokerProcess, Given
 from tests.kafka_reference import ToolMissing
 from tests.postgres import FLAVOURS
 
-from pg_kafka.wire.messages.create_topics_request import CreatableTopic, CreateTopicsRequest
+from pg_kafka.wire.messages.create_topics import CreatableTopic, CreateTopicsRequest
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.filterwarnings("ignore::ResourceWarning")]
 

@@ -42,11 +42,11 @@ from tests.postgres import FLAVOURS, PostgresServer
 from pg_kafka.broker.dispatch import APIS
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.frames import FrameSplitter
-from pg_kafka.wire.messages.create_topics_request import CreatableTopic, CreateTopicsRequest
-from pg_kafka.wire.messages.delete_groups_request import DeleteGroupsRequest
-from pg_kafka.wire.messages.delete_topics_request import DeleteTopicsRequest, DeleteTopicState
-from pg_kafka.wire.messages.list_groups_request import ListGroupsRequest
-from pg_kafka.wire.messages.metadata_request import MetadataRequest
+from pg_kafka.wire.messages.create_topics import CreatableTopic, CreateTopicsRequest
+from pg_kafka.wire.messages.delete_groups import DeleteGroupsRequest
+from pg_kafka.wire.messages.delete_topics import DeleteTopicsRequest, DeleteTopicState
+from pg_kafka.wire.messages.list_groups import ListGroupsRequest
+from pg_kafka.wire.messages.metadata import MetadataRequest
 
 MIB = 1 << 20
 MAX_FRAME_BYTES = 4 * MIB

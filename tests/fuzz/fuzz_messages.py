@@ -11,7 +11,8 @@ import tracemalloc
 from random import Random
 
 from tests.fuzz.target import Target, damage, playing
-from tests.unit.kio_oracle import CASES, Case, case_name, decode, encode, kio_bytes, kio_class, random_kio
+from tests.unit.kio_oracle import random_body
+from tests.unit.random_messages import CASES, Case, case_name, decode, encode
 
 from pg_kafka.wire.codec import MalformedRequest
 from pg_kafka.wire.frames import (
@@ -30,7 +31,7 @@ MEASURED_SHARE = 0.05
 
 def play(rng: Random) -> int:
     case = rng.choice(CASES)
-    body = kio_bytes(random_kio(kio_class(case), rng, rng.randint(0, 3)))
+    body = random_body(case, rng, rng.randint(0, 3))
     client_id = rng.choice((None, "", "a client", "é" * 200))
     head = encode_request_header(RequestHeader(case[0], case[1], rng.randrange(1 << 31), client_id))
     check(case, body)

@@ -22,7 +22,7 @@ from tests.unit.kio_oracle import kio_bytes, kio_class, random_kio  # noqa: E402
 from pg_kafka.wire import frames  # noqa: E402
 from pg_kafka.wire._decoder import compile_decoder  # noqa: E402
 from pg_kafka.wire.codec import MAX_REQUEST_ITEMS, MalformedRequest, decode_request  # noqa: E402
-from pg_kafka.wire.messages.produce_request import ProduceRequest  # noqa: E402
+from pg_kafka.wire.messages.produce import ProduceRequest  # noqa: E402
 
 REQUESTS, DAMAGES = 10, 30
 FIRST, FIRST_FLEXIBLE, LAST = 3, 9, 13

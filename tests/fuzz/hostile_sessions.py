@@ -21,7 +21,7 @@ from tests.fuzz import fuzz_records
 from tests.fuzz.fuzz_frames import frames_of
 from tests.fuzz.sessions import NAMES, Session
 from tests.fuzz.target import damage
-from tests.unit.kio_oracle import kio_bytes, kio_class, random_kio
+from tests.unit.kio_oracle import random_body
 
 from pg_kafka.broker.dispatch import APIS
 from pg_kafka.wire.codec import MalformedRequest, decode_request, decode_response, encode_request
@@ -318,8 +318,8 @@ def made(rng: Random, words: Vocabulary) -> bytes:
     while True:
         api = rng.choice(list(APIS.values()))
         version = rng.randint(api.min_version, api.max_version)
-        cls = kio_class((api.key, version, "request"))
-        request = decode_request(api.key, version, kio_bytes(random_kio(cls, rng, rng.randint(0, 2))))
+        body = random_body((api.key, version, "request"), rng, rng.randint(0, 2))
+        request = decode_request(api.key, version, body)
         for owner, name, entry in list(slots(request)):
             is_word = entry.kind in ("string", "uuid", "records") and not entry.is_array
             is_number = entry.kind in INTEGERS and not entry.is_array
@@ -352,6 +352,8 @@ class Member:
         for name in TOLD & answer.FIELDS.keys():
             if value := getattr(answer, name):
                 self.told[name] = value
+                if name in ("generation_id", "member_epoch"):
+                    self.told["generation_id_or_member_epoch"] = value  # in commits of offsets
 
     def request(self, frame: bytes) -> bytes:
         """The recorded request as this member would send it; now and then with a field that nobody would send."""

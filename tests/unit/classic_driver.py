@@ -10,10 +10,10 @@ from typing import Any
 
 from pg_kafka.coordinator.classic_group import ClassicGroup
 from pg_kafka.coordinator.group_steps import GroupSettings, HistoryEntry, Record, Result, Sender, TimerName
-from pg_kafka.wire.messages.heartbeat_request import HeartbeatRequest
-from pg_kafka.wire.messages.join_group_request import JoinGroupRequest, JoinGroupRequestProtocol
-from pg_kafka.wire.messages.leave_group_request import LeaveGroupRequest, MemberIdentity
-from pg_kafka.wire.messages.sync_group_request import SyncGroupRequest, SyncGroupRequestAssignment
+from pg_kafka.wire.messages.heartbeat import HeartbeatRequest
+from pg_kafka.wire.messages.join_group import JoinGroupRequest, JoinGroupRequestProtocol
+from pg_kafka.wire.messages.leave_group import LeaveGroupRequest, MemberIdentity
+from pg_kafka.wire.messages.sync_group import SyncGroupRequest, SyncGroupRequestAssignment
 
 SETTINGS = GroupSettings(group_initial_rebalance_delay_ms=3_000)
 SESSION_MS = 10_000

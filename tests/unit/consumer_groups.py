@@ -12,14 +12,15 @@ from pg_kafka.coordinator.consumer_group import ConsumerGroup
 from pg_kafka.coordinator.consumer_protocol import write_assignment
 from pg_kafka.coordinator.group_steps import GroupSettings, HistoryEntry, Record, Result, Sender, TopicImage
 from pg_kafka.coordinator.group_upgrade import upgrade
-from pg_kafka.wire.messages.consumer_group_heartbeat_request import ConsumerGroupHeartbeatRequest, TopicPartitions
-from pg_kafka.wire.messages.consumer_group_heartbeat_response import ConsumerGroupHeartbeatResponse
-from pg_kafka.wire.messages.heartbeat_request import HeartbeatRequest
-from pg_kafka.wire.messages.join_group_request import JoinGroupRequest, JoinGroupRequestProtocol
-from pg_kafka.wire.messages.join_group_response import JoinGroupResponse
-from pg_kafka.wire.messages.leave_group_request import LeaveGroupRequest, MemberIdentity
-from pg_kafka.wire.messages.sync_group_request import SyncGroupRequest
-from pg_kafka.wire.messages.sync_group_response import SyncGroupResponse
+from pg_kafka.wire.messages.consumer_group_heartbeat import (
+    ConsumerGroupHeartbeatRequest,
+    ConsumerGroupHeartbeatResponse,
+    RequestTopicPartitions,
+)
+from pg_kafka.wire.messages.heartbeat import HeartbeatRequest
+from pg_kafka.wire.messages.join_group import JoinGroupRequest, JoinGroupRequestProtocol, JoinGroupResponse
+from pg_kafka.wire.messages.leave_group import LeaveGroupRequest, MemberIdentity
+from pg_kafka.wire.messages.sync_group import SyncGroupRequest, SyncGroupResponse
 
 # An interval of 0 makes a target with each new epoch.
 EAGER = GroupSettings(group_consumer_assignment_interval_ms=0)
@@ -138,11 +139,11 @@ class Driver:
         self.made_ids += 1
         return f"made-{self.made_ids}"
 
-    def owned(self, parts: Parts | None) -> list[TopicPartitions] | None:
+    def owned(self, parts: Parts | None) -> list[RequestTopicPartitions] | None:
         if parts is None:
             return None
         return [
-            TopicPartitions(topic_id=self.topics.by_name[name].uuid, partitions=list(ids))
+            RequestTopicPartitions(topic_id=self.topics.by_name[name].uuid, partitions=list(ids))
             for name, ids in parts.items()
             if name in self.topics.by_name
         ]

@@ -10,7 +10,8 @@ import tracemalloc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.kio_oracle import CASES, OUTER_CASES, Case, case_name, decode, encode, kio_bytes, kio_class, random_kio
+from tests.unit.kio_oracle import random_body
+from tests.unit.random_messages import CASES, OUTER_CASES, Case, case_name, decode, encode
 
 from pg_kafka.wire.codec import (
     MAX_REQUEST_ITEMS,
@@ -22,16 +23,17 @@ from pg_kafka.wire.codec import (
     encode_response,
 )
 from pg_kafka.wire.frames import decode_request_header
-from pg_kafka.wire.messages.api_versions_request import ApiVersionsRequest
-from pg_kafka.wire.messages.fetch_request import FetchPartition, FetchRequest, FetchTopic, ReplicaState
-from pg_kafka.wire.messages.metadata_request import MetadataRequest, MetadataRequestTopic
-from pg_kafka.wire.messages.metadata_response import (
+from pg_kafka.wire.messages.api_versions import ApiVersionsRequest
+from pg_kafka.wire.messages.fetch import FetchPartition, FetchRequest, FetchTopic, ReplicaState
+from pg_kafka.wire.messages.metadata import (
+    MetadataRequest,
+    MetadataRequestTopic,
     MetadataResponse,
     MetadataResponseBroker,
     MetadataResponsePartition,
     MetadataResponseTopic,
 )
-from pg_kafka.wire.messages.sync_group_request import SyncGroupRequest
+from pg_kafka.wire.messages.sync_group import SyncGroupRequest
 
 EXAMPLES = int(os.environ.get("PG_KAFKA_ORACLE_EXAMPLES", "4"))
 
@@ -56,7 +58,7 @@ HUGE_NUMBERS = (
 
 
 def message_bytes(case: Case, seed: int, size: int) -> bytes:
-    return kio_bytes(random_kio(kio_class(case), random.Random(seed), size))
+    return random_body(case, random.Random(seed), size)
 
 
 @pytest.mark.parametrize("case", CASES, ids=case_name)

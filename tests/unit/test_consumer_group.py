@@ -11,7 +11,7 @@ import pytest
 from pg_kafka.coordinator.consumer_group import ConsumerGroup
 from pg_kafka.coordinator.group_steps import GroupSettings, Sender
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.consumer_group_heartbeat_request import ConsumerGroupHeartbeatRequest
+from pg_kafka.wire.messages.consumer_group_heartbeat import ConsumerGroupHeartbeatRequest
 
 from .consumer_groups import ALL_ASSIGNORS, EAGER, Driver, Topics
 

@@ -35,7 +35,7 @@ from pg_kafka.coordinator.consumer_group import ConsumerGroup
 from pg_kafka.coordinator.consumer_protocol import read_assignment
 from pg_kafka.coordinator.group_steps import GroupSettings
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.consumer_group_heartbeat_response import ConsumerGroupHeartbeatResponse
+from pg_kafka.wire.messages.consumer_group_heartbeat import ConsumerGroupHeartbeatResponse
 
 from .consumer_groups import ALL_ASSIGNORS, Driver, Topics
 

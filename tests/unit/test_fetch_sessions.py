@@ -22,7 +22,7 @@ from pg_kafka.broker.fetch_sessions import (
     FetchSessions,
 )
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.fetch_request import FetchPartition, FetchRequest, FetchTopic, ForgottenTopic
+from pg_kafka.wire.messages.fetch import FetchPartition, FetchRequest, FetchTopic, ForgottenTopic
 
 LAST_EPOCH = 2**31 - 1
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kio.schema.request_header.v1.header import RequestHeader as KioHeaderV1
-from tests.unit.kio_oracle import CASES, Case, case_name, kio_bytes, kio_class
+from tests.unit.kio_oracle import KIO_CASES, kio_bytes, kio_class
+from tests.unit.random_messages import Case, case_name
 
 from pg_kafka.wire.codec import MalformedRequest, request_header_version, response_header_version
 from pg_kafka.wire.frames import (
@@ -23,9 +24,9 @@ from pg_kafka.wire.frames import (
     response_frame,
 )
 
-REQUESTS = [case for case in CASES if case[2] == "request"]
-RESPONSES = [case for case in CASES if case[2] == "response"]
-API_VERSIONS = 18
+REQUESTS = [case for case in KIO_CASES if case[2] == "request"]
+RESPONSES = [case for case in KIO_CASES if case[2] == "response"]
+API_VERSIONS, BROKER_HEARTBEAT = 18, 63  # the latter is not served and has no classes
 
 
 def framed(frames: list[bytes]) -> bytes:
@@ -131,7 +132,9 @@ class TestRequestHeader:
                 with pytest.raises(MalformedRequest):
                     decode_request_header(data[:length])
 
-    @pytest.mark.parametrize(("key", "version"), [(999, 0), (-1, 5), (API_VERSIONS, 99), (API_VERSIONS, -1), (0, 0)])
+    @pytest.mark.parametrize(
+        ("key", "version"), [(999, 0), (-1, 5), (API_VERSIONS, 99), (API_VERSIONS, -1), (0, 0), (BROKER_HEARTBEAT, 2)]
+    )
     def test_unknown_api_or_version_is_read_up_to_the_client_id(self, key: int, version: int) -> None:
         data = kio_bytes(KioHeaderV1(request_api_key=key, request_api_version=version, correlation_id=7, client_id="c"))
         assert decode_request_header(data + b"\xff\xff\xff") == (RequestHeader(key, version, 7, "c"), len(data))

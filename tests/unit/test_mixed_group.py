@@ -18,10 +18,9 @@ from pg_kafka.coordinator.consumer_protocol import (
 )
 from pg_kafka.coordinator.group_steps import Record
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.join_group_response import JoinGroupResponse
-from pg_kafka.wire.messages.leave_group_request import MemberIdentity
-from pg_kafka.wire.messages.sync_group_request import SyncGroupRequestAssignment
-from pg_kafka.wire.messages.sync_group_response import SyncGroupResponse
+from pg_kafka.wire.messages.join_group import JoinGroupResponse
+from pg_kafka.wire.messages.leave_group import MemberIdentity
+from pg_kafka.wire.messages.sync_group import SyncGroupRequestAssignment, SyncGroupResponse
 
 from .consumer_groups import EAGER, Driver, Topics, subscription
 

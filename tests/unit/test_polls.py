@@ -20,8 +20,7 @@ from pg_kafka.storage.tail import TailCache
 from pg_kafka.wire import codec
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.frames import RequestHeader, decode_request_header, encode_request_header, response_frame
-from pg_kafka.wire.messages.fetch_request import FetchPartition, FetchRequest, FetchTopic, ForgottenTopic
-from pg_kafka.wire.messages.fetch_response import FetchResponse
+from pg_kafka.wire.messages.fetch import FetchPartition, FetchRequest, FetchResponse, FetchTopic, ForgottenTopic
 
 FETCH = 1
 WAIT_MS = 500

@@ -24,8 +24,14 @@ from pg_kafka.wire.codec import (
     encode_response,
 )
 from pg_kafka.wire.frames import RequestHeader, response_frame
-from pg_kafka.wire.messages.produce_request import PartitionProduceData, ProduceRequest, TopicProduceData
-from pg_kafka.wire.messages.produce_response import PartitionProduceResponse, ProduceResponse, TopicProduceResponse
+from pg_kafka.wire.messages.produce import (
+    PartitionProduceData,
+    PartitionProduceResponse,
+    ProduceRequest,
+    ProduceResponse,
+    TopicProduceData,
+    TopicProduceResponse,
+)
 
 VERSIONS = range(3, 14)
 FIRST_FLEXIBLE, FIRST_WITH_IDS = 9, 13

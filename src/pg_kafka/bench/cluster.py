@@ -18,12 +18,20 @@ from pg_kafka.bench.connection import (
     check,
 )
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.create_topics_request import CreatableTopic, CreateTopicsRequest
-from pg_kafka.wire.messages.delete_topics_request import DeleteTopicsRequest, DeleteTopicState
-from pg_kafka.wire.messages.list_offsets_request import ListOffsetsPartition, ListOffsetsRequest, ListOffsetsTopic
-from pg_kafka.wire.messages.list_offsets_response import ListOffsetsResponse
-from pg_kafka.wire.messages.metadata_request import MetadataRequest, MetadataRequestTopic
-from pg_kafka.wire.messages.metadata_response import MetadataResponse, MetadataResponseTopic
+from pg_kafka.wire.messages.create_topics import CreatableTopic, CreateTopicsRequest
+from pg_kafka.wire.messages.delete_topics import DeleteTopicsRequest, DeleteTopicState
+from pg_kafka.wire.messages.list_offsets import (
+    ListOffsetsPartition,
+    ListOffsetsRequest,
+    ListOffsetsResponse,
+    ListOffsetsTopic,
+)
+from pg_kafka.wire.messages.metadata import (
+    MetadataRequest,
+    MetadataRequestTopic,
+    MetadataResponse,
+    MetadataResponseTopic,
+)
 
 _CREATE_TIMEOUT_MS = 30_000
 _LEADERS_WITHIN_S = 30.0

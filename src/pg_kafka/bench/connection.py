@@ -23,7 +23,7 @@ from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.frames import RequestHeader, decode_response_header, encode_request_header
 from pg_kafka.wire.message import Message
 from pg_kafka.wire.messages import API_SCHEMAS
-from pg_kafka.wire.messages.api_versions_request import ApiVersionsRequest
+from pg_kafka.wire.messages.api_versions import ApiVersionsRequest
 
 PRODUCE, FETCH, LIST_OFFSETS, METADATA, API_VERSIONS, CREATE_TOPICS, DELETE_TOPICS, INIT_PRODUCER_ID = (
     0,

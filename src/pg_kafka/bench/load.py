@@ -17,10 +17,9 @@ from pg_kafka.bench.batches import HEADER_BYTES, BatchTemplate, next_sequence
 from pg_kafka.bench.cluster import Topic
 from pg_kafka.bench.connection import FETCH, INIT_PRODUCER_ID, PRODUCE, BenchError, Connection, check
 from pg_kafka.bench.latencies import Percentiles
-from pg_kafka.wire.messages.fetch_request import FetchPartition, FetchRequest, FetchTopic
-from pg_kafka.wire.messages.fetch_response import FetchResponse
-from pg_kafka.wire.messages.init_producer_id_request import InitProducerIdRequest
-from pg_kafka.wire.messages.produce_request import PartitionProduceData, ProduceRequest, TopicProduceData
+from pg_kafka.wire.messages.fetch import FetchPartition, FetchRequest, FetchResponse, FetchTopic
+from pg_kafka.wire.messages.init_producer_id import InitProducerIdRequest
+from pg_kafka.wire.messages.produce import PartitionProduceData, ProduceRequest, TopicProduceData
 
 # The newest versions that name topics rather than give their ids.
 PRODUCE_VERSION, FETCH_VERSION = 12, 12

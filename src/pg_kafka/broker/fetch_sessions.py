@@ -16,11 +16,11 @@ from uuid import UUID
 
 from pg_kafka.wire import codec
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.fetch_response import FetchResponse
+from pg_kafka.wire.messages.fetch import FetchResponse
 
 if TYPE_CHECKING:
     from pg_kafka.storage.partition import Partition
-    from pg_kafka.wire.messages.fetch_request import FetchPartition, FetchRequest, FetchTopic, ForgottenTopic
+    from pg_kafka.wire.messages.fetch import FetchPartition, FetchRequest, FetchTopic, ForgottenTopic
 
 FETCH_KEY = 1
 NO_SESSION = 0

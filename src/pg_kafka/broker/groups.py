@@ -37,7 +37,7 @@ from pg_kafka.storage.groups import MAX_GROUP_ID_BYTES, GroupStore, OffsetWrite,
 from pg_kafka.storage.journal import JournalWrite
 from pg_kafka.storage.topics import Topics
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.consumer_group_heartbeat_request import ConsumerGroupHeartbeatRequest
+from pg_kafka.wire.messages.consumer_group_heartbeat import ConsumerGroupHeartbeatRequest
 
 log = logging.getLogger("pg_kafka.groups")
 

@@ -25,14 +25,13 @@ from pg_kafka.wire import codec
 from pg_kafka.wire.codec import MalformedRequest
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.frames import RequestHeader, decode_response_header, encode_request_header
-from pg_kafka.wire.messages import fetch_response as fetched
-from pg_kafka.wire.messages import list_offsets_response as listed
-from pg_kafka.wire.messages import offset_for_leader_epoch_response as epochs
-from pg_kafka.wire.messages import produce_response as produced
-from pg_kafka.wire.messages.list_groups_response import ListGroupsResponse
-from pg_kafka.wire.messages.list_transactions_response import ListTransactionsResponse
-from pg_kafka.wire.messages.metadata_request import MetadataRequest
-from pg_kafka.wire.messages.metadata_response import MetadataResponse
+from pg_kafka.wire.messages import fetch as fetched
+from pg_kafka.wire.messages import list_offsets as listed
+from pg_kafka.wire.messages import offset_for_leader_epoch as epochs
+from pg_kafka.wire.messages import produce as produced
+from pg_kafka.wire.messages.list_groups import ListGroupsResponse
+from pg_kafka.wire.messages.list_transactions import ListTransactionsResponse
+from pg_kafka.wire.messages.metadata import MetadataRequest, MetadataResponse
 
 _NOT_LEADER = ErrorCode.NOT_LEADER_OR_FOLLOWER
 # Of the leader's answer to what was asked for a client.

@@ -27,14 +27,10 @@ from pg_kafka.coordinator.classic_member import CONSUMER_PROTOCOL_TYPE, ClassicM
 from pg_kafka.coordinator.classic_state import COMPLETING, DEAD, EMPTY, PREPARING, STABLE, ClassicState
 from pg_kafka.coordinator.group_steps import GroupSettings, HistoryEntry, Record, Result, Sender, TimerName
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.heartbeat_request import HeartbeatRequest
-from pg_kafka.wire.messages.heartbeat_response import HeartbeatResponse
-from pg_kafka.wire.messages.join_group_request import JoinGroupRequest
-from pg_kafka.wire.messages.join_group_response import JoinGroupResponse, JoinGroupResponseMember
-from pg_kafka.wire.messages.leave_group_request import LeaveGroupRequest, MemberIdentity
-from pg_kafka.wire.messages.leave_group_response import LeaveGroupResponse, MemberResponse
-from pg_kafka.wire.messages.sync_group_request import SyncGroupRequest
-from pg_kafka.wire.messages.sync_group_response import SyncGroupResponse
+from pg_kafka.wire.messages.heartbeat import HeartbeatRequest, HeartbeatResponse
+from pg_kafka.wire.messages.join_group import JoinGroupRequest, JoinGroupResponse, JoinGroupResponseMember
+from pg_kafka.wire.messages.leave_group import LeaveGroupRequest, LeaveGroupResponse, MemberIdentity, MemberResponse
+from pg_kafka.wire.messages.sync_group import SyncGroupRequest, SyncGroupResponse
 
 TRANSITIONS: Final[Mapping[tuple[str, str], str]] = {
     (EMPTY, "rebalance"): PREPARING,  # the first member joins; the join timer runs for the initial delay

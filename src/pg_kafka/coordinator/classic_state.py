@@ -11,8 +11,8 @@ from typing import Any, Final
 from pg_kafka.coordinator.classic_member import CONSUMER_PROTOCOL_TYPE, ClassicMember, from_value, to_value
 from pg_kafka.coordinator.group_steps import GroupSettings, Record
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages import consumer_group_describe_response as consumer_describe
-from pg_kafka.wire.messages.describe_groups_response import DescribedGroup, DescribedGroupMember
+from pg_kafka.wire.messages import consumer_group_describe as consumer_describe
+from pg_kafka.wire.messages.describe_groups import DescribedGroup, DescribedGroupMember
 
 EMPTY: Final = "Empty"
 PREPARING: Final = "PreparingRebalance"

@@ -26,14 +26,10 @@ from pg_kafka.coordinator.consumer_protocol import (
 from pg_kafka.coordinator.consumer_rebalance import ConsumerRebalance, Refused, Step
 from pg_kafka.coordinator.group_steps import Result, Sender
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.heartbeat_request import HeartbeatRequest
-from pg_kafka.wire.messages.heartbeat_response import HeartbeatResponse
-from pg_kafka.wire.messages.join_group_request import JoinGroupRequest
-from pg_kafka.wire.messages.join_group_response import JoinGroupResponse
-from pg_kafka.wire.messages.leave_group_request import LeaveGroupRequest, MemberIdentity
-from pg_kafka.wire.messages.leave_group_response import LeaveGroupResponse, MemberResponse
-from pg_kafka.wire.messages.sync_group_request import SyncGroupRequest
-from pg_kafka.wire.messages.sync_group_response import SyncGroupResponse
+from pg_kafka.wire.messages.heartbeat import HeartbeatRequest, HeartbeatResponse
+from pg_kafka.wire.messages.join_group import JoinGroupRequest, JoinGroupResponse
+from pg_kafka.wire.messages.leave_group import LeaveGroupRequest, LeaveGroupResponse, MemberIdentity, MemberResponse
+from pg_kafka.wire.messages.sync_group import SyncGroupRequest, SyncGroupResponse
 
 DOWNGRADE_POLICIES: Final = ("downgrade", "bidirectional")
 UPGRADE_POLICIES: Final = ("upgrade", "bidirectional")

@@ -43,11 +43,11 @@ from pg_kafka.coordinator.consumer_rebalance import Refused, owned_by_topic
 from pg_kafka.coordinator.group_steps import GroupSettings, Result, Sender, TimerName
 from pg_kafka.coordinator.reconciliation import Owned
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.consumer_group_heartbeat_request import ConsumerGroupHeartbeatRequest
-from pg_kafka.wire.messages.consumer_group_heartbeat_response import (
+from pg_kafka.wire.messages.consumer_group_heartbeat import (
     Assignment,
+    ConsumerGroupHeartbeatRequest,
     ConsumerGroupHeartbeatResponse,
-    TopicPartitions,
+    ResponseTopicPartitions,
 )
 
 WAITING_INTERVAL_MS = 1_000
@@ -161,7 +161,7 @@ class ConsumerGroup(ConsumerClassic):
         if request.member_epoch == 0 or _is_full(request) or step.before.assigned != after.assigned:
             response.assignment = Assignment(
                 topic_partitions=[
-                    TopicPartitions(topic_id=topic, partitions=list(partitions))
+                    ResponseTopicPartitions(topic_id=topic, partitions=list(partitions))
                     for topic, partitions in after.assigned.items()
                 ]
             )

@@ -25,7 +25,7 @@ from pg_kafka.coordinator.group_steps import Catalogue, GroupSettings, HistoryEn
 from pg_kafka.coordinator.reconciliation import Owned, reconcile
 from pg_kafka.coordinator.topic_regex import InvalidTopicRegex, check
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.consumer_group_heartbeat_request import TopicPartitions
+from pg_kafka.wire.messages.consumer_group_heartbeat import RequestTopicPartitions
 
 TIMERS: Final = ("session", "rebalance", "rejoin", "sync")
 """Deadlines of a member: to be heard of, to give up partitions, and for classic members to join and to sync."""
@@ -216,7 +216,7 @@ class ConsumerRebalance(ConsumerState):
             out.timers[self._timer("rejoin", member_id)] = None
 
 
-def owned_by_topic(numbers: Iterable[TopicPartitions]) -> Owned:
+def owned_by_topic(numbers: Iterable[RequestTopicPartitions]) -> Owned:
     """What a request says that its member owns."""
     owned: dict[UUID, Collection[int]] = {}
     for topic in numbers:

@@ -45,8 +45,8 @@ from pg_kafka.coordinator.consumer_member import (
 from pg_kafka.coordinator.group_steps import Catalogue, GroupSettings, Record
 from pg_kafka.coordinator.topic_regex import matching
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages import consumer_group_describe_response as consumer_describe
-from pg_kafka.wire.messages.describe_groups_response import DescribedGroup
+from pg_kafka.wire.messages import consumer_group_describe as consumer_describe
+from pg_kafka.wire.messages.describe_groups import DescribedGroup
 
 EMPTY: Final = "Empty"
 ASSIGNING: Final = "Assigning"

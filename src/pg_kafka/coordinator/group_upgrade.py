@@ -24,8 +24,10 @@ from pg_kafka.coordinator.consumer_protocol import (
 from pg_kafka.coordinator.consumer_rebalance import Refused
 from pg_kafka.coordinator.group_steps import Catalogue, Result, Sender
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.consumer_group_heartbeat_request import ConsumerGroupHeartbeatRequest
-from pg_kafka.wire.messages.consumer_group_heartbeat_response import ConsumerGroupHeartbeatResponse
+from pg_kafka.wire.messages.consumer_group_heartbeat import (
+    ConsumerGroupHeartbeatRequest,
+    ConsumerGroupHeartbeatResponse,
+)
 
 
 def upgrade(

@@ -2,7 +2,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Generic, Protocol, TypeVar, final
 from uuid import UUID
 
-from pg_kafka.wire.messages.produce_request import ProduceRequest, TopicProduceData
+from pg_kafka.wire.messages.produce import ProduceRequest, TopicProduceData
 
 Header = TypeVar("Header", bound=tuple[int, int, int, str | None])
 

@@ -32,7 +32,7 @@ from libc.string cimport memcpy
 
 from pg_kafka.wire._decoder import MalformedRequest
 from pg_kafka.wire.message import ZERO_UUID
-from pg_kafka.wire.messages.produce_request import PartitionProduceData, ProduceRequest, TopicProduceData
+from pg_kafka.wire.messages.produce import PartitionProduceData, ProduceRequest, TopicProduceData
 
 cdef extern from "Python.h":
     object PyMemoryView_FromObject(object)

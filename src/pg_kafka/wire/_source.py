@@ -16,11 +16,22 @@ FIXED = {
     "int16": "h",
     "uint16": "H",
     "int32": "i",
+    "uint32": "I",
     "int64": "q",
     "float64": "d",
     "uuid": "16s",
 }
-FIXED_SIZES = {"bool": 1, "int8": 1, "int16": 2, "uint16": 2, "int32": 4, "int64": 8, "float64": 8, "uuid": 16}
+FIXED_SIZES = {
+    "bool": 1,
+    "int8": 1,
+    "int16": 2,
+    "uint16": 2,
+    "int32": 4,
+    "uint32": 4,
+    "int64": 8,
+    "float64": 8,
+    "uuid": 16,
+}
 
 
 class TooManyItems(Exception):

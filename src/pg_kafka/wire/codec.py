@@ -114,7 +114,7 @@ def response_header_version(api_key: int, version: int) -> int:
 def message_class(api_key: int, kind: str) -> type[Message]:
     """The class of an API's "request" or "response". Raises KeyError for an unknown key."""
     name = API_SCHEMAS[api_key].name
-    module = import_module(f"pg_kafka.wire.messages.{name}_{kind}")
+    module = import_module(f"pg_kafka.wire.messages.{name}")
     camel = "".join(part.capitalize() for part in name.split("_"))
     cls: type[Message] = getattr(module, camel + kind.capitalize())
     return cls

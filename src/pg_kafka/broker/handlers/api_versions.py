@@ -6,9 +6,9 @@ import re
 
 from pg_kafka.broker.context import Context
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.api_versions_request import ApiVersionsRequest
-from pg_kafka.wire.messages.api_versions_response import (
+from pg_kafka.wire.messages.api_versions import (
     ApiVersion,
+    ApiVersionsRequest,
     ApiVersionsResponse,
     FinalizedFeatureKey,
     SupportedFeatureKey,

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pg_kafka.broker.context import Context
 from pg_kafka.broker.handlers.authorized import CLUSTER_OPERATIONS, NOT_ASKED
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.describe_cluster_request import DescribeClusterRequest
-from pg_kafka.wire.messages.describe_cluster_response import DescribeClusterBroker, DescribeClusterResponse
+from pg_kafka.wire.messages.describe_cluster import (
+    DescribeClusterBroker,
+    DescribeClusterRequest,
+    DescribeClusterResponse,
+)
 
 _BROKERS, _CONTROLLERS = 1, 2
 

@@ -16,19 +16,18 @@ from pg_kafka.coordinator.group_configs import InvalidGroupConfig
 from pg_kafka.coordinator.topic_configs import ConfigEntry, ConfigSource, ConfigType
 from pg_kafka.errors import StorageError
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.describe_configs_request import DescribeConfigsRequest, DescribeConfigsResource
-from pg_kafka.wire.messages.describe_configs_response import (
+from pg_kafka.wire.messages.describe_configs import (
+    DescribeConfigsRequest,
+    DescribeConfigsResource,
     DescribeConfigsResourceResult,
     DescribeConfigsResponse,
     DescribeConfigsResult,
     DescribeConfigsSynonym,
 )
-from pg_kafka.wire.messages.incremental_alter_configs_request import (
+from pg_kafka.wire.messages.incremental_alter_configs import (
     AlterConfigsResource,
-    IncrementalAlterConfigsRequest,
-)
-from pg_kafka.wire.messages.incremental_alter_configs_response import (
     AlterConfigsResourceResponse,
+    IncrementalAlterConfigsRequest,
     IncrementalAlterConfigsResponse,
 )
 

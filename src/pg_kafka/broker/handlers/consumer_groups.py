@@ -10,10 +10,15 @@ from pg_kafka.broker.context import Context, Reply
 from pg_kafka.broker.handlers.authorized import GROUP_OPERATIONS
 from pg_kafka.broker.handlers.groups import retriable
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.consumer_group_describe_request import ConsumerGroupDescribeRequest
-from pg_kafka.wire.messages.consumer_group_describe_response import ConsumerGroupDescribeResponse, DescribedGroup
-from pg_kafka.wire.messages.consumer_group_heartbeat_request import ConsumerGroupHeartbeatRequest
-from pg_kafka.wire.messages.consumer_group_heartbeat_response import ConsumerGroupHeartbeatResponse
+from pg_kafka.wire.messages.consumer_group_describe import (
+    ConsumerGroupDescribeRequest,
+    ConsumerGroupDescribeResponse,
+    DescribedGroup,
+)
+from pg_kafka.wire.messages.consumer_group_heartbeat import (
+    ConsumerGroupHeartbeatRequest,
+    ConsumerGroupHeartbeatResponse,
+)
 
 _LEAVING = 0  # and below
 

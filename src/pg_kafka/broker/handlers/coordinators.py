@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pg_kafka.broker.context import Context
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.find_coordinator_request import FindCoordinatorRequest
-from pg_kafka.wire.messages.find_coordinator_response import Coordinator, FindCoordinatorResponse
+from pg_kafka.wire.messages.find_coordinator import Coordinator, FindCoordinatorRequest, FindCoordinatorResponse
 
 _GROUP, _TRANSACTION, _SHARE = 0, 1, 2
 _SINCE_BATCHES = 4

@@ -5,13 +5,11 @@ from __future__ import annotations
 from pg_kafka.broker.context import Context
 from pg_kafka.broker.partitions import PartitionError, check_leader_epoch, find_loaded
 from pg_kafka.storage.partition import Partition
-from pg_kafka.wire.messages.offset_for_leader_epoch_request import (
-    OffsetForLeaderEpochRequest,
-    OffsetForLeaderPartition,
-)
-from pg_kafka.wire.messages.offset_for_leader_epoch_response import (
+from pg_kafka.wire.messages.offset_for_leader_epoch import (
     EpochEndOffset,
+    OffsetForLeaderEpochRequest,
     OffsetForLeaderEpochResponse,
+    OffsetForLeaderPartition,
     OffsetForLeaderTopicResult,
 )
 

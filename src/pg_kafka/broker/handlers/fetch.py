@@ -26,11 +26,11 @@ from pg_kafka.storage.partition import Partition
 from pg_kafka.storage.topics import Topic
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.frames import RequestHeader
-from pg_kafka.wire.messages.fetch_request import FetchRequest
-from pg_kafka.wire.messages.fetch_response import (
+from pg_kafka.wire.messages.fetch import (
     AbortedTransaction,
     EpochEndOffset,
     FetchableTopicResponse,
+    FetchRequest,
     FetchResponse,
     LeaderIdAndEpoch,
     NodeEndpoint,

@@ -13,20 +13,13 @@ from pg_kafka.broker.answers import Asked
 from pg_kafka.broker.context import Context, Reply
 from pg_kafka.broker.handlers.authorized import GROUP_OPERATIONS
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.delete_groups_request import DeleteGroupsRequest
-from pg_kafka.wire.messages.delete_groups_response import DeletableGroupResult, DeleteGroupsResponse
-from pg_kafka.wire.messages.describe_groups_request import DescribeGroupsRequest
-from pg_kafka.wire.messages.describe_groups_response import DescribedGroup, DescribeGroupsResponse
-from pg_kafka.wire.messages.heartbeat_request import HeartbeatRequest
-from pg_kafka.wire.messages.heartbeat_response import HeartbeatResponse
-from pg_kafka.wire.messages.join_group_request import JoinGroupRequest
-from pg_kafka.wire.messages.join_group_response import JoinGroupResponse
-from pg_kafka.wire.messages.leave_group_request import LeaveGroupRequest
-from pg_kafka.wire.messages.leave_group_response import LeaveGroupResponse, MemberResponse
-from pg_kafka.wire.messages.list_groups_request import ListGroupsRequest
-from pg_kafka.wire.messages.list_groups_response import ListedGroup, ListGroupsResponse
-from pg_kafka.wire.messages.sync_group_request import SyncGroupRequest
-from pg_kafka.wire.messages.sync_group_response import SyncGroupResponse
+from pg_kafka.wire.messages.delete_groups import DeletableGroupResult, DeleteGroupsRequest, DeleteGroupsResponse
+from pg_kafka.wire.messages.describe_groups import DescribedGroup, DescribeGroupsRequest, DescribeGroupsResponse
+from pg_kafka.wire.messages.heartbeat import HeartbeatRequest, HeartbeatResponse
+from pg_kafka.wire.messages.join_group import JoinGroupRequest, JoinGroupResponse
+from pg_kafka.wire.messages.leave_group import LeaveGroupRequest, LeaveGroupResponse, MemberResponse
+from pg_kafka.wire.messages.list_groups import ListedGroup, ListGroupsRequest, ListGroupsResponse
+from pg_kafka.wire.messages.sync_group import SyncGroupRequest, SyncGroupResponse
 
 # What one member may send as metadata of all its protocols together, and a leader as assignments: as much as a record
 # of Kafka's own journal of groups may hold.

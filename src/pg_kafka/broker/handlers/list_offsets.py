@@ -12,9 +12,10 @@ from pg_kafka.broker.partitions import PartitionError, check_leader_epoch, find_
 from pg_kafka.errors import StorageError
 from pg_kafka.storage.partition import Partition
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.list_offsets_request import ListOffsetsPartition, ListOffsetsRequest
-from pg_kafka.wire.messages.list_offsets_response import (
+from pg_kafka.wire.messages.list_offsets import (
+    ListOffsetsPartition,
     ListOffsetsPartitionResponse,
+    ListOffsetsRequest,
     ListOffsetsResponse,
     ListOffsetsTopicResponse,
 )

@@ -11,15 +11,16 @@ from pg_kafka.coordinator import topic_names
 from pg_kafka.storage.topics import NewTopic, Topic
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.message import ZERO_UUID
-from pg_kafka.wire.messages.describe_topic_partitions_request import DescribeTopicPartitionsRequest
-from pg_kafka.wire.messages.describe_topic_partitions_response import (
-    Cursor,
+from pg_kafka.wire.messages.describe_topic_partitions import (
+    DescribeTopicPartitionsRequest,
     DescribeTopicPartitionsResponse,
     DescribeTopicPartitionsResponsePartition,
     DescribeTopicPartitionsResponseTopic,
+    ResponseCursor,
 )
-from pg_kafka.wire.messages.metadata_request import MetadataRequest, MetadataRequestTopic
-from pg_kafka.wire.messages.metadata_response import (
+from pg_kafka.wire.messages.metadata import (
+    MetadataRequest,
+    MetadataRequestTopic,
     MetadataResponse,
     MetadataResponseBroker,
     MetadataResponsePartition,
@@ -189,7 +190,7 @@ async def describe_topic_partitions(
         if cursor is not None and name < cursor.topic_name:
             continue
         if room <= 0:
-            response.next_cursor = Cursor(topic_name=name, partition_index=0)
+            response.next_cursor = ResponseCursor(topic_name=name, partition_index=0)
             break
         topic = ctx.broker.topics.by_name.get(name)
         first = cursor.partition_index if cursor is not None and name == cursor.topic_name else 0
@@ -197,7 +198,7 @@ async def describe_topic_partitions(
         if topic is None:
             continue
         if topic.partitions - first > room:
-            response.next_cursor = Cursor(topic_name=name, partition_index=first + room)
+            response.next_cursor = ResponseCursor(topic_name=name, partition_index=first + room)
             break
         room -= max(topic.partitions - first, 0)
     response.topics = answers

@@ -17,24 +17,23 @@ from pg_kafka.coordinator.group_offsets import Committed, OffsetKey, check_metad
 from pg_kafka.storage.topics import Topic, Topics
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.message import ZERO_UUID
-from pg_kafka.wire.messages.offset_commit_request import OffsetCommitRequest, OffsetCommitRequestTopic
-from pg_kafka.wire.messages.offset_commit_response import (
+from pg_kafka.wire.messages.offset_commit import (
+    OffsetCommitRequest,
+    OffsetCommitRequestTopic,
     OffsetCommitResponse,
     OffsetCommitResponsePartition,
     OffsetCommitResponseTopic,
 )
-from pg_kafka.wire.messages.offset_delete_request import OffsetDeleteRequest
-from pg_kafka.wire.messages.offset_delete_response import (
+from pg_kafka.wire.messages.offset_delete import (
+    OffsetDeleteRequest,
     OffsetDeleteResponse,
     OffsetDeleteResponsePartition,
     OffsetDeleteResponseTopic,
 )
-from pg_kafka.wire.messages.offset_fetch_request import (
+from pg_kafka.wire.messages.offset_fetch import (
     OffsetFetchRequest,
     OffsetFetchRequestGroup,
     OffsetFetchRequestTopics,
-)
-from pg_kafka.wire.messages.offset_fetch_response import (
     OffsetFetchResponse,
     OffsetFetchResponseGroup,
     OffsetFetchResponsePartition,

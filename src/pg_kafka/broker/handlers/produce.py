@@ -22,11 +22,13 @@ from pg_kafka.storage.topics import Topic
 from pg_kafka.wire import _produce, _records, compression
 from pg_kafka.wire._records import Batch, RecordsError
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.produce_request import PartitionProduceData, ProduceRequest, TopicProduceData
-from pg_kafka.wire.messages.produce_response import (
+from pg_kafka.wire.messages.produce import (
     BatchIndexAndErrorMessage,
+    PartitionProduceData,
     PartitionProduceResponse,
+    ProduceRequest,
     ProduceResponse,
+    TopicProduceData,
     TopicProduceResponse,
 )
 

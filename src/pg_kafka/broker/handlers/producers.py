@@ -5,8 +5,7 @@ from __future__ import annotations
 from pg_kafka.broker.context import Context
 from pg_kafka.errors import StorageError
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.init_producer_id_request import InitProducerIdRequest
-from pg_kafka.wire.messages.init_producer_id_response import InitProducerIdResponse
+from pg_kafka.wire.messages.init_producer_id import InitProducerIdRequest, InitProducerIdResponse
 
 _NONE = -1
 

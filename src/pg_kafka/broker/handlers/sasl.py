@@ -6,10 +6,8 @@ import logging
 
 from pg_kafka.broker.context import Context, Reply
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.sasl_authenticate_request import SaslAuthenticateRequest
-from pg_kafka.wire.messages.sasl_authenticate_response import SaslAuthenticateResponse
-from pg_kafka.wire.messages.sasl_handshake_request import SaslHandshakeRequest
-from pg_kafka.wire.messages.sasl_handshake_response import SaslHandshakeResponse
+from pg_kafka.wire.messages.sasl_authenticate import SaslAuthenticateRequest, SaslAuthenticateResponse
+from pg_kafka.wire.messages.sasl_handshake import SaslHandshakeRequest, SaslHandshakeResponse
 
 _ADVICE = "this listener has no authentication: set security.protocol=PLAINTEXT in the client"
 

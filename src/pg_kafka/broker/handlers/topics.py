@@ -14,16 +14,25 @@ from pg_kafka.coordinator.topic_configs import InvalidTopicConfig
 from pg_kafka.storage.topics import NewTopic, Topic
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.message import ZERO_UUID
-from pg_kafka.wire.messages.create_partitions_request import CreatePartitionsRequest, CreatePartitionsTopic
-from pg_kafka.wire.messages.create_partitions_response import CreatePartitionsResponse, CreatePartitionsTopicResult
-from pg_kafka.wire.messages.create_topics_request import CreatableTopic, CreateTopicsRequest
-from pg_kafka.wire.messages.create_topics_response import (
+from pg_kafka.wire.messages.create_partitions import (
+    CreatePartitionsRequest,
+    CreatePartitionsResponse,
+    CreatePartitionsTopic,
+    CreatePartitionsTopicResult,
+)
+from pg_kafka.wire.messages.create_topics import (
+    CreatableTopic,
     CreatableTopicConfigs,
     CreatableTopicResult,
+    CreateTopicsRequest,
     CreateTopicsResponse,
 )
-from pg_kafka.wire.messages.delete_topics_request import DeleteTopicsRequest, DeleteTopicState
-from pg_kafka.wire.messages.delete_topics_response import DeletableTopicResult, DeleteTopicsResponse
+from pg_kafka.wire.messages.delete_topics import (
+    DeletableTopicResult,
+    DeleteTopicsRequest,
+    DeleteTopicsResponse,
+    DeleteTopicState,
+)
 
 logger = logging.getLogger(__name__)
 

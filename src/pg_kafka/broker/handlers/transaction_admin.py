@@ -22,22 +22,23 @@ from pg_kafka.errors import StorageError
 from pg_kafka.storage.endings import Marker
 from pg_kafka.storage.partition import Partition
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages import describe_transactions_response as described
-from pg_kafka.wire.messages import list_transactions_response as listed
-from pg_kafka.wire.messages.describe_producers_request import DescribeProducersRequest
-from pg_kafka.wire.messages.describe_producers_response import (
+from pg_kafka.wire.messages import describe_transactions as described
+from pg_kafka.wire.messages import list_transactions as listed
+from pg_kafka.wire.messages.describe_producers import (
+    DescribeProducersRequest,
     DescribeProducersResponse,
     PartitionResponse,
     ProducerState,
     TopicResponse,
 )
-from pg_kafka.wire.messages.describe_transactions_request import DescribeTransactionsRequest
-from pg_kafka.wire.messages.list_transactions_request import ListTransactionsRequest
-from pg_kafka.wire.messages.write_txn_markers_request import WritableTxnMarker, WriteTxnMarkersRequest
-from pg_kafka.wire.messages.write_txn_markers_response import (
+from pg_kafka.wire.messages.describe_transactions import DescribeTransactionsRequest
+from pg_kafka.wire.messages.list_transactions import ListTransactionsRequest
+from pg_kafka.wire.messages.write_txn_markers import (
+    WritableTxnMarker,
     WritableTxnMarkerPartitionResult,
     WritableTxnMarkerResult,
     WritableTxnMarkerTopicResult,
+    WriteTxnMarkersRequest,
     WriteTxnMarkersResponse,
 )
 

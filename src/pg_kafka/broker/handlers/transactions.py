@@ -14,23 +14,20 @@ from pg_kafka.coordinator.group_offsets import check_metadata
 from pg_kafka.coordinator.transaction_steps import PendingOffset, Registration
 from pg_kafka.storage.topics import Topic
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.messages.add_offsets_to_txn_request import AddOffsetsToTxnRequest
-from pg_kafka.wire.messages.add_offsets_to_txn_response import AddOffsetsToTxnResponse
-from pg_kafka.wire.messages.add_partitions_to_txn_request import (
-    AddPartitionsToTxnRequest,
-    AddPartitionsToTxnTopic,
-    AddPartitionsToTxnTransaction,
-)
-from pg_kafka.wire.messages.add_partitions_to_txn_response import (
+from pg_kafka.wire.messages.add_offsets_to_txn import AddOffsetsToTxnRequest, AddOffsetsToTxnResponse
+from pg_kafka.wire.messages.add_partitions_to_txn import (
     AddPartitionsToTxnPartitionResult,
+    AddPartitionsToTxnRequest,
     AddPartitionsToTxnResponse,
     AddPartitionsToTxnResult,
+    AddPartitionsToTxnTopic,
     AddPartitionsToTxnTopicResult,
+    AddPartitionsToTxnTransaction,
 )
-from pg_kafka.wire.messages.end_txn_request import EndTxnRequest
-from pg_kafka.wire.messages.end_txn_response import EndTxnResponse
-from pg_kafka.wire.messages.txn_offset_commit_request import TxnOffsetCommitRequest, TxnOffsetCommitRequestPartition
-from pg_kafka.wire.messages.txn_offset_commit_response import (
+from pg_kafka.wire.messages.end_txn import EndTxnRequest, EndTxnResponse
+from pg_kafka.wire.messages.txn_offset_commit import (
+    TxnOffsetCommitRequest,
+    TxnOffsetCommitRequestPartition,
     TxnOffsetCommitResponse,
     TxnOffsetCommitResponsePartition,
     TxnOffsetCommitResponseTopic,
@@ -271,8 +268,8 @@ def _check_commit(
         return int(code)
     group = groups.get(request.group_id)
     if group is None:
-        return int(ErrorCode.NONE if request.generation_id < 0 else ErrorCode.ILLEGAL_GENERATION)
-    who = (request.member_id, request.group_instance_id, request.generation_id, ctx.version, True)
+        return int(ErrorCode.NONE if request.generation_id_or_member_epoch < 0 else ErrorCode.ILLEGAL_GENERATION)
+    who = (request.member_id, request.group_instance_id, request.generation_id_or_member_epoch, ctx.version, True)
     code = group.machine.check_commit(*who)
     if code and isinstance(group.machine, ConsumerGroup):
         partitions = [(topic.uuid, partition.partition_index) for topic, partition in found]
