@@ -285,6 +285,15 @@ async def test_frame_that_cannot_be_understood_closes_the_connection(frame: byte
         assert await peer.is_closed()
 
 
+@pytest.mark.parametrize(("key", "name"), [(63, "BrokerHeartbeat"), (999, "unknown")])
+async def test_api_that_is_not_served_is_named(key: int, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    async with serving(Handlers()) as (server, _), connected(server) as peer:
+        peer.send_frame(struct.pack(">hhih", key, 0, 1, 0))
+        assert await peer.is_closed()
+    assert vars(caplog.records[-1])["reason"] == f"API {name} (key {key}) is not served"
+
+
 @pytest.mark.parametrize("start", [b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"GET / HTTP/1.1\r\n"])
 async def test_size_out_of_bounds_closes_the_connection(start: bytes) -> None:
     async with serving(Handlers()) as (server, _), connected(server) as peer:

@@ -25,6 +25,7 @@ from pg_kafka.wire import codec, foreign
 from pg_kafka.wire.codec import MalformedRequest, TooManyItems
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.frames import FrameSplitter, RequestHeader, decode_request_header, response_frame
+from pg_kafka.wire.messages import API_NAMES
 
 if TYPE_CHECKING:
     from pg_kafka.broker.server import Server
@@ -272,7 +273,8 @@ class Connection(asyncio.Protocol):
             header, offset = decode_request_header(frame)
             api = self._broker.apis.get(header.api_key)
             if api is None:
-                self.close(f"API key {header.api_key} is not served")
+                name = API_NAMES.get(header.api_key, "unknown")
+                self.close(f"API {name} (key {header.api_key}) is not served")
                 return
             if not api.min_version <= header.api_version <= api.max_version:
                 self._refuse_version(api, header, len(frame))
