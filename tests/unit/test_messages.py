@@ -157,9 +157,9 @@ class Unsigned(Message):
 
 def test_unsigned_numbers_of_four_bytes() -> None:
     message = Unsigned(one=0xFFFF_FFFE, several=[1, 0x8000_0000])
-    data = b"".join(compile_encoder(Unsigned, 0, False)(message))
+    data = b"".join(compile_encoder(Unsigned, 0, False)(message, 10))
     assert data == bytes.fromhex("fffffffe 00000002 00000001 80000000")
-    assert compile_decoder(Unsigned, 0, False, 10)(data, 0) == message
+    assert compile_decoder(Unsigned, 0, False)(data, 0, 10) == message
 
 
 def test_lists_and_tuples_of_equal_items_are_equal() -> None:
