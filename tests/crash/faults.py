@@ -44,9 +44,9 @@ class Round:
                 return time.monotonic()
 
     async def take_over(self, since: float) -> None:
-        """Wait until the second broker answers, measure that, and move the address to it."""
+        """Wait until the second broker leads, measure that, and move the address to it."""
         second = self.system.brokers[1]
-        await second.serves()
+        await second.leads()
         self.notes["take_over_s"] = round(time.monotonic() - since, 2)
         assert self.system.front is not None
         self.system.front.lead_to((second.host, second.port))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import logging
 import random
 import signal
@@ -25,7 +24,7 @@ from tests.broker.rawclient import RawClient
 from tests.crash.account import Findings, Ledger, Loss, check
 from tests.crash.faults import KINDS, Kind, NotHere, Round
 from tests.crash.load import PARTITIONS, Load, read_all
-from tests.crash.servers import System
+from tests.crash.servers import System, is_leader
 
 SERVED_AGAIN_S = 45.0
 STOPPED_S = 150.0
@@ -129,12 +128,10 @@ async def _account(system: System, topic: str, ledger: Ledger, loss: Loss | None
 
 
 async def _leader(system: System) -> object:
-    """The broker that serves, of those that run."""
+    """The broker that leads, of those that run."""
     for place, broker in zip(system.places, system.brokers, strict=True):
-        if broker.is_running():
-            with contextlib.suppress(OSError):
-                async with await RawClient.connect(place):
-                    return place
+        if broker.is_running() and await is_leader(place):
+            return place
     raise RuntimeError("no broker serves")
 
 

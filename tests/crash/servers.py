@@ -19,13 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+from tests.broker.rawclient import RawClient, only
 from tests.clients.brokers import COMMAND
 from tests.crash.load import Place
 from tests.crash.proxy import Front, Proxy
 from tests.kafka_reference import HOST, end, free_port, spawn, tail, wait_until_served
 from tests.postgres import FLAVOURS, Database, PostgresServer, embedded_dsn
 
+from pg_kafka.wire.error_codes import ErrorCode
+from pg_kafka.wire.messages.describe_transactions import DescribeTransactionsRequest
+
 FLAVOUR = "postgresql-15"
+DESCRIBE_TRANSACTIONS = 65
 
 
 def process_tree(pid: int) -> list[int]:
@@ -119,6 +124,16 @@ class Server(PostgresServer):
         self.sql("SELECT pg_promote(true, 30)")
 
 
+async def is_leader(place: Any) -> bool:
+    """Whether that broker leads: the others coordinate nothing."""
+    with contextlib.suppress(OSError, EOFError, TimeoutError):
+        async with await RawClient.connect(place) as client:
+            request = DescribeTransactionsRequest(transactional_ids=["nobody's"])
+            answer = await client.call(request, DESCRIBE_TRANSACTIONS, 0)
+            return bool(only(answer.transaction_states).error_code != ErrorCode.NOT_COORDINATOR)
+    return False
+
+
 class BrokerProcess:
     """`pg-kafka serve` on a port of its own."""
 
@@ -138,6 +153,13 @@ class BrokerProcess:
         """Start it; a standby does not serve before its time."""
         command = [str(COMMAND), "serve", "--listen", f"{HOST}:{self.port}", *self.place]
         self._process = spawn(command, self.log)
+
+    async def leads(self, timeout_s: float = 60) -> None:
+        """Return when it leads: one that waits answers too."""
+        deadline = time.monotonic() + timeout_s
+        while not await is_leader(self):
+            assert time.monotonic() < deadline, f"it does not take over:\n{tail(self.log)}"
+            await asyncio.sleep(0.02)
 
     async def serves(self, timeout_s: float = 60) -> None:
         """Return when it answers requests."""
@@ -210,6 +232,7 @@ class System:
         if not first.is_running():
             first.start()
         await first.serves()
+        await first.leads()
         if self.front is not None:
             self.front.lead_to((first.host, first.port))
         return Place(first.host, first.port)
