@@ -21,7 +21,7 @@ func (franzGo) producer(r *request) (producer, error) {
 		"lz4": kgo.Lz4Compression(), "zstd": kgo.ZstdCompression(),
 	}
 	options := []kgo.Opt{
-		kgo.SeedBrokers(r.Bootstrap),
+		kgo.SeedBrokers(addresses(r.Bootstrap)...),
 		kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.ProducerBatchCompression(codecs[r.Codec]),
 		kgo.ProducerBatchMaxBytes(r.MaxBytes),
@@ -72,7 +72,7 @@ type franzConsumer struct {
 func (franzGo) consumer(r *request) (consumer, error) {
 	start := map[string]map[int32]kgo.Offset{r.Topic: {r.Partition: kgo.NewOffset().At(r.Offset)}}
 	client, err := kgo.NewClient(
-		kgo.SeedBrokers(r.Bootstrap),
+		kgo.SeedBrokers(addresses(r.Bootstrap)...),
 		kgo.ConsumePartitions(start),
 		kgo.FetchMaxWait(time.Duration(r.MaxWaitMs)*time.Millisecond),
 		kgo.MetadataMinAge(50*time.Millisecond),
@@ -116,7 +116,7 @@ func (c franzConsumer) close() error {
 
 // administer runs `call` with an admin client that lives as long as the call.
 func administer(r *request, call func(ctx context.Context, admin *kadm.Client) error) error {
-	client, err := kgo.NewClient(kgo.SeedBrokers(r.Bootstrap))
+	client, err := kgo.NewClient(kgo.SeedBrokers(addresses(r.Bootstrap)...))
 	if err != nil {
 		return err
 	}

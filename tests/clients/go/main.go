@@ -9,11 +9,17 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/IBM/sarama"
 	"github.com/twmb/franz-go/pkg/kerr"
 )
+
+// addresses are those of a list as Kafka's own clients take it.
+func addresses(bootstrap string) []string {
+	return strings.Split(bootstrap, ",")
+}
 
 type header struct {
 	Key   string

@@ -34,7 +34,7 @@ func (saramaLibrary) producer(r *request) (producer, error) {
 	config.Producer.Retry.Max = 1000
 	config.Producer.Flush.Frequency = 5 * time.Millisecond
 	config.Net.MaxOpenRequests = 1
-	client, err := sarama.NewSyncProducer([]string{r.Bootstrap}, config)
+	client, err := sarama.NewSyncProducer(addresses(r.Bootstrap), config)
 	return saramaProducer{client}, err
 }
 
@@ -83,7 +83,7 @@ func (saramaLibrary) consumer(r *request) (consumer, error) {
 	config.Consumer.MaxWaitTime = time.Duration(r.MaxWaitMs) * time.Millisecond
 	config.Consumer.Return.Errors = true
 	config.Net.ReadTimeout = config.Consumer.MaxWaitTime + 30*time.Second
-	client, err := sarama.NewConsumer([]string{r.Bootstrap}, config)
+	client, err := sarama.NewConsumer(addresses(r.Bootstrap), config)
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +139,7 @@ func (saramaLibrary) watermarks(r *request) (low, high int64, err error) {
 func (saramaLibrary) offsetForTime(r *request) (int64, error) { return saramaOffset(r, r.Timestamp) }
 
 func saramaOffset(r *request, time int64) (int64, error) {
-	client, err := sarama.NewClient([]string{r.Bootstrap}, saramaConfig())
+	client, err := sarama.NewClient(addresses(r.Bootstrap), saramaConfig())
 	if err != nil {
 		return 0, err
 	}
@@ -148,7 +148,7 @@ func saramaOffset(r *request, time int64) (int64, error) {
 }
 
 func saramaAdmin(r *request, call func(admin sarama.ClusterAdmin) error) error {
-	admin, err := sarama.NewClusterAdmin([]string{r.Bootstrap}, saramaConfig())
+	admin, err := sarama.NewClusterAdmin(addresses(r.Bootstrap), saramaConfig())
 	if err != nil {
 		return err
 	}

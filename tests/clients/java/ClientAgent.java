@@ -22,7 +22,6 @@ import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.ConfigEntry;
 import org.apache.kafka.clients.admin.NewPartitions;
 import org.apache.kafka.clients.admin.NewTopic;
-import org.apache.kafka.clients.consumer.CloseOptions;
 import org.apache.kafka.clients.consumer.ConsumerRecord;
 import org.apache.kafka.clients.consumer.KafkaConsumer;
 import org.apache.kafka.clients.consumer.OffsetAndTimestamp;
@@ -93,8 +92,8 @@ public final class ClientAgent {
                 consumers.get(handle).seek(assignments.get(handle), request.get("offset").asLong());
             }
             case "read" -> read(request, answer);
-            // Not waiting for the long poll that is under way.
-            case "close_consumer" -> consumers.remove(request.get("handle").asInt()).close(CloseOptions.timeout(Duration.ZERO));
+            // Not waiting for the long poll that is under way. Clients of 3.9 have no other form of this.
+            case "close_consumer" -> consumers.remove(request.get("handle").asInt()).close(Duration.ZERO);
             case "watermarks" -> {
                 TopicPartition partition = partition(request);
                 try (KafkaConsumer<byte[], byte[]> consumer = consumer(request)) {
