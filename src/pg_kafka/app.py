@@ -384,7 +384,7 @@ class Term:
     async def _on_wait(self, view: ClusterView) -> None:
         """Another broker leads: tell clients where, if it has an address that can be told."""
         if self._waiting is not None:
-            waiting.show(self._waiting[1], view)
+            waiting.show(self._waiting[1], self._config, view)
             return
         if not self._has_waited:
             self._has_waited = True

@@ -199,6 +199,11 @@ async def test_what_any_broker_may_be_asked_is_asked_of_the_leader(two: Pair) ->
         (described,) = (await client.call(request, DESCRIBE_CONFIGS, 4)).results
         assert described.error_code == 0
         assert "retention.ms" in [entry.name for entry in described.configs]
+        for name in ("1", "2"):  # its own settings are its own
+            request = DescribeConfigsRequest(resources=[DescribeConfigsResource(resource_type=4, resource_name=name)])
+            (described,) = (await client.call(request, DESCRIBE_CONFIGS, 4)).results
+            found = {entry.name: entry.value for entry in described.configs}
+            assert (described.error_code, found["num.partitions"]) == (0, "1")
         two.brokers[0].process.kill()
         two.brokers[0].process.wait()
     two.brokers[1].ready()

@@ -18,6 +18,7 @@ from typing import Any
 
 from pg_kafka.broker.context import Api, Broker, Context, HotHandler, Reply
 from pg_kafka.broker.decoding import Decoding
+from pg_kafka.broker.handlers import configs
 from pg_kafka.broker.handlers import metadata as leader_metadata
 from pg_kafka.cluster.view import ClusterView
 from pg_kafka.config import Address, Config
@@ -29,10 +30,12 @@ from pg_kafka.wire.messages import fetch as fetched
 from pg_kafka.wire.messages import list_offsets as listed
 from pg_kafka.wire.messages import offset_for_leader_epoch as epochs
 from pg_kafka.wire.messages import produce as produced
+from pg_kafka.wire.messages.describe_configs import DescribeConfigsRequest
 from pg_kafka.wire.messages.list_groups import ListGroupsResponse
 from pg_kafka.wire.messages.list_transactions import ListTransactionsResponse
 from pg_kafka.wire.messages.metadata import MetadataRequest, MetadataResponse
 
+_BROKER = 4  # a resource of DescribeConfigs
 _NOT_LEADER = ErrorCode.NOT_LEADER_OR_FOLLOWER
 # Of the leader's answer to what was asked for a client.
 ASK_TIMEOUT_S = 10.0
@@ -55,17 +58,21 @@ def waiting_broker(config: Config, apis: Mapping[int, Api], decoding: Decoding, 
         now_ms=unused,
         decoding=decoding,
     )
-    show(broker, view)
+    show(broker, config, view)
     return broker
 
 
-def show(broker: Broker, view: ClusterView) -> None:
+def show(broker: Broker, config: Config, view: ClusterView) -> None:
     """Answer by this view from now on: the leader stands where a broker that leads would name itself."""
     # Topics are created by the leader alone.
     leader = Address(view.leader.host, view.leader.port)
-    broker.config = dataclasses.replace(broker.config, advertise=leader, auto_create_topics_enable=False)
+    broker.config = dataclasses.replace(config, advertise=leader, auto_create_topics_enable=False)
     log: Any = SimpleNamespace(
-        node_id=view.leader.node_id, epoch=view.leader_epoch, cluster_id=view.cluster_id, queued_bytes=0
+        node_id=view.leader.node_id,
+        epoch=view.leader_epoch,
+        cluster_id=view.cluster_id,
+        queued_bytes=0,
+        own=(view.node_id, config),
     )
     topics: Any = SimpleNamespace(by_name=view.topics, by_uuid={topic.uuid: topic for topic in view.topics.values()})
     broker.log, broker.topics = log, topics
@@ -91,6 +98,18 @@ async def metadata(ctx: Context, request: MetadataRequest) -> MetadataResponse:
             answer: MetadataResponse = await _ask_leader(ctx, request)
             return answer
     return await leader_metadata.metadata(ctx, request)
+
+
+async def _describe_configs(ctx: Context, request: DescribeConfigsRequest, reply: Reply) -> None:
+    """A broker tells its own settings; those of topics and groups are asked of the leader."""
+    seen: Any = ctx.broker.log
+    node_id, config = seen.own
+    if any((r.resource_type, r.resource_name) != (_BROKER, str(node_id)) for r in request.resources):
+        await _asked(ctx, request, reply)
+        return
+    log: Any = SimpleNamespace(node_id=node_id)
+    own = dataclasses.replace(ctx.broker, config=config, log=log)
+    reply.send(await configs.describe_configs(Context(own, ctx.header, ctx.connection), request))
 
 
 async def _asked(ctx: Context, request: Any, reply: Reply) -> None:
@@ -248,6 +267,8 @@ def _row(api: Api) -> Api:
     handler: HotHandler = partial(_refuse, _NOT_LED_HERE.get(api.name, _no_answer))
     if api.name in _CODES and api.failure is not None:
         handler = partial(_refuse, partial(_failure, api.failure, _CODES[api.name]))
+    elif api.name == "DescribeConfigs":
+        handler = _describe_configs
     elif api.name in _ASKED:
         handler = _asked if api.failure is None else partial(_asked_or_refused, api.failure)
     return dataclasses.replace(api, handler=handler, is_hot=True, is_pipelined=False, recurrent=None)
