@@ -88,6 +88,7 @@ class Heartbeat:
         self._session: Session | None = None
         self._lost: Session | None = None
         self._says_goodbye = False
+        self._is_stopped = False
         self._silence = Silence()
         self._waiting: tuple[Peer, ...] = ()
 
@@ -111,6 +112,7 @@ class Heartbeat:
         """End the thread within a bounded time; with a goodbye, the next broker need not wait."""
         if not self._thread.ident:
             return
+        self._is_stopped = True  # for a thread that has not come to its loop yet
         self._call(self._stop, say_goodbye)
         try:
             async with asyncio.timeout(STOP_TIMEOUT_S):
@@ -120,6 +122,7 @@ class Heartbeat:
 
     def abandon(self) -> None:
         """Drop its session, as if the process had been killed."""
+        self._is_stopped = True  # for a thread that has not come to its loop yet
         self._call(self._stop, False)
 
     def _call(self, callback: Callable[..., None], *arguments: object) -> None:
@@ -161,6 +164,8 @@ class Heartbeat:
         self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
         self._begun = self._loop.create_future()
         incarnation: Incarnation | None = None
+        if self._is_stopped:
+            return
         try:
             session = self._session = await connect(self._dsn, "heartbeat")
             try:

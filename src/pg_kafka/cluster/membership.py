@@ -1,8 +1,8 @@
 """Membership: an incarnation of this broker in `kafka.brokers`, its heartbeat, and take-over from the one before.
 
 Safety is by advisory locks, liveness by a heartbeat (docs/architecture.md, "One writer"). An incarnation is created at
-start and never revived. A standby waits for the lock of the owner's heartbeat session and never queues for the
-incarnation's own lock while its owner lives: a waiting exclusive request would make every reconnect of the owner fail.
+start and never revived. A broker that waits never queues for a lock of the one that leads: a waiting exclusive request
+would make every reconnect of the leader fail. It looks again and again, by statements that wait for nobody.
 """
 
 from __future__ import annotations
