@@ -216,7 +216,14 @@ def _refuse(answer: Callable[[Any], Any | None], _ctx: Context, request: Any, re
 
 
 # By the handlers of a broker that leads.
-_ANSWERED = ("ApiVersions", "DescribeTopicPartitions", "FindCoordinator", "DescribeCluster")
+_ANSWERED = (
+    "ApiVersions",
+    "DescribeTopicPartitions",
+    "FindCoordinator",
+    "DescribeCluster",
+    "SaslHandshake",
+    "SaslAuthenticate",
+)
 _OWN: Mapping[str, Callable[[Context, Any], Any]] = {
     "Metadata": metadata,
     "ListGroups": list_groups,
