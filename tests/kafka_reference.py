@@ -132,9 +132,21 @@ def _end_with_parent() -> None:
         _PRCTL(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def wait_until_served(port: int, process: subprocess.Popen[bytes], log: Path, timeout_s: float = 60) -> None:
-    """Returns when the broker at `port` answers an ApiVersions request; raises StartFailed when it ended or is late."""
-    request = struct.pack(">hhih", 18, 0, 1, -1)
+_API_VERSIONS = struct.pack(">hhih", 18, 0, 1, -1)
+_DESCRIBE_TRANSACTIONS = struct.pack(">hhihB", 65, 0, 1, -1, 0) + b"\x02\x02x\x00"
+# In its answer behind the correlation id, tags, throttle time and the length of the array.
+_CODE_OF_THE_ONE = slice(10, 12)
+_NOT_COORDINATOR = 16
+
+
+def wait_until_served(
+    port: int, process: subprocess.Popen[bytes], log: Path, timeout_s: float = 60, *, leads: bool = False
+) -> None:
+    """Returns when the broker at `port` answers an ApiVersions request; raises StartFailed when it ended or is late.
+
+    With `leads`, when it leads: a pg-kafka that waits for another one answers too, but coordinates nothing.
+    """
+    request = _DESCRIBE_TRANSACTIONS if leads else _API_VERSIONS
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if process.poll() is not None:
@@ -142,12 +154,17 @@ def wait_until_served(port: int, process: subprocess.Popen[bytes], log: Path, ti
         try:
             with socket.create_connection((HOST, port), timeout=timeout_s) as connection:
                 connection.sendall(struct.pack(">i", len(request)) + request)
-                if connection.recv(4):
+                size = connection.recv(4, socket.MSG_WAITALL)
+                if len(size) == 4 and not (leads and _waits(connection.recv(int.from_bytes(size), socket.MSG_WAITALL))):
                     return
         except OSError:
             pass
         time.sleep(0.05)  # nothing tells us that the port is bound but trying
     raise StartFailed(f"the broker does not answer on port {port} after {timeout_s:.0f} s:\n{tail(log)}")
+
+
+def _waits(answer: bytes) -> bool:
+    return int.from_bytes(answer[_CODE_OF_THE_ONE]) in (0, _NOT_COORDINATOR)  # cut, or another one leads
 
 
 def tail(log: Path, size: int = 4000) -> str:

@@ -47,7 +47,7 @@ def serving(dsn: str, folder: Path, settings: dict[str, str], files: int | None 
             preexec_fn=None if files is None else partial(resource.setrlimit, resource.RLIMIT_NOFILE, (files, files)),
         )
     try:
-        wait_until_served(port, process, log)
+        wait_until_served(port, process, log, leads=True)
         yield RunningBroker(HOST, port, dsn, process, log)
     finally:
         end(process, signal.SIGTERM)

@@ -206,8 +206,10 @@ async def epochs_of(dsn: str) -> Sequence[int]:
 
 async def give_to_reader(server: Server, dsn: str) -> None:
     """A role that may read the topic, as the page has it."""
-    section = PAGE.read_text().split("```sql\n")[1].split("```")[0]
-    assert "TO reader" in section
+    (section,) = (
+        text for text in PAGE.read_text().split("```sql\n")[1:] if "GRANT USAGE ON SCHEMA" in text.split("```")[0]
+    )
+    section = section.split("```")[0]
     server.sql(f"CREATE ROLE {READER} LOGIN")
     connection = await asyncpg.connect(dsn)
     try:

@@ -81,7 +81,7 @@ class PgKafka(Broker):
         place = ["--database", self._database] if self._database else ["--data", str(self._data)]
         command = [str(COMMAND), "serve", "--listen", self.bootstrap, *place]
         self._process = spawn(command, self.log, self._environment)
-        wait_until_served(self._port, self._process, self.log)
+        wait_until_served(self._port, self._process, self.log, leads=True)
 
     def stop(self) -> None:
         if self._process is not None:
