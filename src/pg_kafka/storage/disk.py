@@ -68,6 +68,12 @@ class DiskWatch:
 
     def admit(self, size: int) -> str | None:
         """May a batch of so many bytes be queued? Then it counts until `written`; else this says why not."""
+        wanted = WRITE_FACTOR * size + BATCH_BYTES
+        unseen = self._unseen + wanted
+        if self._told_at is None and (self._free is None or self._free - self._reserve_bytes >= unseen):
+            self._queued += wanted
+            self._unseen = unseen
+            return None
         return self._take(size, self._reserve_bytes)
 
     def admit_small(self, size: int) -> str | None:
@@ -76,12 +82,13 @@ class DiskWatch:
 
     def expect(self, size: int) -> None:
         """Count what is queued whether it fits or not."""
-        self._queued += _on_disk(size)
-        self._unseen += _on_disk(size)
+        wanted = WRITE_FACTOR * size + BATCH_BYTES
+        self._queued += wanted
+        self._unseen += wanted
 
     def written(self, size: int) -> None:
         """So many bytes are queued no longer."""
-        self._queued -= _on_disk(size)
+        self._queued -= WRITE_FACTOR * size + BATCH_BYTES
 
     def has_room(self, disk_bytes: float, *, small: bool = False) -> bool:
         """May upkeep write so many bytes to the disk, WAL and all? With `small`, it may take them from the reserve."""
@@ -98,7 +105,7 @@ class DiskWatch:
 
     def _take(self, size: int, mark: int) -> str | None:
         if self._free is not None:
-            wanted = _on_disk(size)
+            wanted = WRITE_FACTOR * size + BATCH_BYTES
             if self._lacks(wanted, mark) and time.monotonic() - self._looked_at >= RECHECK_S:
                 self.look()
             if self._lacks(wanted, mark):
@@ -170,7 +177,3 @@ class DiskWatch:
                     "limit": f"pg_kafka.disk_reserve_bytes = {self._reserve_bytes}",
                 },
             )
-
-
-def _on_disk(size: int) -> float:
-    return WRITE_FACTOR * size + BATCH_BYTES

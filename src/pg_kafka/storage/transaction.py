@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import asyncpg
 
@@ -207,27 +207,26 @@ def _make_group_rows(part: Part, group: list[Append], segment: int, global_offse
         global_base = global_offsets.take(count)
         if not part.rows:
             part.first = (base_offset, global_base)
-        make = partial(
-            _records.copy_row,
-            series=partition.series,
-            topic=partition.topic.id,
-            partition=partition.index,
-            segment=segment,
-            base_offset=base_offset,
-            leader_epoch=partition.leader_epoch,
-            global_base=global_base,
-            running_max_timestamp=partition.staged_max_timestamp,
-            append_time=part.append_time,
-            timestamp_type=group[0].timestamp_type,
-            codec=group[0].codec,
-            is_transactional=bool(kind & _TRANSACTIONAL),
-            is_control=bool(kind & _CONTROL),
-            delete_horizon=None,
-            producers=producers,
-            slices=row,
-            log_append_time=stamped,
-        )
-        part.rows.append(make if len(rows) > 1 else make())
+        columns: dict[str, Any] = {
+            "series": partition.series,
+            "topic": partition.topic.id,
+            "partition": partition.index,
+            "segment": segment,
+            "base_offset": base_offset,
+            "leader_epoch": partition.leader_epoch,
+            "global_base": global_base,
+            "running_max_timestamp": partition.staged_max_timestamp,
+            "append_time": part.append_time,
+            "timestamp_type": group[0].timestamp_type,
+            "codec": group[0].codec,
+            "is_transactional": bool(kind & _TRANSACTIONAL),
+            "is_control": bool(kind & _CONTROL),
+            "delete_horizon": None,
+            "producers": producers,
+            "slices": row,
+            "log_append_time": stamped,
+        }
+        part.rows.append(partial(_records.copy_row, **columns) if len(rows) > 1 else _records.copy_row(**columns))
         top = stamped if stamped >= 0 else max(piece.max_timestamp for piece in row)
         partition.staged_max_timestamp = max(partition.staged_max_timestamp, top)
         base_offset += count

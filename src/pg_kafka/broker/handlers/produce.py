@@ -79,8 +79,13 @@ def produce(ctx: Context, request: ProduceRequest, reply: Reply) -> Coroutine[An
     answer = _Answer(request, reply)
     if ctx.is_large:
         return _append_many(ctx, answer, reply, request)
-    appends = [append for asked in _asked(ctx, request) if (append := _take(ctx, answer, request, *asked)) is not None]
-    is_simple = not any(append.partition is None or append.is_heavy for append in appends)
+    appends: list[_Append] = []
+    is_simple = True
+    for topic_key, data in _asked(ctx, request):
+        append = _take(ctx, answer, request, topic_key, data)
+        if append is not None:
+            appends.append(append)
+            is_simple = is_simple and append.partition is not None and not append.is_heavy
     if is_simple:
         _decode_small(ctx, appends)
         is_simple = not any(append.is_heavy for append in appends)
