@@ -532,7 +532,10 @@ async def test_heartbeats_do_not_touch_the_database(start_broker: Callable[..., 
         await consumer.heartbeat([topic.name])
         while not consumer.owned:
             await consumer.heartbeat()
-        last = "SELECT max(query_start) FROM pg_stat_activity WHERE application_name LIKE '%lane%'"
+        last = (
+            "SELECT max(query_start) FROM pg_stat_activity"
+            " WHERE application_name LIKE '%lane%' AND datname = current_database()"
+        )
         before = await observer.fetchval(last)
         for _ in range(50):
             assert await member.heartbeat() == ErrorCode.NONE

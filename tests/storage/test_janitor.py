@@ -135,7 +135,11 @@ async def test_new_topics_get_views_and_internal_ones_do_not(
     db: asyncpg.Connection, make_janitor: Callable[..., Awaitable[Janitor]]
 ) -> None:
     janitor = await make_janitor(interval_s=60)
-    await until(db, "SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name = 'pg_kafka janitor'")
+    await until(
+        db,
+        "SELECT count(*) > 0 FROM pg_stat_activity"
+        " WHERE application_name = 'pg_kafka janitor' AND datname = current_database()",
+    )
     for name in ("__consumer_offsets", "app-store-changelog", "app-by-key-repartition", "my-changelog-topic", "orders"):
         await add_topic(db, name)
     janitor.poke()
