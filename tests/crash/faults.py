@@ -150,6 +150,55 @@ async def broker_frozen_standby_takes_over(r: Round) -> None:
     await asyncio.sleep(1.5)  # whatever it still has in hand, it would write now
 
 
+class SetClock(Given):
+    """A broker whose wall clock is set by a file; its steady clock goes on as it does."""
+
+    def __init__(self) -> None:
+        self.library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+        if self.library is None:
+            raise NotHere("libfaketime is not installed: apt-get install faketime")
+        super().__init__()
+
+    async def open(self) -> None:
+        await super().open()
+        self.clock = self.folder / "clock"
+        self.set_clock(0)
+        self.brokers[0].environment = os.environ | {
+            "LD_PRELOAD": str(self.library),
+            "FAKETIME_TIMESTAMP_FILE": str(self.clock),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+
+    def set_clock(self, by_s: int) -> None:
+        new = self.folder / "clock.new"
+        new.write_text(f"{by_s:+d}\n")
+        new.rename(self.clock)
+
+
+def set_clock() -> System:
+    return SetClock()
+
+
+@kind(set_clock, rare=True)
+async def broker_clock_set(r: Round) -> None:
+    """By nearly an hour back and by two days ahead, across checkpoints; at last it is killed while it is two days ahead."""
+    system = r.system
+    assert isinstance(system, SetClock)
+    broker = system.brokers[0]
+    try:
+        for by_s in (-3_500, 172_800, -30, 90_000):
+            system.set_clock(by_s)
+            await r.load.served_since(time.monotonic(), 30)
+            await asyncio.sleep(r.chance.uniform(0.3, 1.5))
+        broker.kill()
+        broker.start()
+        await broker.serves()
+        await r.load.served_since(time.monotonic(), 30)
+    finally:
+        system.set_clock(0)
+
+
 # -- PostgreSQL --------------------------------------------------------------------------------------------------------
 
 

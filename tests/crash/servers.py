@@ -142,6 +142,7 @@ class BrokerProcess:
         self.host = HOST
         self.log = folder / f"broker-{self.port}.log"
         self.place = place
+        self.environment: dict[str, str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -152,7 +153,7 @@ class BrokerProcess:
     def start(self) -> None:
         """Start it; a standby does not serve before its time."""
         command = [str(COMMAND), "serve", "--listen", f"{HOST}:{self.port}", *self.place]
-        self._process = spawn(command, self.log)
+        self._process = spawn(command, self.log, self.environment)
 
     async def leads(self, timeout_s: float = 60) -> None:
         """Return when it leads: one that waits answers too."""

@@ -442,3 +442,32 @@ async def test_producers_are_known_after_the_clock_was_set_forward_by_days(
         again = await second.append(partition, sent)
         assert (again.error, again.base_offset) == (0, 0)
         assert (await second.append(partition, batch(values(b"c")))).base_offset == 3
+
+
+@pytest.mark.parametrize("orderly", [True, False])
+async def test_sequence_numbers_wrap_over_restarts(pg_dsn: str, orderly: bool) -> None:
+    top = 2**31 - 1
+    within = batch(values(b"a", b"b", b"c", b"d"), producer_id=7, epoch=0, sequence=top - 1)
+    between = [
+        batch(values(b"a", b"b"), producer_id=8, epoch=0, sequence=top - 1),
+        batch(values(b"c"), producer_id=8, epoch=0, sequence=0),
+    ]
+    first = Leader(pg_dsn)
+    await first.start()
+    partition = await first.partition(await first.topic("t"))
+    for sent, offset in ((within, 0), (between[0], 4)):
+        assert (await first.append(partition, sent)).base_offset == offset
+    if orderly:
+        await first.stop()
+    else:
+        first.crash()
+    async with leading(pg_dsn) as second:
+        partition = await second.partition(second.topics.by_name["t"])
+        assert (await second.append(partition, within)).base_offset == 0
+        gap = await second.append(partition, batch(values(b"x"), producer_id=7, epoch=0, sequence=0))
+        assert gap.error == ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
+        for sent, offset in ((between[1], 6), (between[0], 4), (between[1], 6)):
+            answer = await second.append(partition, sent)
+            assert (answer.error, answer.base_offset) == (0, offset)
+        following = await second.append(partition, batch(values(b"e"), producer_id=7, epoch=0, sequence=2))
+        assert (following.error, following.base_offset) == (0, 7)
