@@ -216,7 +216,7 @@ async def test_hanging_transactions_are_found_and_aborted(tool: Tool, tool_broke
         assert await committed(client, topics[1], 1) == [b"before"]
         row = rows[topics[1].name]
         told = ("--producer-id", row["ProducerId"], "--producer-epoch", row["ProducerEpoch"])
-        epoch = max(0, int(row["LatestCoordinatorEpoch"]))
+        epoch = max(0, int(row["CoordinatorEpoch"]))
         await tool.run("abort", *second, *told, "--coordinator-epoch", epoch)
         assert await committed(client, topics[1], 1) == [b"before", b"after"]
         assert await tool.table("find-hanging", "--broker-id", BROKER, *AT_ONCE) == []
