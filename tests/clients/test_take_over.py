@@ -54,7 +54,8 @@ class Pair:
     async def settle(self) -> None:
         """Both run, and each is known to the other."""
         self.leader.ensure_started()
-        self.other.ensure_started()
+        if not self.other.is_running():
+            self.other.start(leads=False)
         await self._until("waiting", self.other)
 
     async def kill_the_leader(self) -> None:
