@@ -295,8 +295,8 @@ class Log:
         self._awaited.pop(key, None)
         return True
 
-    def stored_codec_differs(self, append: Append) -> bool:
-        """The producer's bytes are not what consumers get: the topic asks for another codec, or some could not read them."""
+    def is_encoded_anew(self, append: Append) -> bool:
+        """Consumers get other bytes than the producer's: the topic asks for another codec, or not all clients read them."""
         return append.codec != append.batch.codec or not append.batch.is_read_by_all
 
     # -- topics and segments -----------------------------------------------------------------------------------------

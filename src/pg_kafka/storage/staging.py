@@ -61,7 +61,7 @@ class Owner(Protocol):
     def expected(self, count_bytes: int) -> None: ...
     def check_end(self, partition: Partition, base_offset: int) -> None: ...
     def committed(self, partition: Partition, appended_bytes: int) -> None: ...
-    def stored_codec_differs(self, append: Append) -> bool: ...
+    def is_encoded_anew(self, append: Append) -> bool: ...
 
 
 class Staging:
@@ -440,7 +440,7 @@ class Staging:
             batch = append.batch
             stamped = part.append_time if append.timestamp_type == 1 else -1
             is_large = len(batch.wire) > MAX_TAIL_BATCH_BYTES
-            if is_large or partition.is_closed or self._owner.stored_codec_differs(append):
+            if is_large or partition.is_closed or self._owner.is_encoded_anew(append):
                 sent += len(batch.wire)
                 continue
             wire = _records.restamp(batch.wire, append.base_offset, partition.leader_epoch, stamped)
