@@ -2,6 +2,7 @@
 # make install  .venv with the pinned requirements and .venv/bin/pg-kafka
 # make test     all tests; make test TESTS=tests/unit for some
 # make lint     format, lint, layers, types
+# make advisories  known advisories of all that is pinned in requirements/; needs a connection to the package index
 # make crash    one round of each fault under load, some four minutes
 # make soak     rounds of faults under load until stopped; make soak ARGS='--rounds 100'
 # make bank     transfers in transactions under faults, ten minutes; make bank ARGS='--seconds 3600'
@@ -16,8 +17,8 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 TESTS ?=
 # Tests that have brokers, servers and folders of their own run two at a time; clients wait for each other and run alone.
-SIDE_BY_SIDE := tests/unit tests/storage tests/broker
-ALONE := tests/clients tests/compare
+SIDE_BY_SIDE := tests/unit tests/storage tests/broker tests/compare
+ALONE := tests/clients
 BENCH ?=
 ARGS  ?=
 
@@ -27,7 +28,7 @@ PYTHON ?= $(shell for python in python3.11 python3; do $$python -c '' 2>/dev/nul
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 NATIVE      := $(wildcard src/pg_kafka/wire/*.pyx src/pg_kafka/wire/*.pxd)
 
-.PHONY: install serve test crash soak bank fuzz lint bench wheel lock clean
+.PHONY: install serve test crash soak bank fuzz lint advisories bench wheel lock clean
 .DELETE_ON_ERROR:
 
 install: $(VENV)/.package
@@ -61,6 +62,9 @@ lint: install $(VENV)/.test $(VENV)/.lint
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 
+advisories: $(VENV)/.advisories
+	$(BIN)/python scripts/advisories.py $(ARGS)
+
 bench: install $(VENV)/.test
 	@$(BIN)/python -m bench$(if $(BENCH),.$(BENCH)) $(ARGS)
 
@@ -90,12 +94,16 @@ $(VENV)/.lint: requirements/lint.txt $(VENV)/.test
 	$(PIP_INSTALL) --require-hashes -r requirements/lint.txt
 	@touch $@
 
+$(VENV)/.advisories: requirements/advisories.txt $(VENV)/.lint
+	$(PIP_INSTALL) --require-hashes -r requirements/advisories.txt
+	@touch $@
+
 # No registry address goes into the files: whoever installs uses the one that pip is set up with.
 PIP_COMPILE := $(BIN)/pip-compile --quiet --strip-extras --generate-hashes --allow-unsafe --no-header \
 	--no-emit-index-url --no-emit-trusted-host --no-emit-find-links --no-emit-options
 
 lock: $(VENV)/.lint
-	cd requirements && for name in runtime build test lint; do ../$(PIP_COMPILE) --upgrade --output-file $$name.txt $$name.in; done
+	cd requirements && for name in runtime build test lint advisories; do ../$(PIP_COMPILE) --upgrade --output-file $$name.txt $$name.in; done
 
 clean:
 	rm -rf build dist src/*.egg-info src/pg_kafka/wire/*.so src/pg_kafka/wire/_*.c $(VENV)/.package

@@ -1,7 +1,7 @@
 """Writes the tables of docs/protocol.md and docs/deviations.md from the code; a test compares the two.
 
     protocol.md     the dispatch table
-    deviations.md   the "Not done" blocks of the handlers, and the topic configs that change nothing
+    deviations.md   the "Not done" blocks of the handlers
 
 python scripts/coverage_table.py
 """
@@ -13,9 +13,8 @@ from collections.abc import Callable
 from inspect import cleandoc
 from pathlib import Path
 
-from pg_kafka.broker.context import Api
+from pg_kafka.broker.api import Api
 from pg_kafka.broker.dispatch import APIS
-from pg_kafka.coordinator.topic_configs import TOPIC_CONFIGS
 from pg_kafka.wire.messages import API_SCHEMAS
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -51,20 +50,9 @@ def not_done(api: Api) -> list[str]:
     return [" ".join(item.split()) for item in re.split(r"(?:^|\n)\s*- ", block)[1:]]
 
 
-def config_table() -> str:
-    """Topic configs that are checked, stored and reported only."""
-    rows = ["| config | default | |", "|---|---|---|"]
-    for config in TOPIC_CONFIGS.values():
-        if not config.is_served:
-            default = f"`{config.default}`" if config.default else ""
-            rows.append(f"| `{config.name}` | {default} | {config.doc} |")
-    return "\n".join(rows) + "\n"
-
-
 PARTS: tuple[tuple[str, str, Callable[[], str]], ...] = (
     ("protocol.md", "<!-- apis: written by scripts/coverage_table.py -->\n", coverage_table),
     ("deviations.md", "<!-- not done: written by scripts/coverage_table.py -->\n", not_done_list),
-    ("deviations.md", "<!-- topic configs: written by scripts/coverage_table.py -->\n", config_table),
 )
 
 

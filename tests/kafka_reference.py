@@ -185,14 +185,25 @@ def end(process: subprocess.Popen[bytes], sig: signal.Signals = signal.SIGTERM, 
 
 
 class ApacheKafka:
-    """One Apache Kafka node with its data in `folder`; `settings` go on top of a single node's necessary ones."""
+    """One Apache Kafka node with its data in `folder`.
 
-    def __init__(self, folder: Path, settings: Mapping[str, str] | None = None, heap: str = "1g") -> None:
+    `settings` go on top of the necessary ones of a single node, `options` are those of Java. In a setting, {port} is where
+    clients connect and {controller} where the controller listens.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, str] | None = None,
+        heap: str = "1g",
+        options: Sequence[str] = (),
+    ) -> None:
         self.folder = folder
         self.port = free_port()
         self.bootstrap = f"{HOST}:{self.port}"
         self.log = folder / "kafka.log"
         self.heap = heap
+        self._options = options
         self.process: subprocess.Popen[bytes] | None = None
         controller = free_port()
         self._properties = folder / "server.properties"
@@ -209,7 +220,10 @@ class ApacheKafka:
             "share.coordinator.state.topic.replication.factor": "1",
             "share.coordinator.state.topic.min.isr": "1",
             "group.initial.rebalance.delay.ms": "0",
-            **(settings or {}),
+            **{
+                name: value.replace("{port}", str(self.port)).replace("{controller}", str(controller))
+                for name, value in (settings or {}).items()
+            },
         }
         folder.mkdir(parents=True, exist_ok=True)
         self._properties.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
@@ -224,6 +238,7 @@ class ApacheKafka:
             subprocess.run(java("kafka.tools.StorageTool", *arguments), check=True, capture_output=True, timeout=120)
         # The collector that Kafka's own start script chooses, for a fair comparison.
         options = ("-server", f"-Xms{self.heap}", f"-Xmx{self.heap}", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20")
+        options = (*options, *self._options)
         self.process = spawn(java("kafka.Kafka", str(self._properties), options=options), self.log)
         wait_until_served(self.port, self.process, self.log)
 

@@ -10,52 +10,86 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import dataclasses
 import logging
 import os
 import random
 import signal
-import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import uvloop
 
 from pg_kafka import __version__, banner, checks
-from pg_kafka.broker import dispatch, open_files, waiting
-from pg_kafka.broker.context import Broker
+from pg_kafka.broker import certificates, dispatch, open_files, waiting
+from pg_kafka.broker.audit import AuditLog
+from pg_kafka.broker.context import Broker, LogDir
 from pg_kafka.broker.decoding import Decoding
+from pg_kafka.broker.doors import House
 from pg_kafka.broker.fetch_sessions import FetchSessions
+from pg_kafka.broker.forwarding import ForwardedServing, Forwarder
 from pg_kafka.broker.groups import GroupCoordinator
 from pg_kafka.broker.listening import ListeningPlace
+from pg_kafka.broker.logins import Logins
+from pg_kafka.broker.observer import Observer
+from pg_kafka.broker.permission import Authorizer
+from pg_kafka.broker.placement import AllHere, Placement
+from pg_kafka.broker.quotas import Quotas, Windows
+from pg_kafka.broker.rights import Rights
 from pg_kafka.broker.server import Server
 from pg_kafka.broker.transaction_requests import OperatorRequests
-from pg_kafka.broker.transactions import TransactionCoordinator
+from pg_kafka.broker.transactions import TransactionalId, TransactionCoordinator
+from pg_kafka.broker.waiters import Deadlines
+from pg_kafka.clock import Clock
 from pg_kafka.cluster.incarnation import History, Incarnation
 from pg_kafka.cluster.membership import Membership
 from pg_kafka.cluster.view import ClusterView
-from pg_kafka.config import SETTINGS, Address, Config, with_database_settings
-from pg_kafka.embedded import Postgres
+from pg_kafka.config import Config
+from pg_kafka.config.authorization import Deciding, deciding
+from pg_kafka.config.broker import BROKER_KEYS
+from pg_kafka.config.listeners import Listener, url
+from pg_kafka.config.listening import listeners_of, with_addresses
+from pg_kafka.config.load import with_database_settings
+from pg_kafka.config.settings import Settings
+from pg_kafka.coordinator.open_transactions import OpenTransactions
+from pg_kafka.embedded import Postgres, dsn_of_running
 from pg_kafka.embedded.given import GivenPostgres
 from pg_kafka.embedded.server import EmbeddedPostgres
 from pg_kafka.errors import FatalError, StorageError
-from pg_kafka.storage import queries, sessions
+from pg_kafka.secure import Secured
+from pg_kafka.storage import examination, sessions
+from pg_kafka.storage.audit import AuditStore
 from pg_kafka.storage.backends import Backends
+from pg_kafka.storage.catalogue_changes import Change, to_each
 from pg_kafka.storage.control import ControlSession
 from pg_kafka.storage.disk import DiskWatch
+from pg_kafka.storage.forwarding import ForwardedRequests
 from pg_kafka.storage.group_configs import GroupConfigs
 from pg_kafka.storage.groups import GroupStore
-from pg_kafka.storage.janitor import Janitor
+from pg_kafka.storage.growth import Growth
+from pg_kafka.storage.layouts import Layouts
 from pg_kafka.storage.log import Log
+from pg_kafka.storage.log_starts import FollowStarts
+from pg_kafka.storage.migrate import grant_broker as grant_rights_of_broker
 from pg_kafka.storage.migrate import migrate as migrate_schema
+from pg_kafka.storage.quotas import StoredQuotas
 from pg_kafka.storage.sessions import Fenced, Identity
-from pg_kafka.storage.topics import Topics
+from pg_kafka.storage.stored_settings import StoredSettings
+from pg_kafka.storage.sync_standbys import SyncStandbys
+from pg_kafka.storage.topics import Topic, Topics
 from pg_kafka.storage.transaction_requests import TransactionRequests
 from pg_kafka.storage.transactions import TransactionStore
+from pg_kafka.storage.upkeep.carry_over import CarryOver
+from pg_kafka.storage.upkeep.cleaner import Cleaner
+from pg_kafka.storage.upkeep.compaction import CompactTopics
+from pg_kafka.storage.upkeep.janitor import Janitor
+from pg_kafka.storage.upkeep.job import Options
+from pg_kafka.storage.upkeep.retention import Retention
+from pg_kafka.storage.users import StoredUsers
 from pg_kafka.tasks import supervised
 
-log = logging.getLogger("pg_kafka.app")
+logger = logging.getLogger("pg_kafka.app")
 
 # Requests in progress when the broker is told to stop have so long to finish.
 STOP_DEADLINE_S = 10.0
@@ -74,14 +108,19 @@ def serve(config: Config) -> int:
     return _run(_serve(config))
 
 
-def migrate(config: Config) -> None:
-    """Create or upgrade the schema. Raises FatalError."""
-    _run(_migrate_only(config))
+def migrate(config: Config, *, grant_broker: str | None = None) -> None:
+    """Create or upgrade the schema, and give a role the rights of a broker. Raises FatalError."""
+    _run(_migrate_only(config, grant_broker))
 
 
 def doctor(config: Config) -> list[tuple[str, str]]:
     """Findings about a setup, each ("ok" | "warning" | "error", sentence)."""
     return _run(checks.examine(config))
+
+
+def with_database(config: Config, work: Callable[[str], Coroutine[Any, Any, T]]) -> T:
+    """What `work` makes of the DSN of the database, whether a broker runs on it or not. Raises FatalError."""
+    return _run(_with_database(config, work))
 
 
 def _keep_freed_memory() -> None:
@@ -101,23 +140,19 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
         return runner.run(work)
 
 
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 def _on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     error = context.get("exception")
     if isinstance(error, sessions.CONNECTION_ERRORS) and "future" in context and "task" not in context:
         # The driver forgets its own future when a connection breaks at the moment a COPY begins; the COPY itself has failed.
-        log.debug("a lost connection left an answer behind", extra={"error": sessions.describe(error)})
+        logger.debug("a lost connection left an answer behind", extra={"error": sessions.describe(error)})
         return
     loop.default_exception_handler(context)
 
 
 def _postgres(config: Config) -> Postgres:
     if config.database is not None:
-        return GivenPostgres(config.database, log)
-    return EmbeddedPostgres(config.data, log)
+        return GivenPostgres(config.database, logger)
+    return EmbeddedPostgres(config.data, logger)
 
 
 class Stop:
@@ -168,20 +203,20 @@ async def _serve(config: Config) -> int:
         while not stop.wanted.is_set():
             try:
                 settled = await _database_settings(config, postgres.dsn)
-                term = Term(settled, postgres, history)
+                term = Term(settled, postgres, history, Seams())
                 try:
                     await stop.unless(term.start())
                     if term.is_serving:
                         if not shown:
                             shown = True
-                            banner.show(settled, postgres, term.address, advice)
+                            banner.show(settled, postgres, term.listeners, advice)
                             # Port 0 was any port; from now on it is this one.
-                            config = dataclasses.replace(config, listen=Address(config.listen.host, term.address[1]))
+                            config = with_addresses(config, term.listeners)
                         await stop.unless(term.ended.wait())
                 finally:
                     await term.stop()
             except (StorageError, Fenced) as error:
-                log.warning("cannot lead", extra={"reason": str(error)})
+                logger.warning("cannot lead", extra={"reason": str(error)})
                 await stop.unless(asyncio.sleep(REJOIN_DELAY_S))
         if keeper is not None and keeper.done():
             keeper.result()  # PostgreSQL does not come back: say why
@@ -195,9 +230,14 @@ async def _serve(config: Config) -> int:
 
 async def _start(postgres: Postgres, config: Config) -> list[str]:
     """Raises FatalError when the server cannot be used; returns what to know about it."""
-    checks.refuse_taken_address(config.listen)
+    checks.refuse_open_listeners(config)
+    for listener in listeners_of(config):
+        checks.refuse_taken_address(listener.address)
+    secured = Secured.prepare(config) if config.secure else None
     await _prepare(postgres, config)
     try:
+        if secured is not None:
+            await secured.make_admin(postgres.dsn)
         settled = await _database_settings(config, postgres.dsn)
         advice = await checks.refuse_too_few_connections(postgres.dsn, settled)
         return advice + checks.file_advice(settled, open_files.limit())
@@ -205,12 +245,33 @@ async def _start(postgres: Postgres, config: Config) -> list[str]:
         raise FatalError(error.message) from error
 
 
-async def _migrate_only(config: Config) -> None:
+async def _migrate_only(config: Config, broker: str | None) -> None:
     postgres = _postgres(config)
     try:
         await _prepare(postgres, config)
+        if broker is not None:
+            try:
+                async with sessions.opened(postgres.dsn, "migrate", timeout_s=None) as connection:
+                    await grant_rights_of_broker(connection, broker)
+            except StorageError as error:
+                raise FatalError(error.message) from error
     finally:
         await postgres.stop()
+
+
+async def _with_database(config: Config, work: Callable[[str], Coroutine[Any, Any, T]]) -> T:
+    dsn = config.database or dsn_of_running(config.data)
+    try:
+        if dsn is not None:
+            return await work(dsn)
+        postgres = _postgres(config)
+        try:
+            await _prepare(postgres, config)
+            return await work(postgres.dsn)
+        finally:
+            await postgres.stop()
+    except StorageError as error:
+        raise FatalError(error.message) from error
 
 
 async def _prepare(postgres: Postgres, config: Config) -> None:
@@ -223,24 +284,69 @@ async def _prepare(postgres: Postgres, config: Config) -> None:
         async with sessions.opened(postgres.dsn, "migrate", timeout_s=None) as connection:
             await migrate_schema(
                 connection,
-                settings={s.parameter: s.doc for s in SETTINGS if not s.start_only},
+                settings={key.parameter: key.doc for key in BROKER_KEYS.values()},
                 compression=config.storage_compression,
             )
     except StorageError as error:
         raise FatalError(error.message) from error
 
 
+def _segment_bytes(topics: Topics, settings: Settings, series: int) -> int:
+    """How large a segment of a series becomes."""
+    topic = topics.by_id.get(series)
+    return settings.current.log_segment_bytes if topic is None else topic.settings.segment_bytes
+
+
 async def _database_settings(config: Config, dsn: str) -> Config:
-    async with sessions.opened(dsn, "settings") as connection:
-        rows = await connection.fetch(queries.load("settings")["stored"])
-    return with_database_settings(config, [(row["name"], row["value"]) for row in rows])
+    return with_database_settings(config, await examination.stored_settings(dsn))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seams:
+    """Who decides and who looks on; by default the settings say who decides, all is here, and nobody looks."""
+
+    authorizer: Authorizer | None = None
+    placement: Placement = field(default_factory=AllHere)
+    observer: Observer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _LogOwner:
+    """What the log tells goes to the membership and the layouts."""
+
+    membership: Membership
+    layouts: Layouts
+
+    def end(self, reason: str, *, went_back: bool = False) -> None:
+        self.membership.end(reason, went_back=went_back)
+
+    def check_identity(self, identity: Identity) -> None:
+        try:
+            self.membership.check_identity(identity)
+        except Fenced as error:
+            raise sessions.unavailable(str(error)) from error
+
+    def compressed(self, topic: Topic) -> None:
+        self.layouts.compressed(topic)
+
+
+def _upkeep(config: Config) -> Options:
+    return Options(
+        segment_bytes=config.log_segment_bytes,
+        segment_ms=config.roll_ms,
+        compression=config.storage_compression,
+        compacts="compact" in config.log_cleanup_policy,
+        max_compaction_lag_ms=config.log_cleaner_max_compaction_lag_ms,
+    )
 
 
 class Term:
     """One incarnation and the parts that live and die with it."""
 
-    def __init__(self, config: Config, postgres: Postgres, history: History) -> None:
+    def __init__(self, config: Config, postgres: Postgres, history: History, seams: Seams) -> None:
         self._config = config
+        self._seams = seams
+        self.house: House | None = None
         self._postgres = postgres
         self._dsn = postgres.dsn
         self._history = history
@@ -249,66 +355,86 @@ class Term:
         self._has_waited = False
         self._membership: Membership | None = None
         self._control: ControlSession | None = None
+        self._stored: StoredSettings | None = None
+        self._rights: Rights | None = None
+        self._rights_watch: asyncio.Task[None] | None = None
+        self._waiting_rights: asyncio.Task[None] | None = None
+        self._waiting_control: ControlSession | None = None
+        self._topics: Topics | None = None
         self._log: Log | None = None
         self._groups: GroupCoordinator | None = None
         self._transactions: TransactionCoordinator | None = None
         self._requests: OperatorRequests | None = None
+        self._quotas: StoredQuotas | None = None
         self._janitor: Janitor | None = None
+        self._cleaner: Cleaner | None = None
+        self._layouts: Layouts | None = None
+        self._audit: AuditLog | None = None
+        self._audit_task: asyncio.Task[None] | None = None
         self._disk_watch: asyncio.Task[None] | None = None
+        self._standby_watch: asyncio.Task[None] | None = None
         self._server: Server | None = None
         self._place: ListeningPlace | None = None
-        self._waiting: tuple[Server, Broker] | None = None  # what answers while another broker leads
+        self._logins: Logins | None = None
+        self._forwarder: Forwarder | None = None  # while another broker leads
+        self._forwarded: ForwardedServing | None = None
+        self._waiting: tuple[Server, Broker, House] | None = None  # what answers while another broker leads
         self._encode_pool = ThreadPoolExecutor(ENCODE_THREADS, thread_name_prefix="encode")
         self._decoding = Decoding(config.decoding_bytes)
+        self._log_dir = LogDir(postgres.log_dir, postgres.disk_bytes)
 
     @property
-    def address(self) -> tuple[str, int]:
-        assert self._server is not None
-        return self._server.address
+    def listeners(self) -> tuple[Listener, ...]:
+        """With the ports that they have."""
+        assert self._place is not None
+        return self._place.listeners
 
     def _end(self, _reason: str) -> None:
         self.ended.set()
 
-    def _check_identity(self, identity: Identity) -> None:
-        assert self._membership is not None
-        try:
-            self._membership.check_identity(identity)
-        except Fenced as error:
-            raise sessions.unavailable(str(error)) from error
-
     async def start(self) -> None:
         """Join, take over, and listen. Raises FatalError, StorageError, Fenced."""
         config = self._config
-        place = self._place = ListeningPlace(config.listen)
-        shown = config.advertise or Address(config.listen.host, place.port)
+        place = self._place = ListeningPlace(listeners_of(config))
+        # Also a broker that waits asks its clients who they are.
+        logins = self._logins = Logins(config, place.listeners, self._dsn, self._end)
+        await logins.start()
+        told = [(listener.name, listener.advertised or listener.address) for listener in place.listeners]
         membership = self._membership = Membership(
             self._dsn,
-            host=shown.host,
-            port=shown.port,
+            host=told[0][1].host,
+            port=told[0][1].port,
             version=__version__,
+            endpoints=[url(name, address) for name, address in told],
             heartbeat_ms=config.heartbeat_ms,
             eviction_ms=config.eviction_ms,
+            clock=Clock(),
             on_end=self._end,
             history=self._history,
         )
         incarnation: Incarnation = await membership.join(self._on_wait)
+        clock = Clock()  # its steady time begins at the time of day of the take-over
         backends = Backends(self._dsn, config.backend_timeout_ms / 1000)
         control = self._control = ControlSession(membership.open_writer, backends)
-        topics = Topics(config, control)
+        stored = self._stored = StoredSettings(control, incarnation.node_id, certificates.check)
+        settings = await stored.start(config)
+        config = settings.current  # with what is set for this node
+        topics = self._topics = Topics(settings, control)
         await topics.load()
-        janitor: Janitor | None = None
-
-        def outgrown(topic_id: int) -> None:
-            if janitor is not None:
-                janitor.outgrown(topic_id)
-
-        def grown() -> None:
-            if janitor is not None:
-                janitor.poke()
-
-        disk = DiskWatch(self._postgres.free_disk_bytes, config.disk_reserve_bytes, on_room=grown)
+        growth = Growth(config.series_bytes)
+        opened: OpenTransactions[TransactionalId] = OpenTransactions()
+        disk = DiskWatch(self._postgres.free_disk_bytes, config.disk_reserve_bytes, clock=clock, on_room=growth.look)
         disk.look()
+        self._layouts = Layouts(
+            topics,
+            membership.open_writer,
+            executor=self._encode_pool,
+            has_room=disk.has_room,
+            on_unfrozen=growth.look,
+            on_death=membership.end,
+        )
         self._log = Log(
+            _LogOwner(membership, self._layouts),
             config=config,
             dsn=self._dsn,
             topics=topics,
@@ -319,86 +445,222 @@ class Term:
             epoch=incarnation.epoch,
             cluster_id=incarnation.cluster_id,
             executor=self._encode_pool,
-            on_fenced=membership.end,
-            on_went_back=lambda reason: membership.end(reason, went_back=True),
-            on_identity=self._check_identity,
-            on_outgrown=outgrown,
-            on_grown=grown,
+            growth=growth,
+            transactions=opened,
+            clock=clock,
             disk=disk,
+            producer_expiration_ms=lambda: settings.current.producer_id_expiration_ms,
         )
         await self._log.start()
         self._disk_watch = supervised(disk.run(), "disk watch", membership.end)
-        janitor = self._janitor = Janitor(
-            self._dsn,
-            self._log,
-            segment_bytes=config.log_segment_bytes,
-            segment_ms=config.log_roll_ms,
-            compression=config.storage_compression,
+        compact = CompactTopics(topics, settings, self._log, clock)
+        self._cleaner = Cleaner(
+            membership.open_writer,
+            [CarryOver(lambda series: _segment_bytes(topics, settings, series), self._log.write_checkpoints), compact],
             has_room=disk.has_room,
-            open_session=membership.open_writer,
+            bytes_per_second=lambda: settings.current.log_cleaner_io_max_bytes_per_second,
+            on_moved=self._log.rows_moved,
+            on_replaced=growth.look_for_free,
             on_death=membership.end,
         )
-        topics.on_views_wanted = janitor.poke
-        await janitor.start()
+        self._janitor = Janitor(
+            self._dsn,
+            self._log,
+            _upkeep(config),
+            owner=incarnation.node_id,
+            has_room=disk.has_room,
+            growth=growth,
+            on_changes=to_each(self._follow, FollowStarts(control, self._log.take_starts).follow),
+            open_session=membership.open_writer,
+            on_death=membership.end,
+            retention=Retention(
+                topics=topics.by_id.values,
+                take_starts=self._log.take_starts,
+                wall_ms=clock.wall_ms,
+                interval_ms=lambda: settings.current.log_retention_check_interval_ms,
+                first_look_ms=config.log_initial_task_delay_ms,
+            ),
+            on_less=self._cleaner.poke,
+        )
+        compact.on_wanted = self._cleaner.poke
+        topics.watch(compact)
+        topics.watch(self._janitor)
+        janitor = self._janitor
+        settings.watch(lambda: janitor.renew(_upkeep(settings.current)))
+        await self._janitor.start()
+        await self._cleaner.start()
+        await self._layouts.start(self._log)
         self._groups = GroupCoordinator(
-            config=config,
+            settings=settings,
             topics=topics,
             store=GroupStore(self._log, control),
             configs=GroupConfigs(control),
-            wall_ms=_wall_ms,
+            clock=clock,
         )
         await self._groups.start()
         self._transactions = TransactionCoordinator(
             config=config,
             topics=topics,
             log=self._log,
+            opened=opened,
             store=TransactionStore(self._log, control),
             groups=self._groups,
-            wall_ms=_wall_ms,
+            clock=clock,
         )
         await self._transactions.start()
         self._requests = OperatorRequests(TransactionRequests(control), self._transactions)
         await self._requests.start()
-        self._server = Server(
-            Broker(
-                config=config,
-                topics=topics,
-                log=self._log,
-                fetch_sessions=FetchSessions(
-                    config.max_incremental_fetch_session_cache_slots, lambda: random.getrandbits(31)
-                ),
-                groups=self._groups,
-                transactions=self._transactions,
-                apis=dispatch.APIS,
-                now_ms=_wall_ms,
-                decoding=self._decoding,
-                files_kept_free=open_files.kept_free(checks.connections_needed(config)),
-                waiting=lambda: membership.waiting,
-            )
+        self._audit = AuditLog(AuditStore(control), settings, clock)
+        self._audit_task = supervised(self._audit.run(), "audit", membership.end)
+        standbys = SyncStandbys(self._dsn, settings)
+        await standbys.start()
+        self._standby_watch = supervised(standbys.run(), "standby watch", membership.end)
+        written = self._log
+        deadlines = Deadlines()
+        if deciding(config) is not Deciding.NONE and self._seams.authorizer is None:
+            rights = self._rights = Rights(config, control)
+            if logins.following is not None:
+                logins.following.add(rights.follow)
+            await rights.start()
+            self._rights_watch = supervised(rights.run(), "rights", membership.end)
+        quotas = Quotas(clock.steady_ms, Windows.of(config))
+        self._quotas = StoredQuotas(control, quotas.renew)
+        await self._quotas.load()
+        groups = self._groups
+
+        def on_change() -> None:
+            deadlines.wake_all()
+            groups.permissions_changed()
+
+        house = self.house = House(
+            topics=topics,
+            log=self._log,
+            groups=self._groups,
+            transactions=self._transactions,
+            on_change=on_change,
+            stored=stored,
+            users=StoredUsers(control, logins.look_soon),
+            authorizer=self._seams.authorizer if self._rights is None else self._rights.authorizer,
+            placement=self._seams.placement,
+            acls=None if self._rights is None else self._rights.acls,
+            quotas=self._quotas,
         )
+        if self._rights is not None:
+            self._rights.authorizer.watch(house.changed)
+        if not house.allows_everything:
+            self._groups.ask_permissions(house.describable)
+        broker = Broker(
+            settings=settings,
+            node_id=incarnation.node_id,
+            epoch=incarnation.epoch,
+            cluster_id=incarnation.cluster_id,
+            records=self._log,
+            fetch_sessions=FetchSessions(
+                config.max_incremental_fetch_session_cache_slots, lambda: random.getrandbits(31)
+            ),
+            versions=dispatch.VERSIONS,
+            clock=clock,
+            log_dir=self._log_dir,
+            decoding=self._decoding,
+            deadlines=deadlines,
+            listeners=place.listeners,
+            files_kept_free=open_files.kept_free(checks.connections_needed(config)),
+            waiting=lambda: membership.waiting,
+            standbys=standbys,
+            audit=self._audit,
+            quotas=quotas,
+        )
+        self._server = Server(
+            broker,
+            dispatch.APIS,
+            house,
+            lambda: written.backlog.bytes,
+            self._seams.observer,
+            logins.rules,
+        )
+        self._forwarded = ForwardedServing(ForwardedRequests(control), broker, house, dispatch.APIS)
+        await self._forwarded.start()
         await self._stop_waiting()
+        logins.watched = [self._server]
         await self._server.start(place)
         self.is_serving = True
-        log.info("serving", extra={"node": incarnation.node_id, "epoch": incarnation.epoch, "listen": config.listen})
+        logger.info(
+            "serving",
+            extra={
+                "node": incarnation.node_id,
+                "epoch": incarnation.epoch,
+                "listeners": [url(one.name, one.address) for one in place.listeners],
+            },
+        )
+
+    async def _follow(self, changes: Sequence[Change] | None) -> None:
+        """Take over what others have changed in the database. Raises StorageError."""
+        assert self._stored is not None and self._topics is not None
+        await self._stored.follow(changes)
+        await self._topics.follow(changes)
+        if self._groups is not None:
+            await self._groups.follow(changes)
+        if self._rights is not None and self._logins is not None and self._logins.following is None:
+            await self._rights.follow(changes)
+        if self._quotas is not None:
+            await self._quotas.follow(changes)
 
     async def _on_wait(self, view: ClusterView) -> None:
         """Another broker leads: tell clients where, if it has an address that can be told."""
         if self._waiting is not None:
-            waiting.show(self._waiting[1], self._config, view)
+            waiting.show(*self._waiting[1:], self._config, view)
             return
         if not self._has_waited:
             self._has_waited = True
             banner.show_waiting(view.leader)
         if view.leader.is_reachable:
-            broker = waiting.waiting_broker(self._config, dispatch.APIS, self._decoding, view)
-            server = Server(broker)
-            self._waiting = (server, broker)
+            control = self._waiting_control = ControlSession(lambda kind: sessions.connect(self._dsn, kind))
+            self._forwarder = Forwarder(ForwardedRequests(control))
+            await self._forwarder.start()
+            rights = await self._rights_while_waiting(control)
+            broker, house = waiting.waiting_broker(
+                self._config,
+                self.listeners,
+                dispatch.VERSIONS,
+                self._decoding,
+                self._log_dir,
+                view,
+                self._seams.authorizer if rights is None else rights.authorizer,
+                None if rights is None else rights.acls,
+                self._forwarder,
+            )
+            if rights is not None:
+                rights.authorizer.watch(house.changed)
+            assert self._logins is not None
+            server = Server(
+                broker, waiting.rows(dispatch.APIS), house, lambda: 0, self._seams.observer, self._logins.rules
+            )
+            self._logins.watched = [server]
+            self._waiting = (server, broker, house)
             await server.start(self._place)
+
+    async def _rights_while_waiting(self, control: ControlSession) -> Rights | None:
+        """What the authorizer stands on before there is a session that may write for this broker."""
+        if deciding(self._config) is Deciding.NONE or self._seams.authorizer is not None:
+            return None
+        rights = Rights(self._config, control, follows_changes=False)
+        await rights.start()
+        self._waiting_rights = supervised(rights.run(), "rights while waiting", self._end)
+        return rights
 
     async def _stop_waiting(self) -> None:
         """Those who are connected come again, and wait for the listener of the broker that leads."""
+        if self._waiting_rights is not None:
+            self._waiting_rights.cancel()
+            self._waiting_rights = None
+        if self._forwarder is not None:
+            await self._forwarder.stop()
+            self._forwarder = None
+        if self._waiting_control is not None:
+            await self._waiting_control.close()
+            self._waiting_control = None
         if self._waiting is not None:
-            server, _ = self._waiting
+            server = self._waiting[0]
             self._waiting = None
             await server.stop(0.0)
 
@@ -411,6 +673,8 @@ class Term:
             self._groups.release()
         if self._requests is not None:
             await self._requests.stop()
+        if self._forwarded is not None:
+            await self._forwarded.stop()
         if self._transactions is not None:
             self._transactions.release()
         if self._server is not None:
@@ -422,17 +686,26 @@ class Term:
             await self._transactions.stop()
         if self._groups is not None:
             await self._groups.stop()
-        if self._disk_watch is not None:
-            self._disk_watch.cancel()
+        for watch in (self._disk_watch, self._standby_watch, self._rights_watch):
+            if watch is not None:
+                watch.cancel()
+        if self._cleaner is not None:
+            await self._cleaner.stop()
+        if self._layouts is not None:
+            await self._layouts.stop()
         if self._janitor is not None:
             await self._janitor.stop()
         if self._log is not None:
             if self.ended.is_set():
                 self._log.abandon()
             await self._log.stop(STOP_DEADLINE_S)
+        if self._audit is not None and self._audit_task is not None:
+            await self._audit.stop(self._audit_task)
         if self._control is not None:
             await self._control.close()
         if self._membership is not None:
             await self._membership.leave()
+        if self._logins is not None:
+            await self._logins.stop()
         self._encode_pool.shutdown(wait=False, cancel_futures=True)
         self._decoding.stop()

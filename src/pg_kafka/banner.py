@@ -2,29 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pg_kafka import __version__, checks
 from pg_kafka.cluster.view import Peer
-from pg_kafka.config import Address, Config
+from pg_kafka.config import Config
+from pg_kafka.config.address import Address
+from pg_kafka.config.listeners import Listener, SecurityProtocol
 from pg_kafka.embedded import Postgres
+from pg_kafka.secure import Secured
 
-_LOCAL = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+_LOCAL = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
-def show(config: Config, postgres: Postgres, listening: tuple[str, int], advice: list[str]) -> None:
+def show(config: Config, postgres: Postgres, listeners: Sequence[Listener], advice: list[str]) -> None:
     """Say where the broker is, what it stands on, and how to look at it from both sides."""
-    address = Address(*listening[:2])
+    first = listeners[0]
     # A wildcard is no address to connect to.
-    shown = config.advertise or Address(_LOCAL.get(address.host, address.host), address.port)
+    shown = first.advertised or Address(_LOCAL.get(first.address.host, first.address.host), first.address.port)
     lines = [
         f"pg-kafka {__version__} is ready",
-        f"  Kafka clients   {address}" + (f", advertised as {config.advertise}" if config.advertise else ""),
+        *(f"  Kafka clients   {_place(listener)}" for listener in listeners),
         f"  kept in         {postgres.description}",
         f"  SQL             {postgres.psql_command}",
-        f"  try             echo hello | kcat -b {shown} -t greetings -P",
-        f"                  kcat -b {shown} -t greetings -C -e",
+        *_first_steps(config, first, shown),
     ]
     lines += [f"  note            {note}" for note in [*checks.address_advice(config), *advice]]
     print("\n".join(lines), flush=True)
+
+
+def _first_steps(config: Config, listener: Listener, shown: Address) -> list[str]:
+    if config.secure:
+        return Secured.of(config).lines(shown)
+    if listener.protocol is not SecurityProtocol.PLAINTEXT:
+        return [f"  try             kcat -b {shown} -X security.protocol={listener.protocol.value} -L"]
+    return [
+        f"  try             echo hello | kcat -b {shown} -t greetings -P",
+        f"                  kcat -b {shown} -t greetings -C -e",
+    ]
+
+
+def _place(listener: Listener) -> str:
+    """Where a listener is, and what it speaks unless that is PLAINTEXT."""
+    text = str(listener.address) if listener.address.host else f"*:{listener.address.port}"
+    if listener.advertised:
+        text += f", advertised as {listener.advertised}"
+    if listener.protocol is not SecurityProtocol.PLAINTEXT:
+        text += f", {listener.protocol.value}"
+    return text
 
 
 def show_waiting(leader: Peer) -> None:

@@ -5,53 +5,62 @@ A finding is ("ok" | "warning" | "error", one sentence that says what to do).
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import errno
 import ipaddress
 import logging
 import os
-import random
 import shutil
 import socket
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import asyncpg
-
-from pg_kafka import __version__
+from pg_kafka import __version__, database_url
 from pg_kafka.broker import open_files
-from pg_kafka.config import INT_MAX, Address, Config, with_database_settings
+from pg_kafka.broker.published_keys import PublishedKeys
+from pg_kafka.broker.role_logins import RoleLogins
+from pg_kafka.clock import Clock
+from pg_kafka.config import Config
+from pg_kafka.config.address import Address, is_loopback
+from pg_kafka.config.keys import INT_MAX
+from pg_kafka.config.listeners import Listener, SecurityProtocol
+from pg_kafka.config.listening import listeners_of, tokens_of
+from pg_kafka.config.load import with_database_settings
+from pg_kafka.config.oauth import OAUTHBEARER
 from pg_kafka.embedded import GivenPostgres, binaries
 from pg_kafka.embedded.folder import DataFolder
 from pg_kafka.errors import FatalError, StorageError
-from pg_kafka.storage import queries, sessions
+from pg_kafka.storage import examination
 from pg_kafka.storage.migrate import SCHEMA_VERSION
-from pg_kafka.storage.sessions import CONNECTION_ERRORS, describe
 
-SQL = queries.load("settings")
-MIGRATE_SQL = queries.load("migrate")
-log = logging.getLogger("pg_kafka.checks")
+logger = logging.getLogger("pg_kafka.checks")
 
 Finding = tuple[str, str]
 # What is expected of a broker whose max.connections is not set.
 ORDINARY_CONNECTIONS = 1_000
 # Of the number of tables (segments) that one unlucky statement over kafka.messages may lock.
 WANTED_LOCKS_PER_TRANSACTION = 128
-WILDCARDS = ("0.0.0.0", "::")
+WILDCARDS = ("0.0.0.0", "::", "")
 # Reserved for documentation (RFC 5737), so beyond every network of our own.
 FAR_AWAY = ("192.0.2.1", 9)
 
 
 def connections_needed(config: Config) -> int:
-    """Two for each lane, the readers, and one each for heartbeat, janitor, control and start-up checks."""
-    return 2 * config.lanes + config.readers + 4
+    """Two for each lane, the readers, and one each for heartbeat, janitor, cleaner, layouts, control and start.
+
+    One more when standbys are watched, and one when there are users to follow. Three for roles as users: two log in, and
+    one looks at them.
+    """
+    listeners = listeners_of(config)
+    for_users = any(one.protocol.has_sasl for one in listeners) + 3 * any(one.takes_roles for one in listeners)
+    return 2 * config.lanes + config.readers + 6 + bool(config.min_sync_standbys) + for_users
 
 
 def refuse_taken_address(listen: Address) -> None:
     """Raise FatalError when nobody could listen there, before anything is started or made for it."""
     try:
         for family, kind, protocol, _, address in socket.getaddrinfo(
-            listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            listen.host or None, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         ):
             with socket.socket(family, kind, protocol) as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -64,41 +73,20 @@ def refuse_taken_address(listen: Address) -> None:
 
 
 async def refuse_pooling_proxy(dsn: str, config: Config) -> None:
-    """Raise FatalError when something between us and PostgreSQL hands one session to several clients.
-
-    Client A takes a session lock; client B opens a transaction, which a transaction-pooling proxy may put on A's backend.
-    Then A is asked whether its backend is still the one that holds the lock.
-    """
-    number = -random.randint(1, 2**31 - 1)  # negative: never a number of kafka.lock_ids
+    """Raise FatalError when something between us and PostgreSQL hands one session to several clients."""
     try:
-        async with asyncio.timeout(15), contextlib.AsyncExitStack() as clients:
-            a = await sessions.dial(dsn, "check", statement_cache_size=0)
-            clients.callback(a.terminate)
-            b = await sessions.dial(dsn, "check", statement_cache_size=0)
-            clients.callback(b.terminate)
-            pid = await a.fetchval(SQL["backend_pid"])
-            await a.fetchval(SQL["try_lock"], number)
-            async with b.transaction():
-                is_shared = await b.fetchval(SQL["backend_pid"]) == pid
-                if is_shared:
-                    # The proxy may have no second backend for A while B's transaction is open: ask A nothing more.
-                    await b.fetchval(SQL["unlock"], number)
-                else:
-                    is_shared = await a.fetchval(SQL["backend_pid"]) != pid
-                    is_shared = is_shared or not await a.fetchval(SQL["holds_lock"], number)
-            if is_shared:
-                raise FatalError(
-                    "the database is reached through a transaction-pooling proxy, and pg-kafka holds locks in its sessions:"
-                    " give it the address of PostgreSQL itself, or of a session-pooling proxy"
-                )
-            await a.fetchval(SQL["unlock"], number)
-    except asyncpg.TooManyConnectionsError as error:
+        if await examination.is_pooled(dsn):
+            raise FatalError(
+                "the database is reached through a transaction-pooling proxy, and pg-kafka holds locks in its sessions:"
+                " give it the address of PostgreSQL itself, or of a session-pooling proxy"
+            )
+    except examination.TooManyConnections as error:
         raise FatalError(
             f"the database has no room for the {connections_needed(config)} connections that pg-kafka needs:"
-            f" {describe(error)}"
+            f" {error.message}"
         ) from error
-    except (*CONNECTION_ERRORS, asyncpg.PostgresError) as error:
-        raise FatalError(f"cannot check the database: {describe(error)}") from error
+    except StorageError as error:
+        raise FatalError(f"cannot check the database: {error.message}") from error
 
 
 async def refuse_too_few_connections(dsn: str, config: Config) -> list[str]:
@@ -106,15 +94,14 @@ async def refuse_too_few_connections(dsn: str, config: Config) -> list[str]:
 
     Returns what to know about the server otherwise. Raises StorageError.
     """
-    async with sessions.opened(dsn, "check") as connection:
-        server = await sessions.only_row(connection, SQL["server"])
+    server = await examination.server_facts(dsn)
     problem = _connection_problem(server, config)
     if problem:
         raise FatalError(problem)
     return _durability_advice(server)
 
 
-def _connection_problem(server: asyncpg.Record, config: Config) -> str | None:
+def _connection_problem(server: Mapping[str, Any], config: Config) -> str | None:
     needed = connections_needed(config)
     limits = [server["max_connections"]]
     limits += [limit for limit in (server["role_limit"], server["database_limit"]) if limit is not None and limit >= 0]
@@ -139,7 +126,7 @@ def file_advice(config: Config, allowed: int) -> list[str]:
     return advice
 
 
-def _durability_advice(server: asyncpg.Record) -> list[str]:
+def _durability_advice(server: Mapping[str, Any]) -> list[str]:
     advice = []
     if server["fsync"] != "on":
         advice.append("fsync is off: a crash of the machine loses acknowledged records; set fsync = on")
@@ -152,6 +139,7 @@ async def examine(config: Config) -> list[Finding]:
     """Everything that can be said about a setup without changing it."""
     findings: list[Finding] = [("ok", f"pg-kafka {__version__}")]
     findings += _examine_address(config)
+    findings += await _examine_keys(config)
     if config.database is None:
         findings += _examine_folder(config)
         findings += _examine_files(config)
@@ -163,36 +151,55 @@ async def examine(config: Config) -> list[Finding]:
 def _examine_address(config: Config) -> list[Finding]:
     findings: list[Finding] = []
     try:
-        refuse_taken_address(config.listen)
-        findings.append(("ok", f"{config.listen} is free to listen on"))
+        for listener in listeners_of(config):
+            refuse_taken_address(listener.address)
+            findings.append(("ok", f"{listener.address} is free to listen on"))
     except FatalError as error:
         findings.append(("error", str(error)))
+    try:
+        refuse_open_listeners(config)
+    except FatalError as error:
+        return [*findings, ("error", str(error))]
     findings += [("warning", advice) for advice in address_advice(config)]
     return findings
 
 
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def address_advice(config: Config) -> list[str]:
     """What to know about the addresses before others connect."""
-    if is_loopback(config.listen.host):
-        return []
-    advice = [
-        f"{config.listen} can be reached by others and there is no authentication: whoever connects may read and write"
-    ]
-    if config.advertise is None:
+    advice = []
+    for listener in listeners_of(config):
+        if not is_loopback(listener.address.host):
+            advice += _advice_beyond_loopback(listener)
+    return advice
+
+
+def refuse_open_listeners(config: Config) -> None:
+    """Raise FatalError when others could connect and nobody would ask who they are."""
+    if config.allow_anonymous:
+        return
+    for listener in listeners_of(config):
+        if not is_loopback(listener.address.host) and not listener.authenticates:
+            raise FatalError(
+                f"listener {listener.name} on {listener.address} can be reached by others and asks nobody who they are:"
+                " give --secure, or a listener with SASL_SSL; or --allow-anonymous to let everybody read and write"
+            )
+
+
+def _advice_beyond_loopback(listener: Listener) -> list[str]:
+    advice = []
+    if not listener.authenticates:
+        advice.append(
+            f"{listener.address} can be reached by others and there is no authentication: whoever connects may read"
+            " and write"
+        )
+    elif listener.protocol is SecurityProtocol.SASL_PLAINTEXT:
+        advice.append(f"{listener.address} can be reached by others and is not enciphered: SASL_SSL is")
+    if listener.advertised is None:
         if _is_container():
             advice.append(
                 "this looks like a container: clients from outside need --advertise HOST:PORT, the address that they use"
             )
-        elif (own := _private_address(config.listen.host)) is not None:
+        elif (own := _private_address(listener.address.host)) is not None:
             advice.append(
                 f"this machine's own address {own} is a private one: clients beyond a NAT or port forward need"
                 " --advertise HOST:PORT, the address that they use"
@@ -262,16 +269,24 @@ def _examine_disk(config: Config) -> list[Finding]:
 
 
 async def _examine_database(config: Config, dsn: str) -> list[Finding]:
-    given = GivenPostgres(dsn, log)
+    given = GivenPostgres(dsn, logger)
     try:
         await given.start()
     except FatalError as error:
         return [("error", str(error))]
     findings: list[Finding] = [("ok", given.description)]
+    if not database_url.is_proven(dsn, os.environ):
+        findings.append(
+            (
+                "warning",
+                "nothing proves that this is the database's server, and somebody between could read along: put"
+                " sslmode=verify-full and sslrootcert=FILE into its address",
+            )
+        )
     try:
         await refuse_pooling_proxy(dsn, config)
-        async with sessions.opened(dsn, "doctor") as connection:
-            findings += await _examine_schema(connection, config)
+        findings += _examine_schema(await examination.examine(dsn), config)
+        findings += await _examine_roles(config, dsn)
     except FatalError as error:
         findings.append(("error", str(error)))
     except StorageError as error:
@@ -279,27 +294,56 @@ async def _examine_database(config: Config, dsn: str) -> list[Finding]:
     return findings
 
 
-async def _examine_schema(connection: asyncpg.Connection, config: Config) -> list[Finding]:
+async def _examine_keys(config: Config) -> list[Finding]:
+    """Can tokens be checked?"""
     findings: list[Finding] = []
-    state = await sessions.only_row(connection, MIGRATE_SQL["schema_state"])
-    if state["has_schema"] and not state["has_cluster"]:
+    for listener in listeners_of(config):
+        if OAUTHBEARER not in listener.mechanisms:
+            continue
+        url = tokens_of(config, listener).url
+        keys = PublishedKeys(tokens_of(config, listener), Clock().steady_s, lambda _reason: None)
+        try:
+            await keys.start()
+        except FatalError as error:
+            findings.append(("error", str(error)))
+        else:
+            findings.append(
+                ("warning", f"the keys for tokens cannot be read from {url}: nobody can log in by one")
+                if keys.current is None
+                else ("ok", f"{len(keys.current.keys)} keys for tokens in {url}")
+            )
+        finally:
+            await keys.stop()
+    return findings
+
+
+async def _examine_roles(config: Config, dsn: str) -> list[Finding]:
+    """Does a login to PostgreSQL prove anything, where roles are users? Raises StorageError."""
+    if not any(listener.takes_roles for listener in listeners_of(config)):
+        return []
+    logins = RoleLogins(dsn, Clock(), lambda _reason: None)
+    try:
+        trap = await logins.find_trap()
+    finally:
+        await logins.stop()
+    return [("error", trap) if trap is not None else ("ok", "PostgreSQL asks roles for their passwords")]
+
+
+def _examine_schema(found: examination.Examined, config: Config) -> list[Finding]:
+    findings: list[Finding] = []
+    if found.has_schema and not found.has_cluster:
         return [("error", 'there is a schema "kafka" that is not pg_kafka\'s: rename it, or use another database')]
-    server = await sessions.only_row(connection, SQL["server"])
+    server = found.server
     role, database = server["role"], server["database"]
-    if state["has_cluster"]:
-        version = await connection.fetchval(SQL["schema_version"])
+    if found.schema_version is not None:
+        version = found.schema_version
         if version > SCHEMA_VERSION:
             return [("error", f"the schema has version {version}, newer than this program: use a newer pg-kafka")]
         if version < SCHEMA_VERSION:
             findings.append(("warning", f"the schema has version {version}; pg-kafka migrate or serve upgrades it"))
         else:
             findings.append(("ok", f"schema kafka, version {version}"))
-            stored = await connection.fetch(SQL["stored"])
-            config = with_database_settings(config, [(row["name"], row["value"]) for row in stored])
-    elif state["has_schema"]:
-        findings.append(
-            ("error", 'there is a schema "kafka" that is not pg_kafka\'s: rename it, or use another database')
-        )
+            config = with_database_settings(config, list(found.settings))
     elif not server["can_create"]:
         findings.append(
             ("error", f'role "{role}" may not create schemas here: GRANT CREATE ON DATABASE "{database}" TO "{role}"')

@@ -15,8 +15,13 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from pg_kafka import __version__, config, database_url, logs
+from pg_kafka import __version__, database_url, logs
+from pg_kafka.config import Config
+from pg_kafka.config.address import Address
+from pg_kafka.config.load import load, parsed
+from pg_kafka.config.settings import START_KEYS
 from pg_kafka.errors import FatalError
+from pg_kafka.users_cli import users
 
 commands = typer.Typer(
     name="pg-kafka",
@@ -34,6 +39,26 @@ Advertise = Annotated[
     str | None,
     typer.Option(metavar="HOST:PORT", help="The address told to clients. Default: the one each client connected to."),
 ]
+Listeners = Annotated[
+    str | None,
+    typer.Option(metavar="NAME://HOST:PORT,...", help="Several places with names, instead of --listen."),
+]
+AdvertisedListeners = Annotated[
+    str | None,
+    typer.Option(metavar="NAME://HOST:PORT,...", help="What clients of each are told, instead of --advertise."),
+]
+ProtocolMap = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME:PROTOCOL,...", help="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL for each of --listeners."
+    ),
+]
+Secure = Annotated[
+    bool, typer.Option("--secure", help="Make certificates and a user admin, and speak TLS to users alone.")
+]
+AllowAnonymous = Annotated[
+    bool, typer.Option("--allow-anonymous", help="Let others than this machine connect without saying who they are.")
+]
 Database = Annotated[
     str | None, typer.Option(metavar="URL", help="PostgreSQL 14 or newer. Default: an embedded server.")
 ]
@@ -47,8 +72,9 @@ File = Annotated[
 ]
 
 
-def _load(file: Path | None, **flags: str | None) -> config.Config:
-    loaded = config.load(flags, os.environ, file)
+def _load(file: Path | None, **flags: str | None) -> Config:
+    logs.configure("warning")  # what is said of the settings themselves
+    loaded = load(flags, os.environ, file)
     logs.configure(loaded.log_level)
     return loaded
 
@@ -57,38 +83,85 @@ def _load(file: Path | None, **flags: str | None) -> config.Config:
 def serve(
     listen: Listen = None,
     advertise: Advertise = None,
+    listeners: Listeners = None,
+    advertised_listeners: AdvertisedListeners = None,
+    listener_security_protocol_map: ProtocolMap = None,
+    secure: Secure = False,
+    allow_anonymous: AllowAnonymous = False,
     database: Database = None,
     data: Data = None,
     file: File = None,
     log_level: LogLevel = None,
 ) -> None:
     """Run a broker until it is told to stop (SIGINT, SIGTERM; a second one stops at once)."""
-    loaded = _load(file, listen=listen, advertise=advertise, database=database, data=data, log_level=log_level)
+    loaded = _load(
+        file,
+        listen=listen,
+        advertise=advertise,
+        listeners=listeners,
+        advertised_listeners=advertised_listeners,
+        listener_security_protocol_map=listener_security_protocol_map,
+        secure="true" if secure else None,
+        allow_anonymous="true" if allow_anonymous else None,
+        database=database,
+        data=data,
+        log_level=log_level,
+    )
     from pg_kafka import app
 
     raise typer.Exit(app.serve(loaded))
 
 
 @commands.command()
-def migrate(database: Database = None, data: Data = None, file: File = None, log_level: LogLevel = None) -> None:
+def migrate(
+    database: Database = None,
+    data: Data = None,
+    file: File = None,
+    log_level: LogLevel = None,
+    broker: Annotated[
+        str | None,
+        typer.Option(
+            "--grant-broker",
+            metavar="ROLE",
+            help="Give this role what a broker needs, and no right to change the schema.",
+        ),
+    ] = None,
+) -> None:
     """Create or upgrade the schema in the database, and do nothing else."""
     loaded = _load(file, database=database, data=data, log_level=log_level)
     from pg_kafka import app
 
-    app.migrate(loaded)
+    app.migrate(loaded, grant_broker=broker)
 
 
 @commands.command()
 def doctor(
     listen: Listen = None,
     advertise: Advertise = None,
+    listeners: Listeners = None,
+    advertised_listeners: AdvertisedListeners = None,
+    listener_security_protocol_map: ProtocolMap = None,
+    secure: Secure = False,
+    allow_anonymous: AllowAnonymous = False,
     database: Database = None,
     data: Data = None,
     file: File = None,
     log_level: LogLevel = None,
 ) -> None:
     """Check a setup and say what is wrong; exit code 1 if something is."""
-    loaded = _load(file, listen=listen, advertise=advertise, database=database, data=data, log_level=log_level)
+    loaded = _load(
+        file,
+        listen=listen,
+        advertise=advertise,
+        listeners=listeners,
+        advertised_listeners=advertised_listeners,
+        listener_security_protocol_map=listener_security_protocol_map,
+        secure="true" if secure else None,
+        allow_anonymous="true" if allow_anonymous else None,
+        database=database,
+        data=data,
+        log_level=log_level,
+    )
     from rich.console import Console
     from rich.text import Text
 
@@ -101,6 +174,27 @@ def doctor(
         console.print(Text.assemble((f"{level:8}", styles[level]), text))
         is_broken = is_broken or level == "error"
     raise typer.Exit(1 if is_broken else 0)
+
+
+@commands.command()
+def certs(
+    folder: Annotated[Path, typer.Option(metavar="DIR", help="Where the files are, and are put.")] = Path("certs"),
+    host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A name or address of the broker, beside those of this machine."),
+    ] = None,
+    client: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Make a certificate for this client.")
+    ] = None,
+    days: Annotated[int, typer.Option(min=1, max=3650, help="How long broker and clients may use theirs.")] = 825,
+) -> None:
+    """Make a CA and certificates for a first try. Files that are there are kept."""
+    from pg_kafka import certs as certificates
+
+    made = certificates.make(folder.expanduser().absolute(), host or (), client or (), days)
+    for path in (made.ca, made.ca_key, made.broker, *made.clients):
+        print(f"{'made' if path in made.new else 'kept'}  {path}")
+    print("\n".join(certificates.how_to_use(made)))
 
 
 @commands.command()
@@ -127,7 +221,7 @@ def bench(
     if codec not in command.CODECS:
         raise typer.BadParameter(f"{codec!r} is none of {', '.join(command.CODECS)}", param_hint="--compression")
     try:
-        place = config.Address.parse(bootstrap)
+        place = Address.parse(bootstrap)
     except ValueError as wanted:
         raise FatalError(f"--bootstrap wants {wanted}, not {bootstrap!r}") from None
     options = command.Options(place, seconds, record_bytes, batch_bytes, producers, partitions, rate=rate, codec=codec)
@@ -136,6 +230,9 @@ def bench(
         print(command.as_json(options, report))
     else:
         command.show(options, report, Console(highlight=False, soft_wrap=True))
+
+
+commands.add_typer(users, name="users")
 
 
 @commands.command()
@@ -164,8 +261,8 @@ def _hide_password(given: Sequence[str]) -> None:
             raise FatalError("--database wants one argument: put the URL in quotes, with %20 for a space in it")
     if not database_url.may_hold_password(url):
         return
-    setting = next(setting for setting in config.SETTINGS if setting.attribute == "database")
-    os.environ[setting.environment] = setting.parse(url, "--database")
+    key = START_KEYS["database"]
+    os.environ[key.environment] = parsed(key, url, "--database")
     python = sys.orig_argv[1 : len(sys.orig_argv) - len(given)]
     os.execv(sys.executable, [sys.executable, *python, *kept])
 

@@ -16,7 +16,8 @@ from tests.broker.pgbouncer import pgbouncer
 from tests.kafka_reference import HOST
 from tests.postgres import Database, PostgresServer
 
-from pg_kafka import app, config
+from pg_kafka import app
+from pg_kafka.config.load import load
 from pg_kafka.embedded.folder import DataFolder
 
 
@@ -170,13 +171,13 @@ def transactions_pooled_on_one_session(place: Surroundings) -> Iterator[Broken]:
 @setup
 def connections_too_few(place: Surroundings) -> Iterator[Broken]:
     place.sql(f"ALTER ROLE {place.database.name} CONNECTION LIMIT 7")
-    yield Broken("the database allows 7 connections and pg-kafka needs 8: raise ", on(place.database.dsn))
+    yield Broken("the database allows 7 connections and pg-kafka needs 10: raise ", on(place.database.dsn))
 
 
 @setup
 def connections_too_few_to_check(place: Surroundings) -> Iterator[Broken]:
     place.sql(f"ALTER ROLE {place.database.name} CONNECTION LIMIT 1")
-    yield Broken("no room for the 8 connections that pg-kafka needs: too many connections", on(place.database.dsn))
+    yield Broken("no room for the 10 connections that pg-kafka needs: too many connections", on(place.database.dsn))
 
 
 @setup
@@ -184,7 +185,7 @@ def connections_too_few_for_stored_settings(place: Surroundings) -> Iterator[Bro
     migrated(place)
     place.sql(f"ALTER DATABASE {place.database.name} CONNECTION LIMIT 20")
     place.sql("SELECT kafka.set_config('pg_kafka.lanes', '10')")
-    yield Broken("the database allows 20 connections and pg-kafka needs 26", on(place.database.dsn))
+    yield Broken("the database allows 20 connections and pg-kafka needs 28", on(place.database.dsn))
 
 
 @setup
@@ -216,7 +217,7 @@ def variable_with_a_bad_value(place: Surroundings) -> Iterator[Broken]:
 
 
 def migrated(place: Surroundings) -> None:
-    app.migrate(config.load({"database": place.database.dsn}, {}, None))
+    app.migrate(load({"database": place.database.dsn}, {}, None))
 
 
 @contextlib.contextmanager
@@ -251,3 +252,42 @@ def old_server(version: str) -> Iterator[str]:
         finally:
             listener.shutdown(socket.SHUT_RDWR)  # close() alone does not wake accept()
             thread.join()
+
+
+def asking(mechanism: str, **settings: str) -> dict[str, str]:
+    return {
+        "LISTENERS": f"SASL://{HOST}:0",
+        "LISTENER_SECURITY_PROTOCOL_MAP": "SASL:SASL_PLAINTEXT",
+        "SASL_ENABLED_MECHANISMS": mechanism,
+        **settings,
+    }
+
+
+@setup
+def tokens_without_keys(place: Surroundings) -> Iterator[Broken]:
+    yield Broken(
+        "SASL has OAUTHBEARER and no sasl.oauthbearer.jwks.endpoint.url",
+        ("--database", place.database.dsn),
+        asking("OAUTHBEARER"),
+    )
+
+
+@setup
+def keys_for_tokens_that_are_none(place: Surroundings) -> Iterator[Broken]:
+    file = place.folder / "keys.json"
+    file.write_text('{"keys": []}')
+    yield Broken(
+        f"sasl.oauthbearer.jwks.endpoint.url = {file.as_uri()}: a set of keys has none",
+        ("--database", place.database.dsn),
+        asking("OAUTHBEARER", SASL_OAUTHBEARER_JWKS_ENDPOINT_URL=file.as_uri()),
+    )
+
+
+@setup
+def roles_whose_passwords_nobody_asks_for(place: Surroundings) -> Iterator[Broken]:
+    # The test servers trust whoever comes by their socket.
+    yield Broken(
+        "pg_kafka.users = roles needs a PostgreSQL that asks for passwords",
+        ("--database", place.database.dsn),
+        asking("PLAIN", USERS="roles"),
+    )

@@ -9,7 +9,7 @@ import os
 import resource
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,11 +32,16 @@ class RunningBroker:
 
 
 @contextlib.contextmanager
-def serving(dsn: str, folder: Path, settings: dict[str, str], files: int | None = None) -> Iterator[RunningBroker]:
-    """With `files`, no more than so many may be open in the broker's process."""
+def serving(
+    dsn: str, folder: Path, settings: Mapping[str, str | None], files: int | None = None
+) -> Iterator[RunningBroker]:
+    """With `files`, no more than so many may be open in the broker's process. None for a setting: it is not set."""
     port = free_port()
     log = folder / f"broker-{port}.log"
-    environment = os.environ | {f"PG_KAFKA_{name}": value for name, value in settings.items()}
+    # The records of the tests have a date in the past, by which retention would delete them.
+    environment = os.environ | {
+        f"PG_KAFKA_{name}": value for name, value in {"LOG_RETENTION_MS": "-1", **settings}.items() if value is not None
+    }
     with log.open("ab") as output:
         process = subprocess.Popen(
             [str(COMMAND), "serve", "--listen", f"{HOST}:{port}", "--database", dsn],

@@ -1,4 +1,4 @@
-"""Administrative requests over the raw protocol, in all versions. The expectations are what Kafka 4.3.1 answers."""
+"""Administrative requests over the raw protocol, in all versions. The expectations are what Kafka 4.4.0 answers."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 from tests.broker.rawclient import CREATE_TOPICS, DELETE_TOPICS, RawClient, SomeTopic, batch, only, records_of
 
+from pg_kafka.config.topics import TOPIC_KEYS
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.message import ZERO_UUID
 from pg_kafka.wire.messages.api_versions import ApiVersionsRequest
@@ -234,7 +235,7 @@ async def test_topics_are_created(client: RawClient, version: int) -> None:
     if version >= 5:
         assert (result.num_partitions, result.replication_factor) == (2, 1)
         configs = {config.name: config for config in result.configs}
-        assert len(configs) == 33
+        assert len(configs) == len(TOPIC_KEYS)
         assert (configs["retention.ms"].value, configs["retention.ms"].config_source) == ("5", 1)
         assert (configs["segment.ms"].value, configs["segment.ms"].config_source) == ("604800000", 5)
     found = only((await metadata(client, [name])).topics)
@@ -368,7 +369,7 @@ async def test_manual_assignment_to_this_broker(client: RawClient) -> None:
 async def test_validate_only_creates_nothing(client: RawClient) -> None:
     name = fresh()
     result = only(await create(client, new_topic(name, 3), validate_only=True))
-    assert (result.error_code, result.num_partitions, len(result.configs)) == (ErrorCode.NONE, 3, 33)
+    assert (result.error_code, result.num_partitions, len(result.configs)) == (ErrorCode.NONE, 3, len(TOPIC_KEYS))
     assert only(await create(client, "a b", validate_only=True)).error_code == ErrorCode.INVALID_TOPIC_EXCEPTION
     found = only((await metadata(client, [name])).topics)
     assert found.error_code == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
@@ -628,7 +629,7 @@ async def configs(
 async def test_topic_configs_are_described(client: RawClient, version: int) -> None:
     topic = await client.create_topic(retention_ms="5", cleanup_policy="compact, delete")
     for keys in (None, ()):
-        assert len((await configs(client, 2, topic.name, keys, version)).configs) == 33
+        assert len((await configs(client, 2, topic.name, keys, version)).configs) == len(TOPIC_KEYS)
     wanted = ["retention.ms", "cleanup.policy", "foo", "preallocate"]
     result = await configs(client, 2, topic.name, wanted, version, include_synonyms=True, include_documentation=True)
     assert result.error_code == ErrorCode.NONE
@@ -674,7 +675,8 @@ async def test_broker_settings_show_where_they_come_from(start_broker: Callable[
         (2, "", ErrorCode.INVALID_TOPIC_EXCEPTION, "Topic name is invalid: the empty string is not allowed"),
         (4, "99", ErrorCode.INVALID_REQUEST, None),
         (4, "x", ErrorCode.INVALID_REQUEST, "Broker id must be an integer, but it is: x"),
-        (8, "1", ErrorCode.INVALID_REQUEST, None),
+        (8, "99", ErrorCode.INVALID_REQUEST, None),
+        (8, "", ErrorCode.INVALID_REQUEST, "Broker id must not be empty"),
         (16, "", ErrorCode.INVALID_REQUEST, "Client metrics subscription name must not be empty"),
         (16, "x", ErrorCode.NONE, ""),
         (32, "", ErrorCode.INVALID_REQUEST, "Group name must not be empty"),
@@ -695,8 +697,8 @@ async def test_config_without_effect_is_a_warning_once(start_broker: Callable[..
     running = start_broker()
     async with await RawClient.connect(running) as client:
         for _ in range(3):
-            await client.create_topic(retention_ms="5", max_message_bytes="1000", preallocate="false")
+            await client.create_topic(flush_ms="5", max_message_bytes="1000", preallocate="false")
     lines = [line for line in running.log.read_text().splitlines() if "has no effect" in line]
     assert len(lines) == 1
     assert "level=warning" in lines[0]
-    assert "config=retention.ms" in lines[0]
+    assert "config=flush.ms" in lines[0]

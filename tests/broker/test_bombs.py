@@ -48,7 +48,7 @@ async def lanes_stand_still(broker: RunningBroker) -> AsyncIterator[None]:
     try:
         async with admin.transaction():
             for row in await admin.fetch(
-                "SELECT format('kafka.log_%s_%s', id, active_segment) AS leaf FROM kafka.series"
+                "SELECT format('kafka.log_%s_%s', series, segment) AS leaf FROM kafka.segments WHERE state = 'active'"
             ):
                 await admin.execute(f"LOCK TABLE {row['leaf']} IN ACCESS EXCLUSIVE MODE")
             yield

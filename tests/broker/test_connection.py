@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID
 
 import pytest
+from cryptography.x509.oid import NameOID
+from tests.broker import tls_files
 
 from pg_kafka.broker import server as server_module
+from pg_kafka.broker import tls
+from pg_kafka.broker.api import Api, advertised
 from pg_kafka.broker.budget import RESERVE_BYTES
-from pg_kafka.broker.context import Api, Broker, Context, Reply
+from pg_kafka.broker.context import Broker, Context, LogDir
 from pg_kafka.broker.decoding import Decoding
+from pg_kafka.broker.doors import House
 from pg_kafka.broker.handlers import api_versions
+from pg_kafka.broker.reply import Reply
 from pg_kafka.broker.server import Server
-from pg_kafka.config import Address, Config
+from pg_kafka.certs import Made
+from pg_kafka.clock import Clock
+from pg_kafka.config import Config
+from pg_kafka.config.address import Address
+from pg_kafka.config.listeners import Endpoints
+from pg_kafka.config.settings import Settings
 from pg_kafka.errors import FatalError, StorageError
 from pg_kafka.wire import codec
 from pg_kafka.wire.error_codes import ErrorCode
@@ -58,10 +72,31 @@ class Handlers:
                 await asyncio.sleep(0.005)
 
 
+# What the tests speak: nothing, or TLS by these files.
+_tls: Made | None = None
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return tls_files.make(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(autouse=True, params=["plain", "TLS"])
+def spoken(request: pytest.FixtureRequest, certificates: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test is run without and with TLS between client and broker."""
+    monkeypatch.setattr(sys.modules[__name__], "_tls", certificates if request.param == "TLS" else None)
+
+
+def listening() -> dict[str, Any]:
+    if _tls is None:
+        return {"listen": Address("127.0.0.1", 0)}
+    return {"listeners": Endpoints.parse("SSL://127.0.0.1:0"), "ssl_keystore_location": str(_tls.broker)}
+
+
 @asynccontextmanager
 async def serving(handlers: Handlers, **settings: Any) -> AsyncIterator[tuple[Server, Any]]:
-    config = Config(listen=Address("127.0.0.1", 0), **settings)
-    log = SimpleNamespace(queued_bytes=0, node_id=7, cluster_id="cluster", epoch=1)
+    config = Config(**listening(), **settings)
+    log = SimpleNamespace(backlog=SimpleNamespace(bytes=0))
     rows = [
         Api(
             key=PRODUCE,
@@ -69,6 +104,7 @@ async def serving(handlers: Handlers, **settings: Any) -> AsyncIterator[tuple[Se
             min_version=3,
             max_version=13,
             handler=handlers.produce,
+            access=(),
             advertised_min=0,
             is_hot=True,
             adds_to_log=True,
@@ -80,6 +116,7 @@ async def serving(handlers: Handlers, **settings: Any) -> AsyncIterator[tuple[Se
             min_version=0,
             max_version=6,
             handler=handlers.find_coordinator,
+            access=(),
         ),
         Api(
             key=API_VERSIONS,
@@ -87,21 +124,26 @@ async def serving(handlers: Handlers, **settings: Any) -> AsyncIterator[tuple[Se
             min_version=0,
             max_version=4,
             handler=api_versions.api_versions,
+            access=(),
             failure=api_versions.failure,
+            unsupported=api_versions.unsupported_version,
         ),
     ]
+    nothing = cast(Any, None)
     broker = Broker(
-        config=config,
-        topics=cast(Any, None),
-        log=cast(Any, log),
-        fetch_sessions=cast(Any, None),
-        groups=cast(Any, None),
-        transactions=cast(Any, None),
-        apis={row.key: row for row in rows},
-        now_ms=lambda: 0,
+        settings=Settings(config),
+        node_id=7,
+        epoch=1,
+        cluster_id="cluster",
+        records=nothing,
+        fetch_sessions=nothing,
+        versions=advertised(rows),
+        clock=Clock(),
         decoding=Decoding(2**20),
+        log_dir=LogDir("here", lambda: None),
     )
-    server = Server(broker)
+    house = House(topics=nothing, log=nothing, groups=nothing, transactions=nothing, on_change=nothing)
+    server = Server(broker, {row.key: row for row in rows}, house, lambda: log.backlog.bytes)
     await server.start()
     try:
         yield server, log
@@ -147,11 +189,14 @@ def frame_of(request: Any, key: int, version: int, correlation_id: int = 1) -> b
 
 @asynccontextmanager
 async def connected(server: Server) -> AsyncIterator[Peer]:
-    reader, writer = await asyncio.open_connection(*server.address)
+    context = None if _tls is None else tls_files.client_context(_tls.ca)
+    reader, writer = await asyncio.open_connection(*server.address, ssl=context)
     try:
         yield Peer(reader, writer)
     finally:
         writer.close()
+        if _tls is not None:
+            writer.transport.abort()  # the broker may not read the end of TLS, as it does not read now
         try:
             await writer.wait_closed()
         except ConnectionError:
@@ -285,13 +330,39 @@ async def test_frame_that_cannot_be_understood_closes_the_connection(frame: byte
         assert await peer.is_closed()
 
 
-@pytest.mark.parametrize(("key", "name"), [(63, "BrokerHeartbeat"), (999, "unknown")])
-async def test_api_that_is_not_served_is_named(key: int, name: str, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("key", "version", "reason"),
+    [
+        (63, 1, "API BrokerHeartbeat (key 63), version 1, is not served"),
+        (999, 0, "API unknown (key 999), version 0, is not served"),
+        (FIND_COORDINATOR, 99, "version 99 of FindCoordinator is not served"),
+    ],
+)
+async def test_what_is_not_served_closes_the_connection_and_is_told_once(
+    key: int, version: int, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was asked for, and who asked: the client's own names, cut short."""
     caplog.set_level("INFO")
+    async with serving(Handlers()) as (server, _):
+        for name in (b"x" * 1000, b"another"):
+            async with connected(server) as peer:
+                software = ApiVersionsRequest(client_software_name="some-client", client_software_version="1.2")
+                peer.send(software, API_VERSIONS, 3, 1)
+                await peer.receive(API_VERSIONS, 3)
+                peer.send_frame(struct.pack(">hhih", key, version, 1, len(name)) + name + b"\0")
+                assert await peer.is_closed()
+    (told,) = (record for record in caplog.records if record.getMessage() == "connection closed")
+    assert told.levelname == "WARNING"
+    assert vars(told)["reason"] == reason
+    assert vars(told)["client_id"] == "x" * 200
+    assert vars(told)["client_software"] == "some-client 1.2"
+
+
+async def test_client_that_has_not_said_what_it_is_is_unknown(caplog: pytest.LogCaptureFixture) -> None:
     async with serving(Handlers()) as (server, _), connected(server) as peer:
-        peer.send_frame(struct.pack(">hhih", key, 0, 1, 0))
+        peer.send_frame(struct.pack(">hhih", 63, 0, 1, -1) + b"\0")
         assert await peer.is_closed()
-    assert vars(caplog.records[-1])["reason"] == f"API {name} (key {key}) is not served"
+    assert (vars(caplog.records[-1])["client_id"], vars(caplog.records[-1])["client_software"]) == ("", "unknown")
 
 
 @pytest.mark.parametrize("start", [b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"GET / HTTP/1.1\r\n"])
@@ -366,14 +437,16 @@ async def test_failure_is_answered_in_the_form_of_the_api(error: Exception, code
             min_version=2,
             max_version=7,
             handler=create,
+            access=(),
             failure=create_topics_failure,
         )
-        server._broker.apis = {**server._broker.apis, CREATE_TOPICS: row}
+        server._shared.apis[CREATE_TOPICS] = row
         peer.send(CreateTopicsRequest(topics=[CreatableTopic(name="a")]), CREATE_TOPICS, 7)
         topic = (await peer.receive(CREATE_TOPICS, 7))[1].topics[0]
         assert (topic.name, topic.error_code, topic.topic_id) == ("a", code, UUID(int=0))
 
 
+@pytest.mark.parametrize("spoken", ["plain"], indirect=True)  # with TLS, they are closed before it begins
 async def test_connections_above_the_limits_are_closed(caplog: pytest.LogCaptureFixture) -> None:
     for setting in ("max_connections", "max_connections_per_ip"):
         async with serving(Handlers(), **{setting: 1}) as (server, _):
@@ -391,6 +464,47 @@ async def test_connections_above_the_limits_are_closed(caplog: pytest.LogCapture
         "more than max.connections = 1",
         "more than max.connections.per.ip = 1",
     ]
+
+
+@pytest.mark.parametrize("spoken", ["plain"], indirect=True)
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (
+            {"by_listener": {"listener.name.plaintext.max.connections": 1}},
+            "more than max.connections = 1 of listener PLAINTEXT",
+        ),
+        (
+            {"max_connections_per_ip_overrides": "::1:0,127.0.0.1:1"},
+            "more than max.connections.per.ip.overrides = 1 for this address",
+        ),
+        ({"max_connections_per_ip_overrides": "127.0.0.1:9,::1:0", "max_connections_per_ip": 1}, None),
+        ({"by_listener": {"listener.name.other.max.connections": 1}}, None),
+    ],
+)
+async def test_limits_of_one_listener_and_of_one_address(
+    settings: dict[str, Any], reason: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(Handlers(), **settings) as (server, _), connected(server), connected(server) as second:
+        if reason is None:
+            second.send(ApiVersionsRequest(), API_VERSIONS, 0)
+            await second.receive(API_VERSIONS, 0)
+        else:
+            assert await second.is_closed()
+    found = [vars(record)["reason"] for record in caplog.records if record.levelname == "WARNING"]
+    assert found == [reason] * (reason is not None)
+
+
+@pytest.mark.parametrize("spoken", ["plain"], indirect=True)
+async def test_limit_of_connections_holds_as_soon_as_it_is_changed() -> None:
+    async with serving(Handlers()) as (server, _):
+        settings = server._broker.settings
+        async with connected(server) as first:
+            first.send(ApiVersionsRequest(), API_VERSIONS, 0)
+            await first.receive(API_VERSIONS, 0)
+            settings.renew(replace(settings.current, max_connections=1))
+            async with connected(server) as second:
+                assert await second.is_closed()
 
 
 async def test_idle_connection_is_closed_and_one_that_waits_for_its_answer_is_not() -> None:
@@ -477,7 +591,7 @@ async def test_only_produce_waits_while_the_log_has_too_much_to_write(monkeypatc
     handlers = Handlers()
     async with serving(handlers, queued_max_request_bytes=1000) as (server, log):
         async with connected(server) as producer, connected(server) as other:
-            log.queued_bytes = 2000
+            log.backlog.bytes = 2000
             other.send(FindCoordinatorRequest(key="before"), FIND_COORDINATOR, 3)
             await other.receive(FIND_COORDINATOR, 3)
             producer.send(ApiVersionsRequest(), API_VERSIONS, 0)
@@ -488,7 +602,7 @@ async def test_only_produce_waits_while_the_log_has_too_much_to_write(monkeypatc
                 await other.receive(FIND_COORDINATOR, 3)
             assert handlers.found == ["before", "0", "1", "2"]
             assert not handlers.produced
-            log.queued_bytes = 0
+            log.backlog.bytes = 0
             await handlers.until(lambda: len(handlers.produced) == 1)
 
 
@@ -592,9 +706,9 @@ async def test_port_that_is_taken_is_one_sentence() -> None:
     async with serving(Handlers()) as (server, _):
         host, port = server.address
         broker = server._broker
-        broker.config = Config(listen=Address(host, port))
+        broker.settings = Settings(Config(listen=Address(host, port)))
         with pytest.raises(FatalError, match=rf"^cannot listen on 127\.0\.0\.1:{port}: Address already in use$"):
-            await Server(broker).start()
+            await Server(broker, {}, server._shared.house, lambda: 0).start()
 
 
 async def test_what_peers_cause_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
@@ -606,3 +720,80 @@ async def test_what_peers_cause_does_not_fill_the_log(caplog: pytest.LogCaptureF
                 assert await peer.is_closed()
     closings = [record for record in caplog.records if record.getMessage() == "connection closed"]
     assert len(closings) <= 2
+
+
+@pytest.mark.parametrize(
+    ("shows", "rules", "principal"),
+    [
+        (None, "DEFAULT", "User:ANONYMOUS"),
+        ("Sales, Europe", "DEFAULT", "User:CN=alice,OU=Sales\\, Europe"),
+        ("Sales", "RULE:^CN=([^,]+),OU=.*$/$1/U,DEFAULT", "User:ALICE"),
+        ("Sales", "RULE:^CN=bob$/bob/", None),
+    ],
+)
+@pytest.mark.parametrize("spoken", ["TLS"], indirect=True)
+async def test_the_certificate_says_who_the_client_is(
+    shows: str | None, rules: str, principal: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert _tls is not None
+    handlers, found = Handlers(), []
+
+    async def find(ctx: Context, request: FindCoordinatorRequest) -> FindCoordinatorResponse:
+        found.append(ctx.connection.principal)
+        return FindCoordinatorResponse()
+
+    handlers.find = find
+    client = None
+    if shows is not None:
+        subject = tls_files.named((NameOID.ORGANIZATIONAL_UNIT_NAME, shows), (NameOID.COMMON_NAME, "alice"))
+        client = tls_files.signed(_tls, tmp_path / "client.pem", subject)
+    settings = {"ssl_truststore_location": str(_tls.ca), "ssl_client_auth": "requested"}
+    async with serving(handlers, **settings, ssl_principal_mapping_rules=rules) as (server, _):
+        context = tls_files.client_context(_tls.ca, client)
+        reader, writer = await asyncio.open_connection(*server.address, ssl=context)
+        peer = Peer(reader, writer)
+        peer.send(FindCoordinatorRequest(key="g"), FIND_COORDINATOR, 3)
+        if principal is None:
+            assert await peer.is_closed()
+            reasons = [vars(record)["reason"] for record in caplog.records if record.levelname == "WARNING"]
+            assert reasons == ["no rule of ssl.principal.mapping.rules fits the client's certificate"]
+        else:
+            await peer.receive(FIND_COORDINATOR, 3)
+            assert found == [principal]
+        writer.transport.abort()
+
+
+@pytest.mark.parametrize("spoken", ["TLS"], indirect=True)
+async def test_a_peer_without_a_handshake_counts_and_is_closed_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls, "HANDSHAKE_S", 0.2)
+    async with serving(Handlers(), max_connections=1) as (server, _):
+        reader, writer = await asyncio.open_connection(*server.address)
+        await Handlers().until(lambda: server.connection_count == 1)
+        second, second_writer = await asyncio.open_connection(*server.address)
+        assert await Peer(second, second_writer).is_closed()
+        assert await Peer(reader, writer).is_closed()
+        writer.close()
+        second_writer.close()
+
+
+@pytest.mark.parametrize("spoken", ["TLS"], indirect=True)
+async def test_what_is_not_read_is_not_enciphered() -> None:
+    """A large answer costs its plain bytes once, and what the socket takes soon; it arrives as it was."""
+    handlers = Handlers()
+    host = "h" * 20_000_000
+
+    async def find(ctx: Context, request: FindCoordinatorRequest) -> FindCoordinatorResponse:
+        return FindCoordinatorResponse(error_message=host)
+
+    handlers.find = find
+    async with serving(handlers) as (server, _), connected(server) as peer:
+        peer.writer.transport.pause_reading()
+        peer.send(FindCoordinatorRequest(key="g"), FIND_COORDINATOR, 3)
+        [connection] = server._connections
+        transport = cast(Any, connection._transport)
+        await handlers.until(lambda: transport._pending_bytes > 0)
+        raw = transport._raw.get_write_buffer_size()
+        assert raw <= tls.RAW_HIGH_BYTES + 2 * tls.JOIN_BYTES
+        peer.writer.transport.resume_reading()
+        _, answer = await peer.receive(FIND_COORDINATOR, 3)
+        assert answer.error_message == host

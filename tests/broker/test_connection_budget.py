@@ -81,7 +81,7 @@ async def use_everything(
     try:
         async with admin.transaction():
             leaf = await admin.fetchval(
-                "SELECT format('kafka.log_0_%s', active_segment) FROM kafka.series WHERE id = 0"
+                "SELECT format('kafka.log_0_%s', segment) FROM kafka.segments WHERE series = 0 AND state = 'active'"
             )
             await admin.execute(f"LOCK TABLE {leaf} IN ACCESS EXCLUSIVE MODE")
             asked = [client.send(fetching(topic, {0: 0}), FETCH, 12) for client in waiting]

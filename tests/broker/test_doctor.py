@@ -15,7 +15,8 @@ from tests.broker.pgbouncer import pgbouncer
 from tests.postgres import Database, PostgresServer
 
 from pg_kafka import checks, cli
-from pg_kafka.config import Address, Config
+from pg_kafka.config import Config
+from pg_kafka.config.address import Address
 from pg_kafka.storage.migrate import SCHEMA_VERSION
 
 Doctor = Callable[..., Done]
@@ -63,7 +64,7 @@ def test_doctor_is_content_with_a_new_database_and_changes_nothing(place: Surrou
     done = doctor("--listen", ANY_PORT, "--database", place.database.dsn)
     assert (done.code, done.err) == (0, "")
     assert "no schema kafka yet" in done.out
-    assert "8 connections fit" in done.out
+    assert "10 connections fit" in done.out
     # The servers of the tests run without fsync.
     assert "warning fsync is off" in done.out
     assert place.server.sql("SELECT to_regnamespace('kafka') IS NULL", place.database.name) == "t\n"

@@ -169,7 +169,7 @@ async def test_large_answer_whose_client_has_gone_is_dropped() -> None:
             await handlers.until(lambda: handlers.large == [True])
         await handlers.until(lambda: server.connection_count == 0)
         handlers.may_answer.set()
-        await handlers.until(lambda: not server._tasks)
+        await handlers.until(lambda: not server._work.tasks)
         async with connected(server) as peer:
             peer.send(FindCoordinatorRequest(coordinator_keys=["key"]), FIND_COORDINATOR, 4, 1)
             assert len((await peer.receive(FIND_COORDINATOR, 4))[1].coordinators) == 1

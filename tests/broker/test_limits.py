@@ -23,8 +23,10 @@ from tests.broker.test_connection import FIND_COORDINATOR, PRODUCE, Handlers, Pe
 
 from pg_kafka.broker import server as server_module
 from pg_kafka.broker.budget import RESERVE_BYTES
-from pg_kafka.config import SETTINGS, Config
-from pg_kafka.coordinator.topic_configs import TOPIC_CONFIGS
+from pg_kafka.config import Config
+from pg_kafka.config.broker import BROKER_KEYS
+from pg_kafka.config.topics import TOPIC_KEYS
+from pg_kafka.security.quotas import OF_ADDRESSES
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.find_coordinator import FindCoordinatorRequest, FindCoordinatorResponse
 
@@ -121,15 +123,18 @@ async def budget_used_up(_: pytest.MonkeyPatch) -> None:
 @acts("bytes that wait to be written, decompressed, without large batches")
 async def backlog(_: pytest.MonkeyPatch) -> None:
     async with serving(Handlers(), queued_max_request_bytes=1000) as (server, log), connected(server) as one:
-        log.queued_bytes = 1001
+        log.backlog.bytes = 1001
         one.send(batch(), PRODUCE, 9)
         async with asyncio.timeout(5):
             while not server._budget.is_wanted:  # noqa: ASYNC110 - it is about another socket's effect
                 await asyncio.sleep(0.005)
-        log.queued_bytes = 0
+        log.backlog.bytes = 0
 
 
-@acts("half-sent requests that hold more than half of it for ten seconds, when it is used up")
+@acts(
+    "half-sent requests, and requests of clients that wait for a quota, that hold more than half of it for ten seconds,"
+    " when it is used up"
+)
 async def stalled_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server_module, "STALLED_FRAME_S", 0.05)
     monkeypatch.setattr(server_module, "BUDGET_CHECK_S", 0.02)
@@ -207,16 +212,17 @@ WHOLE_BROKER = (
     "fetch sessions",
 )
 ORDINARY = ("an answer to a consumer",)
+QUOTAS = ("new connections a second", "new connections a second from one address")  # test_quotas.py
 
 
 def test_every_limit_is_tried() -> None:
-    assert set(LIMITS) == {*ACTS, *WHOLE_BROKER, *ORDINARY}
+    assert set(LIMITS) == {*ACTS, *WHOLE_BROKER, *ORDINARY, *QUOTAS}
 
 
 @pytest.mark.parametrize("limit", LIMITS.values(), ids=LIMITS.keys())
 def test_limit_has_a_setting_that_is_read(limit: Limit) -> None:
     assert limit.settings
-    assert set(limit.settings) <= {setting.name for setting in SETTINGS} | set(TOPIC_CONFIGS)
+    assert set(limit.settings) <= BROKER_KEYS.keys() | TOPIC_KEYS.keys() | OF_ADDRESSES.keys()
 
 
 @pytest.mark.parametrize("what", ACTS)

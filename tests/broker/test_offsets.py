@@ -1,4 +1,4 @@
-"""OffsetCommit, OffsetFetch and OffsetDelete over the raw protocol. The expectations are what Kafka 4.3.1 answers."""
+"""OffsetCommit, OffsetFetch and OffsetDelete over the raw protocol. The expectations are what Kafka 4.4.0 answers."""
 
 from __future__ import annotations
 

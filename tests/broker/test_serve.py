@@ -25,7 +25,8 @@ from tests.broker.rawclient import CREATE_TOPICS, PRODUCE, RawClient, SomeTopic,
 from tests.kafka_reference import HOST, free_port
 from tests.postgres import Database, PostgresServer, embedded_dsn, reachable_folder
 
-from pg_kafka import __version__, app, config
+from pg_kafka import __version__, app
+from pg_kafka.config.load import load
 from pg_kafka.embedded.postmaster import read_status
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.create_topics import CreatableTopic, CreateTopicsRequest
@@ -101,7 +102,7 @@ async def values_in(broker: Serving, topic: SomeTopic) -> list[bytes | None]:
 
 
 async def test_stronger_source_of_a_setting_wins(pg_database: Database, postgres15: Any, tmp_path: Path) -> None:
-    await asyncio.to_thread(app.migrate, config.load({"database": pg_database.dsn}, {}, None))
+    await asyncio.to_thread(app.migrate, load({"database": pg_database.dsn}, {}, None))
     stored = {"log_roll_ms": 1002, "num_partitions": 2, "fetch_max_bytes": 2002, "max_connections_per_ip": 302}
     for name in ("message_max_bytes", *stored):
         postgres15.sql(f"ALTER DATABASE {pg_database.name} SET pg_kafka.{name} = '100001'")
@@ -136,7 +137,7 @@ async def test_stronger_source_of_a_setting_wins(pg_database: Database, postgres
         "fetch.max.bytes": ("2003", STATIC_BROKER),
         "log.roll.ms": ("1002", DYNAMIC_DEFAULT_BROKER),
         "max.connections.per.ip": ("302", DYNAMIC_DEFAULT_BROKER),
-        "message.max.bytes": ("100001", DYNAMIC_DEFAULT_BROKER),
+        "message.max.bytes": ("100001", STATIC_BROKER),
         "delete.topic.enable": ("true", DEFAULT),
     }
 
@@ -182,7 +183,7 @@ def shell(command: str) -> str:
 
 async def test_clients_are_told_the_address_they_connected_to(pg_dsn: str) -> None:
     port = free_port()
-    with Serving("--listen", f"0.0.0.0:{port}", "--database", pg_dsn) as broker:
+    with Serving("--listen", f"0.0.0.0:{port}", "--database", pg_dsn, "--allow-anonymous") as broker:
         broker.ready()
         assert f"kcat -b 127.0.0.1:{port} " in broker.out
         assert "note            0.0.0.0:" in broker.wait_for("there is no authentication")
@@ -390,7 +391,7 @@ def test_waiting_broker_ends_on_a_signal(pg_dsn: str) -> None:
 
 
 async def test_as_many_connections_as_it_asks_for_are_enough(pg_database: Database, postgres15: Any) -> None:
-    postgres15.sql(f"ALTER ROLE {pg_database.name} CONNECTION LIMIT 8")
+    postgres15.sql(f"ALTER ROLE {pg_database.name} CONNECTION LIMIT 10")
     with serve("--database", pg_database.dsn) as broker:
         broker.ready()
         async with await RawClient.connect(broker) as client:

@@ -1,4 +1,4 @@
-"""Transactions over the raw protocol. The expectations are what Kafka 4.3.1 answers."""
+"""Transactions over the raw protocol. The expectations are what Kafka 4.4.0 answers."""
 
 from __future__ import annotations
 
@@ -38,13 +38,17 @@ from tests.broker.transactor import (
 )
 
 from pg_kafka.wire.error_codes import ErrorCode
+from pg_kafka.wire.message import ZERO_UUID
 from pg_kafka.wire.messages.add_partitions_to_txn import AddPartitionsToTxnRequest, AddPartitionsToTxnTopic
+from pg_kafka.wire.messages.consumer_group_heartbeat import ConsumerGroupHeartbeatRequest
 from pg_kafka.wire.messages.list_transactions import ListTransactionsRequest
 from pg_kafka.wire.messages.offset_fetch import (
     OffsetFetchRequest,
     OffsetFetchRequestGroup,
     OffsetFetchRequestTopics,
 )
+
+CONSUMER_GROUP_HEARTBEAT = 68
 
 both_styles = pytest.mark.parametrize("style", [OLDER, NEWER], ids=["older", "newer"])
 
@@ -381,7 +385,7 @@ async def test_group_that_was_not_added(client: RawClient, version: int, code: s
     assert await one.commit_offsets(fresh_group(), topic, {0: 1}, version=version) == {0: ErrorCode[code]}
 
 
-@pytest.mark.parametrize("version", range(6))
+@pytest.mark.parametrize("version", range(7))
 async def test_offsets_in_every_version(client: RawClient, version: int) -> None:
     topic, group = await client.create_topic(), fresh_group()
     one = await begun(client)
@@ -390,7 +394,7 @@ async def test_offsets_in_every_version(client: RawClient, version: int) -> None
         0: ErrorCode.NONE,
         9: ErrorCode.UNKNOWN_TOPIC_OR_PARTITION,
     }
-    assert await one.end(commit=True, version=version) == ErrorCode.NONE
+    assert await one.end(commit=True, version=min(version, 5)) == ErrorCode.NONE
     assert await fetched(client, group, topic) == {0: 5}
 
 
@@ -414,6 +418,51 @@ async def test_member_is_checked(client: RawClient) -> None:
     fresh = fresh_group()
     codes = await one.commit_offsets(fresh, topic, {0: 1}, member_id="m", generation_id_or_member_epoch=3)
     assert codes == {0: ErrorCode.ILLEGAL_GENERATION}
+
+
+async def test_topics_are_named_by_id(client: RawClient) -> None:
+    topic, gone, group = await client.create_topic(partitions=2), await client.create_topic(), fresh_group()
+    await client.delete_topic(gone)
+    one = await begun(client)
+    request = one.committing(group, topic, {0: 5, 7: 1})
+    (unknown,), (unnamed,) = one.committing(group, gone, {0: 5}).topics, one.committing(group, topic, {0: 9}).topics
+    unnamed.topic_id = ZERO_UUID
+    request.topics = [*request.topics, unknown, unnamed]
+    answer = await client.call(request, COMMIT_OFFSETS, 6)
+    assert [
+        (each.topic_id, part.partition_index, part.error_code) for each in answer.topics for part in each.partitions
+    ] == [
+        (topic.id, 0, ErrorCode.NONE),
+        (topic.id, 7, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION),
+        (gone.id, 0, ErrorCode.UNKNOWN_TOPIC_ID),
+        (ZERO_UUID, 0, ErrorCode.UNKNOWN_TOPIC_ID),
+    ]
+    assert await one.commit() == ErrorCode.NONE
+    assert await fetched(client, group, topic) == {0: 5}
+
+
+@pytest.mark.parametrize(
+    ("version", "no_group", "stale"),
+    [(5, "ILLEGAL_GENERATION", "ILLEGAL_GENERATION"), (6, "GROUP_ID_NOT_FOUND", "STALE_MEMBER_EPOCH")],
+)
+async def test_errors_of_groups_are_told_apart_by_newer_versions(
+    client: RawClient, version: int, no_group: str, stale: str
+) -> None:
+    topic, group = await client.create_topic(), fresh_group()
+    one = await begun(client)
+    who = {"member_id": "somebody", "generation_id_or_member_epoch": 3}
+    assert await one.commit_offsets(group, topic, {0: 1}, version, **who) == {0: ErrorCode[no_group]}
+    beat = ConsumerGroupHeartbeatRequest(
+        group_id=group,
+        member_id="somebody",
+        rebalance_timeout_ms=30_000,
+        subscribed_topic_names=[topic.name],
+        topic_partitions=[],
+    )
+    joined = await client.call(beat, CONSUMER_GROUP_HEARTBEAT, 1)
+    assert joined.error_code == ErrorCode.NONE
+    who["generation_id_or_member_epoch"] = joined.member_epoch + 1
+    assert await one.commit_offsets(group, topic, {0: 1}, version, **who) == {0: ErrorCode[stale]}
 
 
 async def test_deleted_offsets_do_not_come_back_with_the_commit(client: RawClient) -> None:

@@ -8,18 +8,27 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+import asyncpg
 import pytest
 from tests.broker.command import Serving
-from tests.broker.rawclient import PRODUCE, RawClient, batch, producing
+from tests.broker.rawclient import PRODUCE, RawClient, batch, only, producing
 from tests.kafka_reference import free_port
 from tests.postgres import Database
 
 from pg_kafka.broker import dispatch, waiting
 from pg_kafka.wire.error_codes import ErrorCode
+from pg_kafka.wire.messages.alter_partition_reassignments import (
+    AlterPartitionReassignmentsRequest,
+    ReassignablePartition,
+    ReassignableTopic,
+)
 from pg_kafka.wire.messages.api_versions import ApiVersionsRequest
+from pg_kafka.wire.messages.create_acls import AclCreation, CreateAclsRequest
 from pg_kafka.wire.messages.create_topics import CreatableTopic, CreateTopicsRequest
+from pg_kafka.wire.messages.describe_acls import DescribeAclsRequest
 from pg_kafka.wire.messages.describe_cluster import DescribeClusterRequest
 from pg_kafka.wire.messages.describe_configs import DescribeConfigsRequest, DescribeConfigsResource
+from pg_kafka.wire.messages.describe_quorum import DescribeQuorumRequest, RequestPartitionData, RequestTopicData
 from pg_kafka.wire.messages.describe_topic_partitions import DescribeTopicPartitionsRequest, TopicRequest
 from pg_kafka.wire.messages.fetch import FetchPartition, FetchRequest, FetchTopic
 from pg_kafka.wire.messages.find_coordinator import FindCoordinatorRequest
@@ -33,6 +42,7 @@ from pg_kafka.wire.messages.offset_for_leader_epoch import (
     OffsetForLeaderPartition,
     OffsetForLeaderTopic,
 )
+from pg_kafka.wire.messages.unregister_broker import UnregisterBrokerRequest
 
 FETCH, LIST_OFFSETS, METADATA, FIND_COORDINATOR, HEARTBEAT, LIST_GROUPS = 1, 2, 3, 10, 12, 16
 API_VERSIONS, CREATE_TOPICS, INIT_PRODUCER_ID, EPOCHS, DESCRIBE_CONFIGS, DESCRIBE_CLUSTER, TOPIC_PARTITIONS = (
@@ -44,6 +54,8 @@ API_VERSIONS, CREATE_TOPICS, INIT_PRODUCER_ID, EPOCHS, DESCRIBE_CONFIGS, DESCRIB
     60,
     75,
 )
+EVERY_ACL = DescribeAclsRequest(resource_type_filter=1, pattern_type_filter=1, operation=1, permission_type=1)
+DESCRIBE_ACLS, CREATE_ACLS, ALTER_REASSIGNMENTS, DESCRIBE_QUORUM, UNREGISTER_BROKER = 29, 30, 45, 55, 64
 
 
 class Pair:
@@ -52,10 +64,11 @@ class Pair:
     def __init__(self, dsn: str) -> None:
         self.dsn = dsn
         self.ports = [free_port(), free_port()]
+        self.settings: dict[str, str] = {}
         self.brokers: list[Serving] = []
 
     def start(self, which: int) -> Serving:
-        broker = Serving("--listen", f"127.0.0.1:{self.ports[which]}", "--database", self.dsn)
+        broker = Serving("--listen", f"127.0.0.1:{self.ports[which]}", "--database", self.dsn, settings=self.settings)
         self.brokers.append(broker)
         return broker
 
@@ -216,6 +229,57 @@ def test_every_api_has_an_answer_or_none_on_purpose() -> None:
     assert all(dispatch_row.failure for dispatch_row in dispatch.APIS.values() if dispatch_row.name in waiting._CODES)
 
 
+async def code_for(client: RawClient, cluster_id: str, node_id: int) -> int:
+    """What a client gets that means this cluster and this broker (KIP-1242)."""
+    request = ApiVersionsRequest(
+        client_software_name="raw", client_software_version="1", cluster_id=cluster_id, node_id=node_id
+    )
+    code: int = (await client.call(request, API_VERSIONS, 5)).error_code
+    return code
+
+
+async def test_a_broker_that_waits_is_meant_by_its_own_number(two: Pair) -> None:
+    """Also when it takes over: it keeps the number."""
+    async with await RawClient.connect(two.place(1)) as client:
+        cluster_id = (await client.call(DescribeClusterRequest(), DESCRIBE_CLUSTER, 0)).cluster_id
+        assert await code_for(client, cluster_id, 2) == 0
+        assert await code_for(client, cluster_id, 1) == ErrorCode.REBOOTSTRAP_REQUIRED
+    two.brokers[0].process.kill()
+    two.brokers[1].ready()
+    async with await RawClient.connect(two.place(1)) as client:
+        assert await code_for(client, cluster_id, 2) == 0
+        assert await code_for(client, cluster_id, 1) == ErrorCode.REBOOTSTRAP_REQUIRED
+
+
+@pytest.mark.parametrize("asked_of", [0, 1])
+async def test_a_broker_that_waits_is_observed_and_has_no_partitions(two: Pair, asked_of: int) -> None:
+    """It passes what only the leader knows on to the leader."""
+    async with await RawClient.connect(two.place(0)) as leader:
+        topic = await leader.create_topic()
+    async with await RawClient.connect(two.place(asked_of)) as client:
+        partitions = [RequestPartitionData(partition_index=0)]
+        asked = DescribeQuorumRequest(topics=[RequestTopicData(topic_name="__cluster_metadata", partitions=partitions)])
+        answer = await client.call(asked, DESCRIBE_QUORUM, 2)
+        seen = only(only(answer.topics).partitions)
+        assert (seen.leader_id, [one.replica_id for one in seen.current_voters]) == (1, [1])
+        assert [(one.replica_id, one.log_end_offset) for one in seen.observers] == [(2, seen.high_watermark)]
+        assert {(node.node_id, only(node.listeners).port) for node in answer.nodes} == {
+            (1, two.ports[0]),
+            (2, two.ports[1]),
+        }
+        for replicas in ([2], [1, 2]):
+            wanted = [ReassignableTopic(name=topic.name, partitions=[ReassignablePartition(replicas=replicas)])]
+            answer = await client.call(AlterPartitionReassignmentsRequest(topics=wanted), ALTER_REASSIGNMENTS, 1)
+            one = only(only(answer.responses).partitions)
+            assert one.error_code == ErrorCode.INVALID_REPLICA_ASSIGNMENT
+            assert one.error_message.startswith("Each partition has one replica, on the broker that leads (1)")
+        for number, expected in ((2, ErrorCode.INVALID_REQUEST), (3, ErrorCode.BROKER_ID_NOT_REGISTERED)):
+            answer = await client.call(UnregisterBrokerRequest(broker_id=number), UNREGISTER_BROKER, 0)
+            assert answer.error_code == expected
+        answer = await client.call(EVERY_ACL, DESCRIBE_ACLS, 3)
+        assert answer.error_code == ErrorCode.SECURITY_DISABLED
+
+
 async def test_listener_stays_when_the_one_that_waits_takes_over(two: Pair) -> None:
     async with await RawClient.connect(two.place(0)) as client:
         topic = await client.create_topic()
@@ -247,7 +311,7 @@ async def test_waiting_broker_ends_in_order_and_its_row_goes(two: Pair) -> None:
 
 
 def test_leader_without_an_address_to_tell_is_not_named(pair: Pair) -> None:
-    first = Serving("--listen", f"0.0.0.0:{pair.ports[0]}", "--database", pair.dsn)
+    first = Serving("--listen", f"0.0.0.0:{pair.ports[0]}", "--database", pair.dsn, "--allow-anonymous")
     pair.brokers.append(first)
     first.ready()
     second = pair.start(1)
@@ -258,3 +322,90 @@ def test_leader_without_an_address_to_tell_is_not_named(pair: Pair) -> None:
     second.ready()
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", pair.ports[1])) == 0
+
+
+async def test_a_broker_that_waits_goes_by_the_same_access_control_lists(pair: Pair) -> None:
+    pair.settings = {"AUTHORIZER": "acl"}
+    pair.start(0).ready()
+    pair.start(1).wait_for("waiting to take over")
+    everybody = "User:ANONYMOUS"
+    connection = await asyncpg.connect(pair.dsn)
+    try:
+        await connection.execute("SELECT kafka.create_acl($1, 'describe', 'topic', 'seen')", everybody)
+        await connection.execute("SELECT kafka.create_acl($1, 'create', 'cluster')", everybody)
+        await connection.execute("SELECT kafka.create_acl($1, 'alter', 'cluster')", everybody)
+        await until_created(pair, "seen", "hidden")
+        async with await RawClient.connect(pair.place(1)) as client:
+
+            async def shown() -> list[str]:
+                answer = await client.call(MetadataRequest(topics=None), METADATA, 12)
+                return sorted(topic.name for topic in answer.topics)
+
+            async def until_shown(*names: str) -> None:
+                async with asyncio.timeout(30):
+                    while await shown() != sorted(names):  # noqa: ASYNC110 - it looks by itself, and tells nobody
+                        await asyncio.sleep(0.05)
+
+            await until_shown("seen")
+            wanted = AclCreation(
+                resource_type=2, resource_name="hidden", principal=everybody, host="*", operation=8, permission_type=3
+            )
+            answer = await client.call(CreateAclsRequest(creations=[wanted]), CREATE_ACLS, 3)
+            assert [result.error_code for result in answer.results] == [0]
+            assert await shown() == ["hidden", "seen"]
+            await connection.execute("SELECT kafka.drop_acls(resource_name => 'seen')")
+            await until_shown("hidden")
+        assert await connection.fetchval("SELECT count(*) FROM kafka.acls") == 3
+    finally:
+        await connection.close()
+
+
+async def until_created(pair: Pair, *names: str) -> None:
+    """Topics by the broker that leads, once it lets us."""
+    topics = [CreatableTopic(name=name, num_partitions=1, replication_factor=1) for name in names]
+    async with asyncio.timeout(30):
+        while True:
+            async with await RawClient.connect(pair.place(0)) as client:
+                answer = await client.call(CreateTopicsRequest(topics=topics), CREATE_TOPICS, 7)
+            if not any(topic.error_code for topic in answer.topics):
+                return
+            await asyncio.sleep(0.05)
+
+
+async def test_each_listener_names_the_addresses_of_the_same_one(pair: Pair) -> None:
+    """A has real ports, B is advertised by other names; the broker that waits tells the leader's of each."""
+    inner = pair.ports
+    outer = [free_port(), free_port()]
+
+    def start(which: int) -> Serving:
+        broker = Serving(
+            "--listeners",
+            f"A://127.0.0.1:{inner[which]},B://127.0.0.1:{outer[which]}",
+            "--advertised-listeners",
+            f"B://b{which}.example:9092",
+            "--listener-security-protocol-map",
+            "A:PLAINTEXT,B:PLAINTEXT",
+            "--database",
+            pair.dsn,
+        )
+        pair.brokers.append(broker)
+        return broker
+
+    start(0).ready()
+    start(1).wait_for("waiting to take over")
+    of_a = {(1, "127.0.0.1", inner[0]), (2, "127.0.0.1", inner[1])}
+    of_b = {(1, "b0.example", 9092), (2, "b1.example", 9092)}
+    for port, expected in ((inner[0], of_a), (inner[1], of_a), (outer[0], of_b), (outer[1], of_b)):
+        place = dataclasses.make_dataclass("Place", ["host", "port"])("127.0.0.1", port)
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    async with await RawClient.connect(place) as client:
+                        metadata = await client.call(MetadataRequest(topics=[]), METADATA, 12)
+                        found = await client.call(FindCoordinatorRequest(key="g"), FIND_COORDINATOR, 3)
+                except OSError:
+                    metadata = None
+                if metadata is not None and addresses(metadata) == expected:
+                    break
+                await asyncio.sleep(0.05)
+        assert (1, found.host, found.port) in expected

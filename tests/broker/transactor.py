@@ -180,7 +180,7 @@ class Transactor:
             group_id=group,
             producer_id=self.producer_id,
             producer_epoch=self.epoch,
-            topics=[TxnOffsetCommitRequestTopic(name=topic.name, partitions=partitions)],
+            topics=[TxnOffsetCommitRequestTopic(name=topic.name, topic_id=topic.id, partitions=partitions)],
             **more,
         )
 

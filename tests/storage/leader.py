@@ -8,18 +8,23 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from pg_kafka.clock import Clock
 from pg_kafka.cluster.membership import Membership
 from pg_kafka.cluster.view import ClusterView
 from pg_kafka.config import Config
+from pg_kafka.config.settings import Settings
 from pg_kafka.storage import sessions
 from pg_kafka.storage.backends import Backends
 from pg_kafka.storage.control import ControlSession
 from pg_kafka.storage.disk import DiskWatch
+from pg_kafka.storage.growth import Growth
+from pg_kafka.storage.layouts import Layouts
 from pg_kafka.storage.log import Log
 from pg_kafka.storage.migrate import migrate
 from pg_kafka.storage.partition import AppendResult, Partition
+from pg_kafka.storage.sessions import Identity
 from pg_kafka.storage.topics import NewTopic, Topic, Topics
-from pg_kafka.wire._records import decode_batch
+from pg_kafka.wire._records import decode_batch, peek
 
 
 class Leader:
@@ -30,7 +35,23 @@ class Leader:
         self.disk = disk
         self.config = Config(**settings)
         self.over = asyncio.Event()
-        self.outgrown: list[int] = []
+        self.clock = Clock()
+        self.growth = Growth(self.config.series_bytes)
+        self.layouts: Layouts | None = None
+
+    def admits(self, _place: tuple[int, int], _producer_id: int, _epoch: int) -> int:
+        """Every transaction is open everywhere."""
+        return 0
+
+    def end(self, reason: str, *, went_back: bool = False) -> None:
+        self.membership.end(reason, went_back=went_back)
+
+    def check_identity(self, identity: Identity) -> None:
+        """Any server will do."""
+
+    def compressed(self, topic: Topic) -> None:
+        if self.layouts is not None:
+            self.layouts.compressed(topic)
 
     async def start(self) -> None:
         async with sessions.opened(self.dsn, "migrate", timeout_s=None) as connection:
@@ -42,16 +63,19 @@ class Leader:
             version="t",
             heartbeat_ms=self.config.heartbeat_ms,
             eviction_ms=self.config.eviction_ms,
+            clock=Clock(),
             on_end=lambda reason: self.over.set(),
         )
         incarnation = await self.membership.join(tell_nobody)
         self.control = ControlSession(
             self.membership.open_writer, Backends(self.dsn, self.config.backend_timeout_ms / 1000)
         )
-        self.topics = Topics(self.config, self.control)
+        self.settings = Settings(self.config)
+        self.topics = Topics(self.settings, self.control)
         await self.topics.load()
         self.pool = ThreadPoolExecutor(1)
         self.log = Log(
+            self,
             config=self.config,
             dsn=self.dsn,
             topics=self.topics,
@@ -62,16 +86,22 @@ class Leader:
             epoch=incarnation.epoch,
             cluster_id=incarnation.cluster_id,
             executor=self.pool,
-            on_fenced=self.membership.end,
-            on_went_back=lambda reason: self.membership.end(reason, went_back=True),
-            on_identity=lambda identity: None,
-            on_outgrown=self.outgrown.append,
-            on_grown=lambda: None,
+            growth=self.growth,
+            transactions=self,
+            clock=self.clock,
             disk=self.disk,
         )
         await self.log.start()
 
+    async def keep_layouts(self, **options: Any) -> Layouts:
+        """Begin to keep batches, and to unpack them for SQL."""
+        self.layouts = Layouts(self.topics, self.membership.open_writer, executor=self.pool, look_s=0.05, **options)
+        await self.layouts.start(self.log)
+        return self.layouts
+
     async def stop(self) -> None:
+        if self.layouts is not None:
+            await self.layouts.stop()
         await self.log.stop(10)
         await self.control.close()
         await self.membership.leave()
@@ -79,6 +109,9 @@ class Leader:
 
     def crash(self) -> None:
         """As kill -9: every session is cut."""
+        if self.layouts is not None and self.layouts._task is not None:
+            self.layouts._task.cancel()
+            self.layouts._drop()
         self.log.abandon()
         self.membership.abandon()
         if self.control._session is not None:
@@ -95,7 +128,9 @@ class Leader:
 
     def send(self, partition: Partition, wire: bytes) -> asyncio.Future[AppendResult]:
         answer: asyncio.Future[AppendResult] = asyncio.get_running_loop().create_future()
-        self.log.append(partition, decode_batch(wire), answer.set_result, timestamp_type=0)
+        topic = partition.topic
+        batch = decode_batch(wire, keeps_packed=topic.keeps_packed(peek(wire).attributes & 7))
+        self.log.append(partition, batch, answer.set_result, timestamp_type=topic.settings.timestamp_type)
         return answer
 
     async def append(self, partition: Partition, wire: bytes) -> AppendResult:

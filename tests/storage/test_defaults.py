@@ -7,12 +7,12 @@ import asyncio
 import asyncpg
 import pytest
 from tests.postgres import Database, PostgresServer
+from tests.storage.janitors import janitor_of
 from tests.storage.leader import leading
 from tests.wire_batches import batch
 
 from pg_kafka.errors import FatalError
 from pg_kafka.storage import sessions
-from pg_kafka.storage.janitor import Janitor
 
 # By what they change. lc_messages and the like ask for a superuser; languages of errors are a unit test of their own.
 DEFAULTS = {
@@ -83,8 +83,14 @@ async def works(dsn: str) -> None:
     """Write and read through the broker's storage, and by SQL with the defaults as they are."""
     async with leading(dsn) as leader:
         topic = await leader.topic("orders", 2)
-        janitor = Janitor(
-            dsn, leader.log, segment_bytes=1 << 40, segment_ms=1 << 40, compression="auto", journal_bytes=0
+        janitor = janitor_of(
+            dsn,
+            leader.log,
+            owner=leader.log.node_id,
+            segment_bytes=1 << 40,
+            segment_ms=1 << 40,
+            compression="auto",
+            journal_bytes=0,
         )
         await janitor.start()
         partition = await leader.partition(topic)

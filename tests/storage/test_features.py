@@ -255,13 +255,16 @@ async def test_select_on_a_view_is_all_that_a_reader_needs(
     reader = postgres_server.create_database()
     await db.execute(f"GRANT USAGE ON SCHEMA kafka, topics TO {reader.name}")
     await db.execute(f"GRANT EXECUTE ON FUNCTION kafka.read, kafka.locate TO {reader.name}")
-    await db.execute(f"GRANT SELECT ON topics.allowed TO {reader.name}")
+    await db.execute(f"GRANT SELECT ON topics.allowed, kafka.topic_configs TO {reader.name}")
     other = await asyncpg.connect(pg_superuser_dsn)
     await other.execute(f"SET ROLE {reader.name}")
 
     assert await other.fetchval("SELECT headers FROM topics.allowed") == [("ö", b"v")]
     assert await offsets(other, "SELECT * FROM kafka.read('allowed', 0, 0, 10)") == [0]
+    effect = "SELECT effect FROM kafka.topic_configs WHERE topic = 'secret' AND name = 'retention.ms'"
+    assert await other.fetchval(effect) == "works"
     for statement in (
+        "SELECT kafka.set_topic_config('allowed', 'retention.ms', '6')",
         "SELECT * FROM topics.secret",
         "SELECT * FROM kafka.read('secret', 0, 0, 10)",
         "SELECT * FROM kafka.messages",
@@ -274,7 +277,7 @@ async def test_select_on_a_view_is_all_that_a_reader_needs(
     await other.close()
     await db.execute(f"REVOKE ALL ON SCHEMA kafka, topics FROM {reader.name}")
     await db.execute(f"REVOKE ALL ON FUNCTION kafka.read, kafka.locate FROM {reader.name}")
-    await db.execute(f"REVOKE ALL ON topics.allowed FROM {reader.name}")
+    await db.execute(f"REVOKE ALL ON topics.allowed, kafka.topic_configs FROM {reader.name}")
     postgres_server.drop_database(reader)
 
 
@@ -336,11 +339,11 @@ async def test_the_latest_commit_of_a_group_counts(db: asyncpg.Connection) -> No
 async def test_only_known_settings_can_be_set(db: asyncpg.Connection) -> None:
     for name, value in (("num.partitions", "3"), ("pg_kafka.num_partitions", "4"), ("pg_kafka.num.partitions", "5")):
         assert await db.fetchval("SELECT kafka.set_config($1, $2)", name, value) == value
-        assert [tuple(row) for row in await db.fetch("SELECT * FROM kafka.settings")] == [
+        assert [tuple(row) for row in await db.fetch("SELECT name, value FROM kafka.settings")] == [
             ("pg_kafka.num_partitions", value)
         ]
     await db.execute("SELECT kafka.set_config('num.partitions', NULL)")
-    assert await db.fetch("SELECT * FROM kafka.settings") == []
+    assert await db.fetch("SELECT name, value FROM kafka.settings") == []
     for name in ("num.partition", "xnum.partitions", "", None):
         with pytest.raises(asyncpg.InvalidParameterValueError, match=f'unknown setting "{name or ""}'):
             await db.execute("SELECT kafka.set_config($1, '3')", name)

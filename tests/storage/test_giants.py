@@ -79,7 +79,7 @@ async def test_small_batches_do_not_wait_for_a_giant(pg_dsn: str, monkeypatch: p
         assert (await asyncio.wait_for(behind, 20)).base_offset == 3
         assert gate.pieces > 3  # between which other tasks have run
         assert await lengths(leader, large) == [500_000] * 3 + [6]
-        assert leader.log.queued_bytes == 0
+        assert leader.log.backlog.bytes == 0
 
 
 async def test_giant_comes_after_what_its_partition_has_on_the_way(
@@ -207,7 +207,7 @@ async def test_giant_that_the_database_refuses_fails_alone(pg_dsn: str) -> None:
         await connection.close()
         assert (await leader.append(large, giant())).base_offset == 0
         assert await lengths(leader, large) == [500_000] * 3
-        assert leader.log.queued_bytes == 0
+        assert leader.log.backlog.bytes == 0
 
 
 async def test_topic_of_a_giant_is_deleted(pg_dsn: str) -> None:
@@ -218,7 +218,7 @@ async def test_topic_of_a_giant_is_deleted(pg_dsn: str) -> None:
         await asyncio.wait_for(leader.topics.delete([topic]), 20)
         results = await asyncio.wait_for(asyncio.gather(*answers), 20)
         assert {r.error for r in results} <= {0, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION}
-        assert leader.log.queued_bytes == 0
+        assert leader.log.backlog.bytes == 0
 
 
 async def test_stop_writes_giants_that_wait(pg_dsn: str) -> None:

@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 from tests.storage.log_rows import add_row, add_topic, connect_migrated
 
+from pg_kafka.config.groups import GroupSettings
 from pg_kafka.coordinator.classic_group import ClassicGroup
 from pg_kafka.coordinator.classic_member import ClassicMember
 from pg_kafka.coordinator.consumer_member import (
@@ -19,7 +20,7 @@ from pg_kafka.coordinator.consumer_member import (
     current_value,
     member_value,
 )
-from pg_kafka.coordinator.group_steps import GroupSettings, Record
+from pg_kafka.coordinator.records import Record
 from pg_kafka.storage.segments import Segments
 
 pytestmark = pytest.mark.parametrize("postgres_server", ["postgresql-15", "embedded"], indirect=True)
@@ -85,7 +86,7 @@ def classic_record(protocol: bytes = SUBSCRIPTION, assignment: bytes = ASSIGNMEN
         ClassicMember("m-2", "static", "other", "/10.0.0.8", 45_000, 60_000, (("range", protocol),), b""),
     ]
     _, record = ClassicGroup.of_members(
-        "g", GroupSettings(), members, generation=3, protocol="range", leader="m-1", now_ms=5
+        "g", GroupSettings(), members, generation=3, protocol="range", leader="m-1", steady_ms=5
     )
     return record
 
@@ -146,11 +147,11 @@ async def test_consumer_group_is_shown_with_how_far_its_members_are(db: asyncpg.
     topic = await add_topic(db, "orders", 4)
     uuid: UUID = await db.fetchval("SELECT uuid FROM kafka.topics WHERE id = $1", topic)
     first = ConsumerMember(
-        "m-1", None, None, "reader", "/10.0.0.7", 45_000, ("orders",), "", "uniform", None, 2, 1, MemberState.STABLE,
+        "m-1", None, None, "reader", "/10.0.0.7", "", 45_000, ("orders",), "", "uniform", None, 2, 1, MemberState.STABLE,
         {uuid: {0: 1, 3: 2}},
     )  # fmt: skip
     second = ConsumerMember(
-        "m-2", "static", None, "other", "/h", 45_000, (), "ord.*", None, None, 1, 0, MemberState.UNREVOKED_PARTITIONS,
+        "m-2", "static", None, "other", "/h", "", 45_000, (), "ord.*", None, None, 1, 0, MemberState.UNREVOKED_PARTITIONS,
         {uuid: {1: 1}}, {uuid: {2: 1}},
     )  # fmt: skip
     state = "SELECT state, generation, protocol, members FROM kafka.groups"

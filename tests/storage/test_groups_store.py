@@ -9,16 +9,17 @@ from typing import Any
 
 import asyncpg
 import pytest
+from tests.storage.janitors import janitor_of, job
 from tests.storage.leader import Leader, leading
 from tests.wire_batches import batch, values
 
-from pg_kafka.coordinator.group_steps import HistoryEntry, Record
+from pg_kafka.coordinator.records import HistoryEntry, Record
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import journal as journal_module
 from pg_kafka.storage import lane as lane_module
 from pg_kafka.storage.group_configs import GroupConfigs
 from pg_kafka.storage.groups import GroupStore, OffsetWrite, StoredOffset
-from pg_kafka.storage.janitor import Janitor
+from pg_kafka.storage.upkeep.janitor import Janitor
 
 Written = asyncio.Future[StorageError | None]
 
@@ -254,10 +255,10 @@ async def test_connection_lost_around_the_commit(
         original, commit = lane_module.copy, lane_module.commit
 
         async def cut(session: Any, transaction: Any, timeout_s: float | None, **how: Any) -> None:
-            if transaction.groups and moment == "before":
+            if transaction.journal_parts and moment == "before":
                 session.drop()
             await original(session, transaction, timeout_s, **how)
-            if transaction.groups and moment == "between":
+            if transaction.journal_parts and moment == "between":
                 session.drop()
 
         async def commit_and_lose_the_answer(session: Any, **how: Any) -> None:
@@ -329,9 +330,10 @@ class Rotating:
 
     def __init__(self, leader: Leader, **settings: Any) -> None:
         options = {"segment_bytes": 1 << 40, "segment_ms": 1 << 40, "compression": "none", "interval_s": 0.05}
-        self.janitor = Janitor(
+        self.janitor = janitor_of(
             leader.dsn,
             leader.log,
+            owner=leader.log.node_id,
             **{**options, "journal_bytes": 0, **settings},
             open_session=leader.membership.open_writer,
         )
@@ -492,12 +494,12 @@ async def test_janitor_that_was_killed_goes_on(pg_dsn: str, state: str) -> None:
         topic = await leader.topic("t")
         assert await outcomes([write(store, "g", [record(1)], [OffsetWrite(topic.id, 0, 1)])]) == [None]
         lost = Rotating(leader)
-        step = "_copy_journal" if state == "switched" else "_truncate_journal"
+        step = "_copy" if state == "switched" else "_truncate"
 
         async def die(*_: object) -> None:
             raise RuntimeError
 
-        setattr(lost.janitor, step, die)
+        setattr(job(lost.janitor, "rotate journals"), step, die)
         async with lost:
             await until(pg_dsn, f"SELECT bool_or(state = '{state}') FROM kafka.journals")
     async with leading(pg_dsn) as leader:

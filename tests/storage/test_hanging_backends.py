@@ -14,10 +14,9 @@ from tests.postgres import PostgresServer
 from tests.storage.leader import Leader, frozen, leading
 from tests.wire_batches import batch, records, values
 
-from pg_kafka.coordinator.group_steps import Record
+from pg_kafka.coordinator.records import Record
 from pg_kafka.errors import StorageError
-from pg_kafka.storage import lane as lane_module
-from pg_kafka.storage import log as log_module
+from pg_kafka.storage import lane_recovery, reading
 from pg_kafka.storage.groups import GroupStore
 from pg_kafka.storage.partition import Partition
 from pg_kafka.wire.error_codes import ErrorCode
@@ -91,8 +90,8 @@ async def test_frozen_backend_costs_its_own_lane_only(
     pg_dsn: str, lines: Lines, monkeypatch: pytest.MonkeyPatch, is_first: bool
 ) -> None:
     """The first append of a partition hangs before its COMMIT, a later one in a COPY that commits itself."""
-    monkeypatch.setattr(lane_module, "DOUBT_S", 0.3)
-    monkeypatch.setattr(lane_module, "END_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(lane_recovery, "DOUBT_S", 0.3)
+    monkeypatch.setattr(lane_recovery, "END_TIMEOUT_S", 0.5)
     async with leading(pg_dsn, lanes=2, backend_timeout_ms=TIMEOUT_MS) as leader:
         ours, others = await one_of_each_lane(leader)
         before = 0 if is_first else 2
@@ -121,11 +120,11 @@ async def test_frozen_backend_costs_its_own_lane_only(
         following = batch(values(b"next"), producer_id=7, epoch=0, sequence=1)
         assert await written_at(leader, ours, following) == before + 1
         assert await read(leader, ours) == [b"written"] * before + [b"doubtful", b"next"]
-        assert leader.log.queued_bytes == 0
+        assert leader.log.backlog.bytes == 0
 
 
 async def test_groups_of_other_lanes_go_on(pg_dsn: str, lines: Lines, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lane_module, "END_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(lane_recovery, "END_TIMEOUT_S", 0.5)
     async with leading(pg_dsn, lanes=2, backend_timeout_ms=TIMEOUT_MS) as leader:
         store = GroupStore(leader.log, leader.control)
         names = {leader.log.lane_of_journal(f"g{n}"): f"g{n}" for n in range(32)}
@@ -155,7 +154,7 @@ async def test_groups_of_other_lanes_go_on(pg_dsn: str, lines: Lines, monkeypatc
 async def test_lane_that_is_waited_for_says_who_blocks_it(
     pg_dsn: str, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lane_module, "DOUBT_S", 0.3)
+    monkeypatch.setattr(lane_recovery, "DOUBT_S", 0.3)
     async with leading(pg_dsn, backend_timeout_ms=TIMEOUT_MS) as leader:
         partition = await leader.partition(await leader.topic("t"))
         for _ in range(2):
@@ -178,8 +177,8 @@ async def test_commit_that_waits_for_a_standby_is_left_alone(
     make_postgres: Callable[..., PostgresServer], lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also when its connection is lost: it counts once the standby is back, and its duplicate gets its offset."""
-    monkeypatch.setattr(lane_module, "DOUBT_S", 0.3)
-    monkeypatch.setattr(lane_module, "END_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(lane_recovery, "DOUBT_S", 0.3)
+    monkeypatch.setattr(lane_recovery, "END_TIMEOUT_S", 0.5)
     server = make_postgres("postgresql-15")
     try:
         async with leading(server.create_database().dsn, backend_timeout_ms=TIMEOUT_MS) as leader:
@@ -228,7 +227,7 @@ async def test_frozen_reader_is_named_and_replaced(pg_dsn: str, lines: Lines, mo
         partition = await leader.partition(await leader.topic("t"))
         assert (await leader.append(partition, batch(WRITTEN))).error == 0
         assert await read(leader, partition) == [b"written"]
-        monkeypatch.setattr(log_module, "READ_TIMEOUT_S", 1.0)
+        monkeypatch.setattr(reading, "READ_TIMEOUT_S", 1.0)
         connection = await asyncpg.connect(pg_dsn)
         pid = await connection.fetchval(
             "SELECT pid FROM pg_stat_activity WHERE application_name = 'pg_kafka reader' AND datname = current_database()"

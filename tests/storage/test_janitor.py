@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import asyncpg
 import pytest
+from tests.storage.janitors import janitor_of
 from tests.storage.log_rows import add_row, add_topic, connect_migrated
 
 from pg_kafka.storage import sessions
-from pg_kafka.storage.janitor import Janitor
+from pg_kafka.storage.segments import Segments, adopt
+from pg_kafka.storage.upkeep.janitor import Janitor
+from pg_kafka.storage.upkeep.job import Options
 
 DEADLINE_S = 30.0
 MIB = 1024 * 1024
+NODE = 1
 
 
 class Lanes:
@@ -36,6 +40,18 @@ class Lanes:
         self._perhaps_fail()
         self.switched.append((series, segment))
 
+    async def write_checkpoints(self, places: Sequence[tuple[int, int]]) -> None:
+        for topic_id, index in places:
+            await self.db.execute(
+                "INSERT INTO kafka.partition_checkpoints (topic, partition, next_offset, running_max_timestamp)"
+                " VALUES ($1, $2, 1 << 30, 0)",
+                topic_id,
+                index,
+            )
+
+    async def rows_moved(self, places: Sequence[tuple[int, int]]) -> None:
+        pass
+
     async def move_topic(self, topic_id: int, series: int, segment: int) -> None:
         self._perhaps_fail()
         await self.db.execute("UPDATE kafka.topics SET series = $2 WHERE id = $1", topic_id, series)
@@ -45,6 +61,7 @@ class Lanes:
 @pytest.fixture
 async def db(pg_dsn: str) -> AsyncIterator[asyncpg.Connection]:
     connection = await connect_migrated(pg_dsn, compression="none")
+    await adopt(connection.fetch, NODE)
     yield connection
     await connection.close()
 
@@ -56,13 +73,25 @@ async def lanes(pg_dsn: str) -> AsyncIterator[Lanes]:
     await connection.close()
 
 
+def outgrown(janitor: Janitor, topic: int) -> None:
+    """The log says that a topic is too large for the shared series."""
+    janitor._site.growth.outgrown.add(topic)
+    janitor.poke()
+
+
 @pytest.fixture
 async def make_janitor(pg_dsn: str, lanes: Lanes) -> AsyncIterator[Callable[..., Awaitable[Janitor]]]:
     made: list[Janitor] = []
 
     async def make(**changes: Any) -> Janitor:
-        options = {"segment_bytes": 1024 * MIB, "segment_ms": 7 * 86_400_000, "compression": "auto", "interval_s": 0.3}
-        janitor = Janitor(pg_dsn, lanes, **{**options, **changes})
+        options = {
+            "owner": NODE,
+            "segment_bytes": 1024 * MIB,
+            "segment_ms": 7 * 86_400_000,
+            "compression": "auto",
+            "interval_s": 0.3,
+        }
+        janitor = janitor_of(pg_dsn, lanes, **{**options, **changes})
         made.append(janitor)
         await janitor.start()
         return janitor
@@ -177,6 +206,29 @@ async def test_a_view_that_somebody_drops_is_made_again(
     assert await db.fetch("SELECT * FROM topics.d") == []  # still a view of records: it is not touched
 
 
+async def test_views_from_before_an_upgrade_are_made_anew(
+    db: asyncpg.Connection, make_janitor: Callable[..., Awaitable[Janitor]]
+) -> None:
+    topics = [await add_topic(db, name) for name in ("a", "b", "c")]
+    for name, topic in zip("abc", topics, strict=True):
+        await add_row(db, topic, 0, [name.encode()])
+        await db.execute("SELECT kafka.create_topic_view($1)", topic)
+        await db.execute(
+            f"CREATE OR REPLACE VIEW topics.{name} AS"
+            f" SELECT * FROM kafka.messages WHERE series IN (0, {topic}) AND topic_id = {topic}"
+        )
+    await db.execute("CREATE VIEW public.mine AS SELECT value FROM topics.a; GRANT SELECT ON topics.a TO PUBLIC")
+    await make_janitor()
+    await until(
+        db,
+        "SELECT count(*) = 3 FROM pg_views WHERE schemaname = 'topics'"
+        " AND definition ~ 'is_unpacked' AND definition ~ 'topic_messages'",
+    )
+    assert await db.fetchval("SELECT value FROM public.mine") == b"a"
+    assert await db.fetchval("SELECT has_table_privilege('public', 'topics.a', 'SELECT')")
+    assert await db.fetchval("SELECT value FROM topics.c") == b"c"
+
+
 async def test_somebody_elses_object_outlives_the_topic(
     db: asyncpg.Connection, make_janitor: Callable[..., Awaitable[Janitor]]
 ) -> None:
@@ -220,7 +272,7 @@ async def test_nothing_is_left_of_a_deleted_topic(
     await add_row(db, other, 0, [b"x"])
     await db.execute("INSERT INTO kafka.log_starts VALUES ($1, 0, 1)", doomed)
     await db.execute("INSERT INTO kafka.leader_epochs VALUES ($1, 0, 1, 0)", doomed)
-    janitor.outgrown(doomed)
+    outgrown(janitor, doomed)
     await until(db, "SELECT series = id FROM kafka.topics WHERE id = $1", doomed)
     await add_row(db, doomed, 250, [b"x"], series=doomed)
     await until(db, ALL_VIEWS)
@@ -269,10 +321,31 @@ async def test_a_full_segment_is_followed_by_a_new_one_and_frozen(
     lanes.fail_times = 2
     janitor = await make_janitor(segment_bytes=MIB, compression="none")
     await until(db, "SELECT state = 'frozen' FROM kafka.segments WHERE segment = 0")
-    assert await db.fetchval("SELECT active_segment FROM kafka.series WHERE id = 0") == 1
+    assert await db.fetchval("SELECT segment FROM kafka.segments WHERE series = 0 AND state = 'active'") == 1
     assert set(lanes.switched) == {(0, 1)}
     assert janitor.failures["seal segments"] == 2
     assert await db.fetchval("SELECT state FROM kafka.segments WHERE segment = 1") == "active"
+
+
+async def test_segments_of_brokers_that_are_gone_are_sealed_by_who_has_adopted_them(
+    db: asyncpg.Connection, lanes: Lanes, make_janitor: Callable[..., Awaitable[Janitor]]
+) -> None:
+    assert await Segments(db).roll(0, 0, "none") == 1
+    await db.execute("UPDATE kafka.segments SET owner = 9")
+    janitor = await make_janitor(interval_s=60)
+    await add_topic(db, "t")
+    janitor.poke()
+    await until(db, ALL_VIEWS)
+    await add_topic(db, "u")  # a whole turn of its jobs later
+    janitor.poke()
+    await until(db, ALL_VIEWS)
+    states = "SELECT array_agg(state ORDER BY segment) FROM kafka.segments"
+    assert await db.fetchval(states) == ["superseded", "active"] and not lanes.switched
+
+    await adopt(db.fetch, NODE)
+    janitor.poke()
+    await until(db, f"SELECT ({states}) = $1", ["frozen", "active"])
+    assert lanes.switched == [(0, 1)]
 
 
 async def grow(db: asyncpg.Connection, topic: int, begin: int) -> None:
@@ -303,7 +376,7 @@ async def test_on_a_nearly_full_disk_only_what_frees_space_goes_on(
     await grow(db, shared, 0)
     await db.execute("SELECT kafka.create_topic_view($1)", own)
     janitor = await make_janitor(compression="none")
-    janitor.outgrown(own)
+    outgrown(janitor, own)
     has_room = True
     await until(db, "SELECT series = id FROM kafka.topics WHERE id = $1", own)
     await janitor.stop()
@@ -318,7 +391,7 @@ async def test_on_a_nearly_full_disk_only_what_frees_space_goes_on(
     assert await db.fetchval("SELECT to_regclass($1) IS NULL", f"kafka.log_{own}")
     assert await db.fetchval("SELECT count(*) FROM kafka.log WHERE topic = $1", shared) == 50
     assert await db.fetchval("SELECT view_name IS NULL FROM kafka.topics WHERE id = $1", kept)
-    assert await db.fetchval("SELECT active_segment FROM kafka.series WHERE id = 0") == 0
+    assert await db.fetchval("SELECT segment FROM kafka.segments WHERE series = 0 AND state = 'active'") == 0
     assert asked and not max(asked)
 
     has_room = True
@@ -383,12 +456,54 @@ async def test_an_old_segment_is_rolled_when_it_is_not_empty(
     await until(db, "SELECT state = 'frozen' FROM kafka.segments WHERE segment = 0")
 
 
+@pytest.mark.parametrize(
+    ("configs", "options"),
+    [
+        ('{"cleanup.policy": "compact", "max.compaction.lag.ms": "1"}', {}),
+        ('{"cleanup.policy": "compact,delete"}', {"max_compaction_lag_ms": 1}),
+        ('{"max.compaction.lag.ms": "1"}', {"compacts": True}),
+        ("{}", {"compacts": True, "max_compaction_lag_ms": 1}),
+    ],
+)
+async def test_a_compacted_segment_is_no_older_than_the_lag(
+    db: asyncpg.Connection,
+    make_janitor: Callable[..., Awaitable[Janitor]],
+    configs: str,
+    options: Mapping[str, Any],
+) -> None:
+    """Whether the topic or the broker says that it is compacted, and how long records may escape that."""
+    topic = await add_topic(db, "t", configs=configs)
+    kept = await add_topic(db, "kept", configs='{"cleanup.policy": "delete", "max.compaction.lag.ms": "1"}')
+    janitor = await make_janitor(**options)
+    for each in (topic, kept):
+        outgrown(janitor, each)
+        await until(db, "SELECT series = id FROM kafka.topics WHERE id = $1", each)
+        await add_row(db, each, 0, [b"x"], series=each)
+    janitor.poke()
+    await until(db, "SELECT state = 'frozen' FROM kafka.segments WHERE series = $1 AND segment = 0", topic)
+    assert await db.fetchval("SELECT count(*) FROM kafka.segments WHERE series = $1", kept) == 1
+
+
+async def test_configs_that_are_no_numbers_stop_no_segment(
+    db: asyncpg.Connection, lanes: Lanes, make_janitor: Callable[..., Awaitable[Janitor]]
+) -> None:
+    """Somebody may write anything into a topic's configs by SQL."""
+    text = await add_topic(db, "text", configs='{"segment.bytes": "large", "segment.ms": {"a": 1}}')
+    janitor = await make_janitor(segment_bytes=MIB, compression="none")
+    outgrown(janitor, text)
+    await until(db, "SELECT EXISTS (SELECT FROM kafka.series WHERE id = $1)", text)
+    await add_row(db, text, 0, [b"x" * MIB * 2], series=text)
+    janitor.poke()
+    await until(db, "SELECT count(*) = 2 FROM kafka.segments WHERE series = $1", text)
+    assert not janitor.failures["roll segments"]
+
+
 async def test_segment_bytes_of_a_topic_count_in_its_own_series(
     db: asyncpg.Connection, lanes: Lanes, make_janitor: Callable[..., Awaitable[Janitor]]
 ) -> None:
     topic = await add_topic(db, "t", configs='{"segment.bytes": "1048576"}')
     janitor = await make_janitor(compression="none")
-    janitor.outgrown(topic)
+    outgrown(janitor, topic)
     await until(db, "SELECT series = id FROM kafka.topics WHERE id = $1", topic)
     assert lanes.moved == [(topic, topic, 0)]
     for offset in range(50):
@@ -403,7 +518,7 @@ async def test_a_move_that_was_begun_is_finished_by_the_next_janitor(
     topic = await add_topic(db, "t")
     lanes.fail_times = 1000
     janitor = await make_janitor()
-    janitor.outgrown(topic)
+    outgrown(janitor, topic)
     await until(db, "SELECT EXISTS (SELECT FROM kafka.series WHERE id = $1)", topic)
     await janitor.stop()
     lanes.fail_times = 0
@@ -423,8 +538,8 @@ async def test_auto_compression_looks_at_the_records(
     )
     await add_row(db, noise, 0, random_bytes)
     janitor = await make_janitor()
-    janitor.outgrown(text)
-    janitor.outgrown(noise)
+    outgrown(janitor, text)
+    outgrown(janitor, noise)
     await until(db, "SELECT count(*) = 2 FROM kafka.topics WHERE series = id")
     chosen = dict(await db.fetch("SELECT series, compression FROM kafka.segments WHERE series <> 0"))
     assert chosen == {text: "lz4", noise: "none"}
@@ -433,9 +548,9 @@ async def test_auto_compression_looks_at_the_records(
 async def test_sessions_that_are_killed_all_the_time_delay_the_work_only(
     db: asyncpg.Connection, make_janitor: Callable[..., Awaitable[Janitor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pg_kafka.storage.janitor.FIRST_RETRY_S", 0.01)
-    monkeypatch.setattr("pg_kafka.storage.janitor.LAST_RETRY_S", 0.05)
-    monkeypatch.setattr("pg_kafka.storage.janitor.VIEWS_PER_STEP", 5)
+    monkeypatch.setattr("pg_kafka.storage.upkeep.janitor.FIRST_RETRY_S", 0.01)
+    monkeypatch.setattr("pg_kafka.storage.upkeep.janitor.LAST_RETRY_S", 0.05)
+    monkeypatch.setattr("pg_kafka.storage.upkeep.views.VIEWS_PER_STEP", 5)
     keep, doomed = await add_topic(db, "keep"), await add_topic(db, "doomed")
     await db.execute("INSERT INTO kafka.topics (name, partitions) SELECT 't' || n, 1 FROM generate_series(1, 50) n")
     for offset in range(300):
@@ -443,7 +558,7 @@ async def test_sessions_that_are_killed_all_the_time_delay_the_work_only(
         await add_row(db, keep, offset, [b"x" * 10_000])
     await delete_topic(db, doomed)
     janitor = await make_janitor(segment_bytes=MIB)
-    janitor.outgrown(keep)
+    outgrown(janitor, keep)
     for _ in range(30):
         await asyncio.sleep(0.02)
         await db.execute(
@@ -479,7 +594,7 @@ async def test_stop_while_connecting_ends_the_session(
         await asyncio.Event().wait()
         raise AssertionError
 
-    monkeypatch.setattr("pg_kafka.storage.janitor.server_compressions", never)
+    monkeypatch.setattr("pg_kafka.storage.upkeep.janitor.server_compressions", never)
     janitor = await make_janitor()
     async with asyncio.timeout(DEADLINE_S):
         await is_open.wait()
@@ -503,3 +618,33 @@ async def test_a_fenced_broker_s_janitor_makes_no_noise(
         await janitor.stop()
     (line,) = [record for record in caplog.records if record.name.endswith("janitor")]
     assert line.levelname == "INFO" and line.exc_info is None
+
+
+async def test_a_topic_says_how_its_own_series_is_compressed(
+    db: asyncpg.Connection, make_janitor: Callable[..., Awaitable[Janitor]]
+) -> None:
+    own, wrong = await add_topic(db, "own"), await add_topic(db, "wrong")
+    for topic, wish in ((own, "pglz"), (wrong, "zip")):
+        await db.execute(
+            "UPDATE kafka.topics SET configs = jsonb_build_object('storage.compression', $2::text) WHERE id = $1",
+            topic,
+            wish,
+        )
+        await grow(db, topic, 0)
+    janitor = await make_janitor(compression="none", segment_bytes=MIB)
+    outgrown(janitor, own)
+    outgrown(janitor, wrong)
+    await until(db, "SELECT count(*) = 2 FROM kafka.topics WHERE series = id")
+    chosen = dict(await db.fetch("SELECT series, compression FROM kafka.segments WHERE series <> 0"))
+    assert chosen == {own: "pglz", wrong: "none"}
+
+
+async def test_a_janitor_goes_by_settings_that_have_changed(
+    db: asyncpg.Connection, make_janitor: Callable[..., Awaitable[Janitor]]
+) -> None:
+    topic = await add_topic(db, "grown")
+    for offset in range(0, 3000, 1000):
+        await grow(db, topic, offset)
+    janitor = await make_janitor(compression="none")
+    janitor.renew(Options(segment_bytes=1024, segment_ms=1 << 60, compression="none"))
+    await until(db, "SELECT count(*) > 1 FROM kafka.segments WHERE series = 0")

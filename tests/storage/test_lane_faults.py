@@ -62,7 +62,7 @@ async def test_connection_lost_while_the_culprit_is_sought(
         for index in (0, 2, 3):
             expected = 2 if results[index].error == 0 else 0
             assert await append_again(leader, topic, index, batch(values(b"c"))) == expected
-        assert leader.log.queued_bytes == 0
+        assert leader.log.backlog.bytes == 0
 
 
 async def test_error_while_a_transaction_is_built(pg_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +86,7 @@ async def test_error_while_a_transaction_is_built(pg_dsn: str, monkeypatch: pyte
             assert await append_again(leader, topic, index, batch(values(b"b"))) == 0
             found = records(await leader.log.read(await leader.partition(topic, index), 0, 1 << 20))
             assert found == [(0, None, b"b")]
-        assert leader.log.queued_bytes == 0
+        assert leader.log.backlog.bytes == 0
 
 
 async def test_connection_lost_while_a_copy_waits_to_write(

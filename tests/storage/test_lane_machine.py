@@ -4,7 +4,8 @@ The model is what clients know: an idempotent producer sends each batch again, u
 one sends it once. Rules queue batches, wait for answers, cut sessions, restart, and let a second broker take over from one
 that is dead or only silent. At any time an acknowledged batch is at its offset and high watermarks do not go back; in the
 end every idempotent batch is in the log once, in its producer's order, and the log has neither gaps nor repeats. Groups
-write numbers that grow, and what is loaded is what was acknowledged last; journals are rotated meanwhile.
+write numbers that grow, and what is loaded is what was acknowledged last; journals are rotated meanwhile. Two thirds of
+the batches are compressed, and kept as they came until SQL asks for their topic, again and again.
 
 PG_KAFKA_MACHINE_EXAMPLES=200 plays more.
 """
@@ -23,20 +24,20 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from tests.storage.janitors import janitor_of, job
 from tests.storage.leader import Leader, frozen, stop_beating
-from tests.wire_batches import batch, values
+from tests.wire_batches import batch, records, values
 
-from pg_kafka.coordinator.group_steps import Record
 from pg_kafka.coordinator.producer_state import WINDOW_BATCHES
+from pg_kafka.coordinator.records import Record
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import lane as lane_module
-from pg_kafka.storage import staging
+from pg_kafka.storage import lane_recovery, staging
 from pg_kafka.storage.groups import GroupStore
-from pg_kafka.storage.janitor import Janitor
 from pg_kafka.storage.partition import AppendResult
 from pg_kafka.storage.sessions import CONNECTION_ERRORS, Fenced
 from pg_kafka.storage.topics import NewTopic, Topic
-from pg_kafka.wire._records import peek
+from pg_kafka.wire._records import batches_in, peek
 from pg_kafka.wire.error_codes import ErrorCode
 
 T = TypeVar("T")
@@ -44,6 +45,7 @@ PARTITIONS = 2
 PRODUCERS = 2
 GROUPS = 3
 TIMEOUT_MS = 100
+CODECS = (0, 3, 4)  # none, lz4, zstd
 EXAMPLES = int(os.environ.get("PG_KAFKA_MACHINE_EXAMPLES", "8"))
 RETRIABLE = (ErrorCode.KAFKA_STORAGE_ERROR, ErrorCode.NOT_LEADER_OR_FOLLOWER, ErrorCode.REQUEST_TIMED_OUT)
 
@@ -79,7 +81,10 @@ class Stream:
         return [sent for sent in self.batches if sent.offset is not None]
 
     def wire(self, sent: Sent, shift: int = 0) -> bytes:
-        return batch(values(*sent.texts), producer_id=self.producer_id, epoch=0, sequence=sent.sequence + shift)
+        codec = CODECS[sent.sequence % len(CODECS)]
+        return batch(
+            values(*sent.texts), codec=codec, producer_id=self.producer_id, epoch=0, sequence=sent.sequence + shift
+        )
 
 
 @dataclass
@@ -118,6 +123,7 @@ class LaneMachine(RuleBasedStateMachine):
     async def started(self, **settings: int) -> Leader:
         leader = Leader(self.dsn, checkpoint_bytes=400, backend_timeout_ms=TIMEOUT_MS, **settings)
         await leader.start()
+        await leader.keep_layouts(idle_s=0.0)
         return leader
 
     async def make_topic(self) -> None:
@@ -125,7 +131,8 @@ class LaneMachine(RuleBasedStateMachine):
         topics: list[Topic | int] = []
         while not topics:
             try:
-                topics = await self.leader.topics.create([NewTopic(f"{self.name}-{self.number}", PARTITIONS, {})])
+                new = NewTopic(f"{self.name}-{self.number}", PARTITIONS, {"storage.layout": "batches"})
+                topics = await self.leader.topics.create([new])
             except StorageError:
                 await asyncio.sleep(0.02)
         assert isinstance(topics[0], Topic)
@@ -145,7 +152,7 @@ class LaneMachine(RuleBasedStateMachine):
         except StorageError as error:
             head = peek(wire)
             if head.producer_id >= 0:  # as Produce does
-                self.leader.log.awaits_again(
+                self.leader.log.first_batches.await_again(
                     self.topic_id, index, head.producer_id, head.producer_epoch, head.base_sequence
                 )
             answer: asyncio.Future[AppendResult] = self.loop.create_future()
@@ -252,7 +259,7 @@ class LaneMachine(RuleBasedStateMachine):
         connection = await asyncpg.connect(self.dsn)
         try:
             rows = await connection.fetch(
-                "SELECT partition, base_offset, last_offset, leader_epoch, values FROM kafka.log WHERE topic = $1 "
+                "SELECT partition, base_offset, last_offset, leader_epoch, values, batch FROM kafka.log WHERE topic = $1 "
                 "ORDER BY partition, base_offset",
                 self.topic_id,
             )
@@ -265,7 +272,11 @@ class LaneMachine(RuleBasedStateMachine):
             assert row["base_offset"] == len(log), f"offset {row['base_offset']} where {len(log)} comes next"
             assert row["leader_epoch"] >= epochs[row["partition"]], "a row of an older leader"
             epochs[row["partition"]] = row["leader_epoch"]
-            log += [(row["base_offset"] + n, value) for n, value in enumerate(row["values"])]
+            if row["batch"] is None:
+                log += [(row["base_offset"] + n, value) for n, value in enumerate(row["values"])]
+            else:
+                log += [(offset, value or b"") for offset, _, value in records(batches_in(row["batch"]))]
+            assert len(log) == row["last_offset"] + 1
         return found
 
     # -- rules -------------------------------------------------------------------------------------------------------
@@ -274,7 +285,8 @@ class LaneMachine(RuleBasedStateMachine):
     def append(self, index: int, count: int) -> None:
         sent = Sent(self.texts(count))
         self.plain[index].append(sent)
-        sent.answer = self.run(self.send(index, batch(values(*sent.texts))))
+        codec = CODECS[self.number % len(CODECS)]
+        sent.answer = self.run(self.send(index, batch(values(*sent.texts), codec=codec)))
 
     @rule(producer=producers, index=partitions, counts=st.lists(st.integers(1, 3), min_size=1, max_size=3))
     def append_in_sequence(self, producer: int, index: int, counts: list[int]) -> None:
@@ -333,9 +345,10 @@ class LaneMachine(RuleBasedStateMachine):
 
         async def rotate() -> None:
             leader = self.leader
-            janitor = Janitor(
+            janitor = janitor_of(
                 self.dsn,
                 leader.log,
+                owner=leader.log.node_id,
                 segment_bytes=1 << 40,
                 segment_ms=1 << 40,
                 compression="none",
@@ -346,13 +359,35 @@ class LaneMachine(RuleBasedStateMachine):
             try:
                 await janitor._connect()
                 for _ in range(steps):
-                    await janitor._rotate_journals()
+                    await job(janitor, "rotate journals").step()
             except (StorageError, Fenced, asyncpg.PostgresError, *CONNECTION_ERRORS):
                 pass
             finally:
                 await janitor.stop()
 
         self.run(rotate())
+
+    @rule(milliseconds=st.sampled_from([20, 200, 2000]))
+    def ask_by_sql(self, milliseconds: int) -> None:
+        """A query waits for the topic's batches to be unpacked, perhaps not long enough."""
+
+        async def ask() -> None:
+            connection = await asyncpg.connect(self.dsn)
+            try:
+                topic = self.leader.topics.by_id[self.topic_id]
+                await connection.execute(f"SET statement_timeout = {milliseconds}")
+                await connection.fetchval("SELECT kafka.unpack($1)", topic.name)
+                assert not await connection.fetchval(
+                    "SELECT count(*) FROM kafka.extents WHERE topic = $1 AND packed_from IS NOT NULL AND NOT ("
+                    "SELECT keeps_batches FROM kafka.topics WHERE id = $1)",
+                    topic.id,
+                )
+            except (asyncpg.QueryCanceledError, asyncpg.ObjectNotInPrerequisiteStateError):
+                pass
+            finally:
+                await connection.close()
+
+        self.run(ask())
 
     @rule()
     def wait_for_answers(self) -> None:
@@ -519,7 +554,7 @@ class LaneMachine(RuleBasedStateMachine):
             self.run(finish())
             self.run(finish_groups())
             self.check(self.run(self.stored()), is_final=True)
-            assert self.leader.log.queued_bytes == 0
+            assert self.leader.log.backlog.bytes == 0
         finally:
             if self.silent is not None:
                 self.silent.crash()
@@ -538,8 +573,8 @@ def test_any_order_of_appends_failures_and_take_overs(
     if giant_bytes < staging.MAX_TRANSACTION_BYTES:
         monkeypatch.setattr(lane_module, "OVERLAP_BYTES", 1)
         monkeypatch.setattr(lane_module, "ALONE_BYTES", 1)
-    monkeypatch.setattr(lane_module, "DOUBT_S", 0.1)
-    monkeypatch.setattr(lane_module, "END_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(lane_recovery, "DOUBT_S", 0.1)
+    monkeypatch.setattr(lane_recovery, "END_TIMEOUT_S", 0.2)
 
     class Machine(LaneMachine):
         dsn = pg_dsn

@@ -7,7 +7,7 @@ import pytest
 from tests.storage.leader import leading
 from tests.wire_batches import batch, values
 
-from pg_kafka.storage import log as log_module
+from pg_kafka.storage import loading
 from pg_kafka.wire.error_codes import ErrorCode
 
 
@@ -29,7 +29,7 @@ async def test_partition_named_twice_is_loaded_once(pg_dsn: str) -> None:
 
 
 async def test_partition_named_twice_far_apart_is_loaded_once(pg_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_module, "PARTITIONS_PER_LOAD", 1)
+    monkeypatch.setattr(loading, "PARTITIONS_PER_LOAD", 1)
     async with leading(pg_dsn) as leader:
         topic = await leader.topic("t", 3)
         loaded = await leader.log.load([(topic, 0), (topic, 1), (topic, 2), (topic, 0)])
@@ -42,10 +42,10 @@ async def test_load_that_ends_late_does_not_replace_a_partition_in_use(pg_dsn: s
     async with leading(pg_dsn) as leader:
         topic = await leader.topic("t")
         async with leader.log._readers.use(10) as connection:
-            (late,) = await leader.log._read_settled(connection, [(topic, 0)])
+            (late,) = await leader.log._loading._read_settled(connection, [(topic, 0)])
         partition = await leader.partition(topic)
         await leader.append(partition, batch(values(b"a")))
-        leader.log._serve(late)
+        leader.log._loading._serve(late)
         assert await leader.partition(topic) is partition
         assert not leader.over.is_set()
 

@@ -1,12 +1,14 @@
 """The log on a real PostgreSQL: offsets, group commit, restart, duplicate windows, errors."""
 
 import asyncio
+from dataclasses import replace
 
 import asyncpg
 import pytest
 from tests.storage.leader import Leader, leading
 from tests.wire_batches import batch, records, values
 
+from pg_kafka.clock import Clock
 from pg_kafka.cluster import heartbeat
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import log as log_module
@@ -14,6 +16,7 @@ from pg_kafka.storage.disk import NEARLY_FULL, DiskWatch
 from pg_kafka.storage.journal import JournalWrite, OffsetWrite
 from pg_kafka.storage.partition import AppendResult
 from pg_kafka.storage.sessions import unavailable
+from pg_kafka.storage.topics import NewTopic, Topic
 from pg_kafka.wire.error_codes import ErrorCode
 
 
@@ -344,12 +347,25 @@ async def test_large_batch_spans_rows_and_comes_back_whole(pg_dsn: str) -> None:
         assert found == [(n, r[0], r[1]) for n, r in enumerate(sent)]
 
 
+async def test_topics_follow_the_settings_of_the_broker(pg_dsn: str) -> None:
+    async with leading(pg_dsn) as leader:
+        plain = await leader.partition(await leader.topic("plain"))
+        created = await leader.topics.create([NewTopic("own", 1, {"max.message.bytes": "77"})])
+        assert isinstance(created[0], Topic)
+        own = await leader.partition(created[0])
+        before = own.topic.settings
+        leader.settings.renew(replace(leader.config, message_max_bytes=5000))
+        assert plain.topic.settings.max_message_bytes == 5000
+        assert leader.topics.by_name["plain"] is plain.topic
+        assert own.topic.settings is before
+
+
 async def test_topic_moves_to_its_own_series(pg_dsn: str) -> None:
     async with leading(pg_dsn, series_bytes=1000) as leader:
         topic = await leader.topic("t")
         partition = await leader.partition(topic)
         await leader.append(partition, batch(values(b"x" * 2000)))
-        assert leader.outgrown == [topic.id]
+        assert leader.growth.outgrown == {topic.id}
         connection = await asyncpg.connect(pg_dsn)
         from pg_kafka.storage.segments import Segments
 
@@ -428,8 +444,8 @@ async def test_producers_are_known_after_the_clock_was_set_forward_by_days(
     partition = await first.partition(await first.topic("t"))
     sent = batch(values(b"a", b"b"), producer_id=7, epoch=0, sequence=0)
     await first.append(partition, sent)
-    now_ms = first.log.now_ms()
-    monkeypatch.setattr(first.log, "now_ms", lambda: now_ms + 3 * 86_400_000)
+    now_ms = Clock.wall_ms
+    monkeypatch.setattr(Clock, "wall_ms", lambda clock: now_ms(clock) + 3 * 86_400_000)
     # A checkpoint by the new time: in it, in memory and after a restart the producer's batches are known.
     await first.append(partition, batch(values(b"other")))
     first.log._lanes[0]._staging.mark_checkpoints()

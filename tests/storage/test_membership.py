@@ -12,6 +12,7 @@ import pytest
 from tests.storage.leader import leading, stop_beating, tell_nobody
 from tests.wire_batches import batch, values
 
+from pg_kafka.clock import Clock
 from pg_kafka.cluster import heartbeat
 from pg_kafka.cluster.incarnation import History, Incarnation
 from pg_kafka.cluster.membership import Membership
@@ -47,6 +48,7 @@ def member(
         version="t",
         heartbeat_ms=heartbeat_ms,
         eviction_ms=eviction_ms,
+        clock=Clock(),
         on_end=ends.append,
         history=history,
     )
@@ -141,6 +143,7 @@ async def test_heartbeat_notices_that_the_one_before_is_gone(pg_dsn: str, sql: a
         version="t",
         heartbeat_ms=100,
         eviction_ms=6000,
+        clock=Clock(),
         on_end=lambda _reason: ended.set(),
         history=history,
     )
@@ -376,6 +379,7 @@ async def test_event_loop_that_hangs_loses_its_leadership(
         version="t",
         heartbeat_ms=100,
         eviction_ms=1000,
+        clock=Clock(),
         on_end=lambda _reason: ended.set(),
     )
     await first.join(tell_nobody)
@@ -497,6 +501,7 @@ async def test_leader_whose_heartbeat_is_late_gives_up_when_another_one_waits(
             version="t",
             heartbeat_ms=50,
             eviction_ms=600,
+            clock=Clock(),
             on_end=lambda _reason, ended=ended: ended.set(),  # type: ignore[misc]
         )
         await first.join(tell_nobody)

@@ -17,7 +17,7 @@ async def test_rows_that_are_missing_are_an_error_and_never_skipped(pg_dsn: str)
         connection = await asyncpg.connect(pg_dsn)
         for number in range(12):
             if number == 6:
-                await Segments(connection).create_segment(0, 1, "none")
+                await Segments(connection).roll(0, 0, "none")
                 await leader.log.switch_segment(0, 1)
             await leader.append(partition, batch(values(b"%d" % number * 100)))
         assert len(partition.extents) == 2
@@ -38,7 +38,7 @@ async def test_rows_that_moved_to_another_segment_are_found(pg_dsn: str) -> None
         for number in range(4):
             await leader.append(partition, batch(values(b"%d" % number, timestamp=1_700_000_000_000 + number)))
         connection = await asyncpg.connect(pg_dsn)
-        await Segments(connection).create_segment(0, 1, "none")
+        await Segments(connection).roll(0, 0, "none")
         columns = await connection.fetchval(
             "SELECT string_agg(attname, ', ') FROM pg_attribute"
             " WHERE attrelid = 'kafka.log'::regclass AND attnum > 0 AND attname <> 'segment'"

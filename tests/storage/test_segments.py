@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 from tests.storage.log_rows import add_row, add_topic, connect_migrated
 
-from pg_kafka.storage.segments import LOCK_TIMEOUT_MS, Segments, first_guess, server_compressions
+from pg_kafka.storage.segments import LOCK_TIMEOUT_MS, Segments, adopt, first_guess, server_compressions
 
 # Generous for a busy machine; one blocked lock would cost LOCK_TIMEOUT_MS at least, an open transaction for ever.
 SOON_S = 2.0
@@ -69,6 +69,11 @@ async def writer(dsn: str, topic: int) -> AsyncIterator[list[float]]:
         connection.terminate()
 
 
+async def owned(db: asyncpg.Connection) -> list[tuple[int, int, str, int | None]]:
+    rows = await db.fetch("SELECT series, segment, state, owner FROM kafka.segments ORDER BY series, segment")
+    return [tuple(row) for row in rows]
+
+
 async def tables(db: asyncpg.Connection, parent: str) -> list[str]:
     rows = await db.fetch(
         "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = $1::text::regclass ORDER BY 1",
@@ -84,10 +89,10 @@ async def test_new_tables_under_an_open_select_take_milliseconds_and_delay_no_wr
     small, large = await add_topic(db, "small"), await add_topic(db, "large")
     async with open_select(pg_dsn, "kafka.messages"), writer(pg_dsn, small) as took:
         begun = time.monotonic()
-        for number in range(1, 6):
-            await segments.create_segment(0, number, "none")
+        for number in range(5):
+            assert await segments.roll(0, number, "none") == number + 1
         assert await segments.create_series(large, "none")
-        await segments.create_segment(large, 1, "none")
+        assert await segments.roll(large, 0, "none") == 1
         needed = time.monotonic() - begun
         await add_row(db, large, 0, [b"x"], series=large, segment=1)
     assert needed < SOON_S
@@ -104,7 +109,7 @@ async def test_a_reader_that_locks_everything_delays_a_new_segment_only(
     transaction = connection.transaction()
     await transaction.start()
     await connection.execute("LOCK TABLE kafka.log_0 IN SHARE UPDATE EXCLUSIVE MODE")
-    creating = asyncio.create_task(segments.create_segment(0, 1, "none"))
+    creating = asyncio.create_task(segments.roll(0, 0, "none"))
     await asyncio.sleep(3 * LOCK_TIMEOUT_MS / 1000)
     assert not creating.done()
     await transaction.rollback()
@@ -122,18 +127,112 @@ async def test_a_segment_that_cannot_be_made_is_given_up(
     async with connection.transaction():
         await connection.execute("LOCK TABLE kafka.log_0 IN SHARE UPDATE EXCLUSIVE MODE")
         with pytest.raises(asyncpg.LockNotAvailableError):
-            await segments.create_segment(0, 1, "none")
-    assert await db.fetchval("SELECT count(*) FROM kafka.segments") == 1
+            await segments.roll(0, 0, "none")
+    assert [tuple(row) for row in await db.fetch("SELECT segment, state FROM kafka.segments")] == [(0, "active")]
     await connection.close()
 
 
-async def test_a_new_segment_is_where_sessions_start_to_append(db: asyncpg.Connection, segments: Segments) -> None:
-    for _ in range(2):
-        await segments.create_segment(0, 1, "none")
-    assert await db.fetchval("SELECT active_segment FROM kafka.series WHERE id = 0") == 1
+async def test_a_new_segment_is_where_its_owner_appends(db: asyncpg.Connection, segments: Segments) -> None:
+    assert await adopt(db.fetch, 7) == {0: 0}
+    assert [await segments.roll(0, 0, "none") for _ in range(2)] == [1, None]
+    assert await owned(db) == [(0, 0, "superseded", 7), (0, 1, "active", 7)]
     topic = await add_topic(db, "t")
     await add_row(db, topic, 0, [b"x"], segment=1)
     assert await db.fetchval("SELECT tableoid::regclass::text FROM kafka.log") == "kafka.log_0_1"
+
+
+NEWEST = "SELECT max(segment) FROM kafka.segments WHERE series = $1"
+
+
+async def second_owner(db: asyncpg.Connection, segments: Segments, series: int, owner: int) -> None:
+    """A segment for another broker, beside that of the first."""
+    newest = await db.fetchval(NEWEST, series)
+    first = await db.fetchval("SELECT owner FROM kafka.segments WHERE series = $1 AND segment = $2", series, newest)
+    assert await segments.roll(series, newest, "none") == newest + 1
+    await db.execute(
+        "UPDATE kafka.segments SET owner = $3 WHERE series = $1 AND segment = $2", series, newest + 1, owner
+    )
+    await db.execute(
+        "UPDATE kafka.segments SET state = 'active', owner = $3 WHERE series = $1 AND segment = $2",
+        series,
+        newest,
+        first,
+    )
+
+
+@pytest.mark.parametrize("node_id", [3, 4, 5])
+async def test_who_leads_adopts_what_others_write_to_and_keeps_the_newest(
+    db: asyncpg.Connection, segments: Segments, pg_dsn: str, node_id: int
+) -> None:
+    topic = await add_topic(db, "t")
+    assert await segments.create_series(topic, "none", 3)
+    assert await adopt(db.fetch, 3) == {0: 0, topic: 0}
+    await segments.roll(topic, 0, "none")
+    await second_owner(db, segments, 0, 4)
+    await second_owner(db, segments, topic, 4)
+    assert await owned(db) == [
+        (0, 0, "active", 3),
+        (0, 1, "active", 4),
+        (topic, 0, "superseded", 3),
+        (topic, 1, "active", 3),
+        (topic, 2, "active", 4),
+    ]
+
+    async def killed_after(statements: int) -> None:
+        connection = await asyncpg.connect(pg_dsn)
+        with pytest.raises(Killed):
+            await adopt(MortalConnection(connection, statements).fetch, node_id)
+
+    for statements in range(3):
+        await killed_after(statements)
+    for _ in range(2):
+        assert await adopt(db.fetch, node_id) == {0: 1, topic: 2}
+        assert await owned(db) == [
+            (0, 0, "superseded", node_id),
+            (0, 1, "active", node_id),
+            (topic, 0, "superseded", node_id),
+            (topic, 1, "superseded", node_id),
+            (topic, 2, "active", node_id),
+        ]
+    await segments.seal(0, 0)
+    assert (await owned(db))[0] == (0, 0, "sealed", None)
+
+
+async def test_an_owner_has_one_active_segment_of_a_series(db: asyncpg.Connection, segments: Segments) -> None:
+    await adopt(db.fetch, 3)
+    await second_owner(db, segments, 0, 4)
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await db.execute("UPDATE kafka.segments SET owner = 3")
+    with pytest.raises(asyncpg.CheckViolationError):
+        await db.execute("UPDATE kafka.segments SET state = 'sealed' WHERE segment = 0")
+
+
+async def test_a_segment_that_is_written_to_is_not_sealed(db: asyncpg.Connection, segments: Segments) -> None:
+    await segments.seal(0, 0)
+    assert await owned(db) == [(0, 0, "active", None)]
+
+
+async def test_numbers_are_not_given_twice_though_the_last_segment_is_gone(
+    db: asyncpg.Connection, segments: Segments, pg_dsn: str
+) -> None:
+    await adopt(db.fetch, 3)
+    await second_owner(db, segments, 0, 4)
+    await db.execute("UPDATE kafka.segments SET state = 'superseded' WHERE segment = 1")
+    await segments.seal(0, 1)
+    await segments.drop_segment(0, 1)
+    assert await segments.roll(0, 0, "none") == 2
+
+    # Brokers that need segments of one series at the same time.
+    topic = await add_topic(db, "t")
+    assert await segments.create_series(topic, "none", 3)
+    for owner in (4, 5):
+        await second_owner(db, segments, topic, owner)
+    connections = [await asyncpg.connect(pg_dsn) for _ in range(3)]
+    made = await asyncio.gather(*(Segments(c).roll(topic, number, "none") for number, c in enumerate(connections)))
+    assert sorted(number for number in made if number is not None) == [3, 4, 5]
+    assert [tuple(row)[2:] for row in await owned(db)][-3:] == [("active", 3 + made.index(n)) for n in (3, 4, 5)]
+    for connection in connections:
+        await connection.close()
 
 
 async def test_there_is_no_series_for_a_topic_that_is_gone(db: asyncpg.Connection, segments: Segments) -> None:
@@ -152,7 +251,7 @@ async def test_offsets_are_unique_in_a_segment(db: asyncpg.Connection) -> None:
 async def test_records_are_stored_as_asked(
     db: asyncpg.Connection, segments: Segments, compression: str, storage: bytes, method: bytes
 ) -> None:
-    await segments.create_segment(0, 1, compression)
+    await segments.roll(0, 0, compression)
     columns = await db.fetch(
         "SELECT attname, attstorage, attcompression, attstattarget FROM pg_attribute "
         "WHERE attrelid = 'kafka.log_0_1'::regclass AND attname IN ('values', 'keys', 'header_values', 'timestamps')"
@@ -162,7 +261,8 @@ async def test_records_are_stored_as_asked(
     assert {row["attcompression"] for row in columns} <= {method, b""}
     assert {row["attstattarget"] for row in columns} == {0}
     options = await db.fetchval("SELECT reloptions FROM pg_class WHERE oid = 'kafka.log_0_1'::regclass")
-    assert options == ["autovacuum_vacuum_insert_threshold=-1"]
+    inline = ["toast_tuple_target=4080"] if compression == "none" else []
+    assert options == ["autovacuum_vacuum_insert_threshold=-1", *inline]
     assert "autovacuum_enabled" not in str(options)
 
 
@@ -176,7 +276,7 @@ async def test_what_the_server_can_compress_with_is_known(db: asyncpg.Connection
 async def test_a_sealed_segment_is_frozen(db: asyncpg.Connection, segments: Segments) -> None:
     topic = await add_topic(db, "t")
     await add_row(db, topic, 0, [b"x" * 100] * 100)
-    await segments.create_segment(0, 1, "none")
+    await segments.roll(0, 0, "none")
     await segments.seal(0, 0)
     await segments.freeze(0, 0)
     row = await db.fetchrow("SELECT state, sealed_at IS NOT NULL FROM kafka.segments WHERE segment = 0")
@@ -191,7 +291,7 @@ async def test_a_sealed_segment_is_frozen(db: asyncpg.Connection, segments: Segm
 async def test_a_segment_is_emptied_and_dropped(db: asyncpg.Connection, segments: Segments) -> None:
     topic = await add_topic(db, "t")
     await add_row(db, topic, 0, [b"x"])
-    await segments.create_segment(0, 1, "none")
+    await segments.roll(0, 0, "none")
     for _ in range(2):
         await segments.drop_segment(0, 0)
     assert await tables(db, "kafka.log_0") == ["kafka.log_0_1"]
@@ -283,7 +383,7 @@ async def test_killed_after_each_statement_it_ends_the_same(db: asyncpg.Connecti
 
     async def live_and_die(segments: Segments) -> None:
         assert await segments.create_series(topic, "none")
-        await segments.create_segment(topic, 1, "none")
+        await segments.roll(topic, 0, "none")
         await segments.seal(topic, 0)
         await segments.freeze(topic, 0)
 

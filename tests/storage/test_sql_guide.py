@@ -13,7 +13,7 @@ import asyncpg
 import pytest
 from tests.storage.log_rows import add_row, add_topic, connect_migrated
 
-from pg_kafka.config import SETTINGS
+from pg_kafka.config.broker import BROKER_KEYS
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "sql.md"
@@ -36,13 +36,14 @@ def is_grant(statement: str) -> bool:
 @pytest.fixture
 async def superuser(pg_dsn: str, pg_superuser_dsn: str, postgres_server: Any) -> AsyncIterator[asyncpg.Connection]:
     """A session on a database with a topic `orders`; the role `analyst` is dropped behind it."""
-    db = await connect_migrated(pg_dsn, settings={s.parameter: s.doc for s in SETTINGS if not s.start_only})
+    db = await connect_migrated(pg_dsn, settings={key.parameter: key.doc for key in BROKER_KEYS.values()})
     topic = await add_topic(db, "orders")
     now = int(time.time() * 1000)
     for base in (0, 500, 1000):
         records = [json.dumps({"customer": f"c{n % 3}", "amount": n}).encode() for n in range(base, base + 500)]
         headers = [[(b"trace-id", b"%d" % n)] for n in range(500)]
-        await add_row(db, topic, base, records, first_timestamp=now, headers=headers)
+        keys = [b"c%d" % (n % 3) for n in range(base, base + 500)]
+        await add_row(db, topic, base, records, first_timestamp=now, headers=headers, keys=keys)
     await db.execute("SELECT kafka.create_topic_view($1)", topic)
     await db.close()
     superuser = await asyncpg.connect(pg_superuser_dsn)

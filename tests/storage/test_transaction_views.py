@@ -17,7 +17,7 @@ from tests.storage.log_rows import add_marker, add_row, add_topic, connect_migra
 from tests.storage.test_groups_store import Rotating, query, until
 from tests.storage.test_transactions_log import end, marker, transactional
 
-from pg_kafka.coordinator.group_steps import Record
+from pg_kafka.coordinator.records import Record
 from pg_kafka.errors import StorageError
 from pg_kafka.storage.segments import Segments
 from pg_kafka.storage.transactions import TransactionStore
@@ -130,7 +130,7 @@ async def test_markers_of_other_partitions_and_topics_decide_nothing(db: asyncpg
 async def test_a_marker_may_be_in_any_later_segment(db: asyncpg.Connection) -> None:
     topic = await add_viewed_topic(db, "t")
     segments = Segments(db)
-    await segments.create_segment(0, 1, "none")
+    await segments.roll(0, 0, "none")
     await segments.create_series(topic, "none")
     await add_transactional(db, topic, 0, 1, 7)
     await add_transactional(db, topic, 1, 1, 8)
@@ -149,7 +149,7 @@ async def test_every_segment_knows_its_markers(db: asyncpg.Connection) -> None:
     topic = await add_topic(db, "t")
     segments = Segments(db)
     await segments.create_series(topic, "none")
-    await segments.create_segment(topic, 1, "none")
+    await segments.roll(topic, 0, "none")
     for segment in ("0_0", f"{topic}_0", f"{topic}_1"):
         index = await db.fetchval("SELECT pg_get_indexdef($1::regclass)", f"kafka.log_{segment}_markers")
         assert index.endswith("(topic, partition, producer_id, base_offset) WHERE is_control")
@@ -340,7 +340,7 @@ async def test_rotation_of_the_journal_keeps_what_counts(pg_dsn: str) -> None:
 
 
 async def test_markers_of_a_deleted_topic_go_with_it(pg_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pg_kafka.storage.janitor.MARKERS_PER_STEP", 2)
+    monkeypatch.setattr("pg_kafka.storage.upkeep.deleted_topics.MARKERS_PER_STEP", 2)
     async with leading(pg_dsn) as leader:
         doomed, kept = await leader.topic("doomed"), await leader.topic("kept")
         for topic in (doomed, kept):

@@ -6,7 +6,7 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from tests.storage.leader import Leader, leading
 from tests.wire_batches import batch, values
 
-from pg_kafka.coordinator.group_steps import Record
+from pg_kafka.coordinator.records import Record
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import partition as partition_module
 from pg_kafka.storage.groups import GroupStore, OffsetWrite
@@ -186,7 +186,7 @@ async def test_a_batch_whose_transaction_is_not_open_is_refused_when_its_turn_co
     async with leading(pg_dsn) as leader:
         partition = await leader.partition(await leader.topic("t"))
         opened = {(7, 0)}
-        leader.log.admits_transactional = lambda place, producer_id, epoch: (
+        leader.admits = lambda place, producer_id, epoch: (  # type: ignore[method-assign]
             0 if (producer_id, epoch) in opened else ErrorCode.INVALID_TXN_STATE
         )
         assert (await leader.append(partition, transactional(7, 0, b"a"))).error == 0

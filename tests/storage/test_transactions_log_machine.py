@@ -254,7 +254,7 @@ class TransactionMachine(RuleBasedStateMachine):
                     self.run(self.check(index, 0, max_bytes))
                 self.leader.log.forget(self.run(self.partition(index)))
                 self.run(self.check(index, 0, 1 << 20))
-            assert self.leader.log.queued_bytes == 0
+            assert self.leader.log.backlog.bytes == 0
         finally:
             self.run(self.leader.stop())
             self.run(asyncio.sleep(0.05))

@@ -9,10 +9,12 @@ from typing import Any
 
 import asyncpg
 import pytest
+from tests.storage.janitors import janitor_of
 from tests.storage.leader import leading
 from tests.storage.log_rows import add_row, add_topic, connect_migrated
+from tests.wire_batches import batch, records, values
 
-from pg_kafka.coordinator.group_steps import Record
+from pg_kafka.coordinator.records import Record
 from pg_kafka.storage import queries, segments
 from pg_kafka.storage.groups import GroupStore, OffsetWrite, StoredOffset
 from pg_kafka.storage.migrate import SCHEMA_VERSION, migrate
@@ -61,7 +63,7 @@ COMMIT = {
     "(entry, group_id, topic_id, partition_id, committed_offset, metadata, committed_at) "
     "VALUES (nextval('kafka.journal_entries') + $2, 'g', $1, 0, $2, 'note', timestamptz 'epoch' + interval '5 s')",
 }
-COMMIT[3] = COMMIT[2]
+COMMIT[4] = COMMIT[3] = COMMIT[2]
 
 
 async def make_old(dsn: str, version: int, monkeypatch: pytest.MonkeyPatch) -> asyncpg.Connection:
@@ -74,6 +76,18 @@ async def make_old(dsn: str, version: int, monkeypatch: pytest.MonkeyPatch) -> a
         if version < 3:
             monkeypatch.setitem(segments.SQL, "index_markers", "SELECT")
             monkeypatch.setitem(segments.SQL, "note_markers", "SELECT")
+        if version < 5:
+            series = "INSERT INTO kafka.series (id, active_segment) VALUES (0, 0)"
+            monkeypatch.setitem(segments.SQL, "insert_shared_series", series)
+            monkeypatch.setitem(segments.SQL, "next_segment", "SELECT 0 WHERE $1::bigint = 0")
+            segment = (
+                "INSERT INTO kafka.segments (series, segment, compression) SELECT $1, $2, $4 WHERE $3::integer IS NULL"
+            )
+            monkeypatch.setitem(segments.SQL, "insert_segment", segment)
+            batch = " ALTER batch SET STORAGE EXTERNAL, ALTER batch SET STATISTICS 0,"
+            target = " SET (toast_tuple_target = 4080),"
+            stored = segments.SQL["store_none"].replace(batch, "").replace(target, "")
+            monkeypatch.setitem(segments.SQL, "store_none", stored)
         await segments.create_shared_series(connection, "none")
         monkeypatch.undo()
         await connection.execute(MIGRATE["revoke_all"])
@@ -83,7 +97,7 @@ async def make_old(dsn: str, version: int, monkeypatch: pytest.MonkeyPatch) -> a
 ODD = "␀ and ␛"
 
 
-@pytest.mark.parametrize("version", range(2, SCHEMA_VERSION))
+@pytest.mark.parametrize("version", (2, 3))
 async def test_symbols_of_the_journals_are_what_they_were(
     pg_dsn: str, version: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,4 +165,96 @@ async def test_what_was_there_is_served_after_the_upgrade(
         _, (stored,) = await store.load()
         assert stored.offset == 3
     assert await old.fetchval("SELECT committed_offset FROM public.mine") == 3
+    await old.close()
+
+
+async def add_old_segment(old: asyncpg.Connection, series: int, segment: int, state: str) -> None:
+    """A segment as the program of version 4 made and left it."""
+    names: dict[str, str | int] = {"name": f"log_{series}", "leaf": f"log_{series}_{segment}"}
+    names |= {"schema": "kafka", "series": series}
+    if segment == 0:
+        await old.execute("INSERT INTO kafka.series (id, active_segment) VALUES ($1, 0)", series)
+        await old.execute(queries.render(segments.SQL["create_series"], **names))
+        await old.execute(queries.render(segments.SQL["attach_series"], **names))
+    index = f"log_{series}_{segment}_markers"
+    for statement in ("create_leaf", "index_markers", "note_markers", "attach_leaf"):
+        await old.execute(queries.render(segments.SQL[statement], segment=segment, index=index, **names))
+    await old.execute("UPDATE kafka.series SET active_segment = $2 WHERE id = $1", series, segment)
+    await old.execute("INSERT INTO kafka.segments (series, segment, state) VALUES ($1, $2, $3)", series, segment, state)
+
+
+@pytest.mark.parametrize("postgres_server", ["postgresql-15", "embedded"], indirect=True)
+async def test_segments_in_every_state_are_served_and_known_after_the_upgrade(
+    pg_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = await make_old(pg_dsn, 4, monkeypatch)
+    topic, large, doomed = await add_topic(old, "t"), await add_topic(old, "large"), await add_topic(old, "doomed")
+    await old.execute("SELECT kafka.create_topic_view($1)", topic)
+    await old.execute("UPDATE kafka.segments SET state = 'frozen'")
+    for number, state in enumerate(("sealed", "active", "active"), 1):  # lanes had not left segment 2 yet
+        await add_old_segment(old, 0, number, state)
+    await add_old_segment(old, large, 0, "sealed")
+    await add_old_segment(old, large, 1, "active")
+    await old.execute("UPDATE kafka.topics SET series = id WHERE id = $1", large)
+    for number in range(4):
+        for offset in (2 * number, 2 * number + 1):
+            await add_row(old, topic, offset, [b"%d" % offset], segment=number, first_timestamp=1000 + offset)
+    await add_row(old, doomed, 0, [b"x"])
+    await add_row(old, large, 0, [b"a", b"b"], series=large)
+    await add_row(old, large, 2, [b"c"], series=large, segment=1)
+    await old.execute("DELETE FROM kafka.topics WHERE id = $1", doomed)
+    await old.execute("INSERT INTO kafka.deleted_topics (id, name, series) VALUES ($1, 'doomed', 0)", doomed)
+
+    await migrate(old)
+
+    states = (
+        "SELECT array_agg(concat_ws(' ', g.series = $1, g.segment, g.state, g.owner) ORDER BY g.series, g.segment)"
+        " FROM kafka.segments g"
+    )
+    assert await old.fetchval(states, large) == [
+        *("f 0 frozen", "f 1 sealed", "f 2 superseded", "f 3 active"),
+        *("t 0 sealed", "t 1 active"),
+    ]
+    assert await old.fetchval("SELECT array_agg(next_segment ORDER BY id) FROM kafka.series") == [4, 2]
+    assert await old.fetchval("SELECT count(*) FROM kafka.extents WHERE last_offset IS NOT NULL") == 0
+    async with leading(pg_dsn) as leader:
+        node = leader.log.node_id
+        for name, offsets in (("t", range(8)), ("large", range(3))):
+            partition = await leader.partition(leader.topics.by_name[name])
+            read: list[int] = []
+            while len(read) < len(offsets):
+                found = records(await leader.log.read(partition, len(read), 1 << 20))
+                read += [offset for offset, _, _ in found]
+            assert read == [*offsets]
+            assert (await leader.append(partition, batch(values(b"new")))).base_offset == len(offsets)
+        janitor = janitor_of(
+            pg_dsn, leader.log, owner=node, segment_bytes=1 << 40, segment_ms=1 << 60, compression="none"
+        )
+        await janitor.start()
+        unknown = (
+            "SELECT array_agg(format('%s %s', series = $1, segment) ORDER BY series, segment)"
+            " FROM kafka.extents WHERE last_offset IS NULL"
+        )
+        under_way = (
+            "SELECT EXISTS (SELECT FROM kafka.deleted_topics)"
+            " OR EXISTS (SELECT FROM kafka.segments WHERE state NOT IN ('active', 'frozen'))"
+        )
+        async with asyncio.timeout(30):
+            while await old.fetchval(under_way) or await old.fetchval(unknown, large) != ["f 3", "t 1"]:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        await janitor.stop()
+        assert await old.fetchval(states, large) == [
+            *("f 0 frozen", "f 1 frozen", "f 2 frozen", f"f 3 active {node}"),
+            *("t 0 frozen", f"t 1 active {node}"),
+        ]
+    rows = await old.fetch(
+        "SELECT first_offset, last_offset, bytes, records, first_timestamp, max_timestamp FROM kafka.extents"
+        " WHERE last_offset IS NOT NULL ORDER BY topic, first_offset"
+    )
+    time = 1_700_000_000_000
+    assert [tuple(row) for row in rows] == [
+        *((2 * n, 2 * n + 1, 2, 2, 1000 + 2 * n, 1001 + 2 * n) for n in range(3)),
+        (0, 1, 2, 2, time, time),
+    ]
+    assert await old.fetchval("SELECT count(*) FROM topics.t") == 9
     await old.close()

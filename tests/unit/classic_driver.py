@@ -8,8 +8,11 @@ from itertools import count
 from struct import pack
 from typing import Any
 
+from pg_kafka.config.groups import GroupSettings
 from pg_kafka.coordinator.classic_group import ClassicGroup
-from pg_kafka.coordinator.group_steps import GroupSettings, HistoryEntry, Record, Result, Sender, TimerName
+from pg_kafka.coordinator.group_steps import Sender, Step
+from pg_kafka.coordinator.records import HistoryEntry, Record
+from pg_kafka.coordinator.timers import TimerName
 from pg_kafka.wire.messages.heartbeat import HeartbeatRequest
 from pg_kafka.wire.messages.join_group import JoinGroupRequest, JoinGroupRequestProtocol
 from pg_kafka.wire.messages.leave_group import LeaveGroupRequest, MemberIdentity
@@ -40,9 +43,9 @@ def assignment(**partitions: Sequence[int]) -> bytes:
 class Driver:
     """`send_...` give a token; `replies` holds what was answered. `stored` is what the database would hold."""
 
-    def __init__(self, settings: GroupSettings = SETTINGS, now_ms: int = 1_700_000_000_000) -> None:
+    def __init__(self, settings: GroupSettings = SETTINGS, steady_ms: int = 1_700_000_000_000) -> None:
         self.settings = settings
-        self.now_ms = now_ms
+        self.steady_ms = steady_ms
         self.group = ClassicGroup("g", settings)
         self.replies: dict[int, Any] = {}
         self.open: set[int] = set()
@@ -53,22 +56,22 @@ class Driver:
         self._tokens = count(1)
         self._ids = count(1)
 
-    def perform(self, result: Result) -> Result:
-        for record in result.records:
+    def perform(self, step: Step) -> Step:
+        for record in step.records:
             # What the journal holds is JSON.
             self.stored = [Record(record.kind, record.key, json.loads(json.dumps(record.value)))]
             self.writes += 1
-        for token, message in result.replies:
+        for token, message in step.replies:
             assert token in self.open, "a request is answered once"
             self.open.discard(token)
             self.replies[token] = message
-        for name, deadline in result.timers.items():
+        for name, deadline in step.timers.items():
             if deadline is None:
                 self.timers.pop(name, None)
             else:
                 self.timers[name] = deadline
-        self.history.extend(result.history)
-        return result
+        self.history.extend(step.history)
+        return step
 
     def reloaded(self) -> ClassicGroup:
         """Another machine, of what is stored."""
@@ -83,19 +86,19 @@ class Driver:
         self.open.clear()
         self.timers.clear()
         self.group = self.reloaded()
-        self.perform(self.group.restart(self.now_ms))
+        self.perform(self.group.restart(self.steady_ms))
 
     def advance(self, ms: int) -> None:
         """Let time pass; timers go off in order."""
-        end = self.now_ms + ms
+        end = self.steady_ms + ms
         while self.timers:
             name, deadline = min(self.timers.items(), key=lambda item: (item[1], item[0]))
             if deadline > end:
                 break
-            self.now_ms = max(self.now_ms, deadline)
+            self.steady_ms = max(self.steady_ms, deadline)
             del self.timers[name]
-            self.perform(self.group.on_timer(name, self.now_ms))
-        self.now_ms = end
+            self.perform(self.group.on_timer(name, self.steady_ms))
+        self.steady_ms = end
 
     def _token(self) -> int:
         token = next(self._tokens)
@@ -128,7 +131,7 @@ class Driver:
         )
         sender = Sender(client_id, "/10.0.0.1", version)
         new_id = f"{instance_id or client_id}-{next(self._ids)}"
-        self.perform(self.group.join(request, token, sender, new_id, self.now_ms))
+        self.perform(self.group.join(request, token, sender, new_id, self.steady_ms))
         return token
 
     def join(self, member_id: str = "", **how: Any) -> Any:
@@ -159,7 +162,7 @@ class Driver:
                 for each, given in (assignments or {}).items()
             ],
         )
-        self.perform(self.group.sync(request, token, Sender("c", "/10.0.0.1", version), self.now_ms))
+        self.perform(self.group.sync(request, token, Sender("c", "/10.0.0.1", version), self.steady_ms))
         return token
 
     def sync(self, member_id: str, generation: int | None = None, **how: Any) -> Any:
@@ -174,7 +177,7 @@ class Driver:
             member_id=member_id,
             group_instance_id=instance_id,
         )
-        self.perform(self.group.heartbeat(request, token, Sender("c", "/10.0.0.1", 4), self.now_ms))
+        self.perform(self.group.heartbeat(request, token, Sender("c", "/10.0.0.1", 4), self.steady_ms))
         return int(self.replies[token].error_code)
 
     def leave(self, *members: str | tuple[str, str | None], version: int = 5, reason: str | None = None) -> Any:
@@ -191,7 +194,7 @@ class Driver:
                     for member_id, instance_id in identities
                 ],
             )
-        self.perform(self.group.leave(request, token, Sender("c", "/10.0.0.1", version), self.now_ms))
+        self.perform(self.group.leave(request, token, Sender("c", "/10.0.0.1", version), self.steady_ms))
         return self.replies[token]
 
     # -- whole scenes ------------------------------------------------------------------------------------------------

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from pg_kafka.config.groups import GroupSettings
 from pg_kafka.coordinator.classic_group import ClassicGroup
 from pg_kafka.coordinator.consumer_group import ConsumerGroup
 from pg_kafka.coordinator.consumer_protocol import write_assignment
-from pg_kafka.coordinator.group_steps import GroupSettings, HistoryEntry, Record, Result, Sender, TopicImage
+from pg_kafka.coordinator.group_steps import Sender, Step, TopicImage
 from pg_kafka.coordinator.group_upgrade import upgrade
+from pg_kafka.coordinator.records import HistoryEntry, Record
 from pg_kafka.wire.messages.consumer_group_heartbeat import (
     ConsumerGroupHeartbeatRequest,
     ConsumerGroupHeartbeatResponse,
@@ -41,8 +43,13 @@ class Topics:
         self.by_name: dict[str, TopicImage] = {}
         self.by_uuid: dict[UUID, TopicImage] = {}
         self._last_id = 0
+        self.permissions = 0
+        self.hidden: set[tuple[str, str, str]] = set()  # from a principal at a host, a topic
         for name, count in partitions.items():
             self.create(name, count)
+
+    def seen_by(self, principal: str, host: str, names: frozenset[str]) -> frozenset[str]:
+        return frozenset(name for name in names if (principal, host, name) not in self.hidden)
 
     def create(self, name: str, partitions: int) -> None:
         self._last_id += 1
@@ -68,7 +75,7 @@ def state_of(group: ConsumerGroup) -> dict[str, Any]:
         "static": group.static,
         "classic": group.classic_members,
         "owners": {topic: owners for topic, owners in group._owners.items() if owners},
-        "counts": (group._names, group._regexes, group._assignors, group._protocols),
+        "counts": (group._names, group._patterns, group._assignors, group._protocols),
     }
 
 
@@ -91,7 +98,7 @@ class Driver:
 
     topics: Topics
     settings: GroupSettings = EAGER
-    now_ms: int = 1_000_000
+    steady_ms: int = 1_000_000
     stored: dict[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
     timers: dict[tuple[str, ...], int] = field(default_factory=dict)
     history: list[HistoryEntry] = field(default_factory=list)
@@ -102,26 +109,26 @@ class Driver:
     def __post_init__(self) -> None:
         self.group: Any = ConsumerGroup("g", self.settings, self.topics)
 
-    def take(self, result: Result) -> Result:
+    def take(self, step: Step) -> Step:
         """What the edge does, and the check of reload."""
-        for record in result.records:
+        for record in step.records:
             if record.value is None:
                 self.stored.pop((record.kind, record.key), None)
             else:
                 self.stored[record.kind, record.key] = record.value
-        self.written = result.records
-        for name, deadline in result.timers.items():
+        self.written = step.records
+        for name, deadline in step.timers.items():
             if deadline is None:
                 self.timers.pop(name, None)
             else:
                 self.timers[name] = deadline
-        self.history += result.history
-        self.answers.update(result.replies)
-        if result.becomes is not None:
-            self.group = result.becomes
+        self.history += step.history
+        self.answers.update(step.replies)
+        if step.becomes is not None:
+            self.group = step.becomes
         if isinstance(self.group, ConsumerGroup):
             assert state_of(self.reloaded()) == state_of(self.group)
-        return result
+        return step
 
     def reloaded(self) -> ConsumerGroup:
         group = ConsumerGroup("g", self.settings, self.topics)
@@ -133,7 +140,7 @@ class Driver:
         """The broker dies and loads the group again."""
         self.group = self.reloaded()
         self.timers.clear()
-        self.take(self.group.restart(self.now_ms))
+        self.take(self.group.restart(self.steady_ms))
 
     def _new_id(self) -> str:
         self.made_ids += 1
@@ -157,6 +164,7 @@ class Driver:
         topics: Sequence[str] | None = None,
         version: int = 1,
         client_id: str = "client",
+        principal: str = "",
         **fields: Any,
     ) -> ConsumerGroupHeartbeatResponse:
         request = ConsumerGroupHeartbeatRequest(
@@ -167,12 +175,12 @@ class Driver:
             subscribed_topic_names=topics,
             **fields,
         )
-        sender = Sender(client_id, "/10.0.0.1", version)
+        sender = Sender(client_id, "/10.0.0.1", version, principal)
         token = object()
         if isinstance(self.group, ClassicGroup):
-            step = upgrade(self.group, request, token, sender, self._new_id(), self.now_ms, self.topics)
+            step = upgrade(self.group, request, token, sender, self._new_id(), self.steady_ms, self.topics)
         else:
-            step = self.group.consumer_heartbeat(request, token, sender, self._new_id(), self.now_ms)
+            step = self.group.consumer_heartbeat(request, token, sender, self._new_id(), self.steady_ms)
         self.take(step)
         answer = self.answers[token]
         assert isinstance(answer, ConsumerGroupHeartbeatResponse)
@@ -201,15 +209,20 @@ class Driver:
 
     def pass_time(self, ms: int) -> None:
         """Let timers fire on the way."""
-        until = self.now_ms + ms
+        until = self.steady_ms + ms
         while due := [name for name, deadline in self.timers.items() if deadline <= until]:
             name = min(due, key=lambda each: self.timers[each])
-            self.now_ms = max(self.now_ms, self.timers.pop(name))
-            self.take(self.group.on_timer(name, self.now_ms))
-        self.now_ms = until
+            self.steady_ms = max(self.steady_ms, self.timers.pop(name))
+            self.take(self.group.on_timer(name, self.steady_ms))
+        self.steady_ms = until
 
-    def catalogue_changed(self) -> Result:
-        return self.take(self.group.on_catalogue(self.now_ms))
+    def targets_of(self, member_id: str) -> list[str]:
+        """The topics that a member is to have partitions of."""
+        targets = self.group.targets.get(member_id, {})
+        return [self.topics.by_uuid[topic].name for topic in targets if topic in self.topics.by_uuid]
+
+    def catalogue_changed(self) -> Step:
+        return self.take(self.group.on_catalogue(self.steady_ms))
 
     # -- classic members -----------------------------------------------------------------------------------------
 
@@ -238,14 +251,14 @@ class Driver:
         )
         token = object()
         sender = Sender("classic-client", "/10.0.0.2", version)
-        self.take(self.group.join(request, token, sender, self._new_id(), self.now_ms))
+        self.take(self.group.join(request, token, sender, self._new_id(), self.steady_ms))
         return self.answers.get(token, None)  # type: ignore[no-any-return]
 
     def sync_classic(self, member_id: str, generation: int, **fields: Any) -> SyncGroupResponse:
         fields = {"protocol_type": "consumer", "protocol_name": "range"} | fields
         request = SyncGroupRequest(group_id="g", member_id=member_id, generation_id=generation, **fields)
         token = object()
-        self.take(self.group.sync(request, token, Sender("classic-client", "/10.0.0.2", 5), self.now_ms))
+        self.take(self.group.sync(request, token, Sender("classic-client", "/10.0.0.2", 5), self.steady_ms))
         answer = self.answers[token]
         assert isinstance(answer, SyncGroupResponse)
         return answer
@@ -255,7 +268,7 @@ class Driver:
             group_id="g", member_id=member_id, generation_id=generation, group_instance_id=instance_id
         )
         token = object()
-        self.take(self.group.heartbeat(request, token, Sender("classic-client", "/10.0.0.2", 4), self.now_ms))
+        self.take(self.group.heartbeat(request, token, Sender("classic-client", "/10.0.0.2", 4), self.steady_ms))
         return int(self.answers[token].error_code)
 
     def leave_classic(self, *members: MemberIdentity | str, version: int = 5) -> Any:
@@ -265,5 +278,5 @@ class Driver:
         else:
             request = LeaveGroupRequest(group_id="g", members=identities)
         token = object()
-        self.take(self.group.leave(request, token, Sender("classic-client", "/10.0.0.2", version), self.now_ms))
+        self.take(self.group.leave(request, token, Sender("classic-client", "/10.0.0.2", version), self.steady_ms))
         return self.answers[token]

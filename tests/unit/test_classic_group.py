@@ -12,7 +12,7 @@ from tests.unit.classic_driver import REBALANCE_MS, SESSION_MS, SETTINGS, Driver
 from pg_kafka.coordinator import classic_group
 from pg_kafka.coordinator.classic_group import TRANSITIONS, ClassicGroup
 from pg_kafka.coordinator.classic_state import COMPLETING, DEAD, EMPTY, PREPARING, STABLE
-from pg_kafka.coordinator.group_steps import Record
+from pg_kafka.coordinator.records import Record
 from pg_kafka.wire.error_codes import ErrorCode
 
 RANGE = ("range", subscription("t"))
@@ -187,7 +187,7 @@ def test_initial_delay_ends_with_the_rebalance_timeout(driver: Driver) -> None:
         driver.advance(1_000)
         if driver.group.state == COMPLETING:
             break
-    assert driver.now_ms - 1_700_000_000_000 == 7_000
+    assert driver.steady_ms - 1_700_000_000_000 == 7_000
 
 
 def test_no_initial_delay() -> None:
@@ -758,13 +758,13 @@ def test_group_made_of_members_is_stable_and_can_be_made_to_rebalance(driver: Dr
         generation=7,
         protocol="range",
         leader=first,
-        now_ms=driver.now_ms,
+        steady_ms=driver.steady_ms,
     )
     assert group.records_of_state() == [record]
     driver.group = group
-    driver.perform(group.restart(driver.now_ms))
+    driver.perform(group.restart(driver.steady_ms))
     assert driver.heartbeat(second, 7) == ErrorCode.NONE
-    driver.perform(group.rebalance("group downgraded", driver.now_ms))
+    driver.perform(group.rebalance("group downgraded", driver.steady_ms))
     assert driver.heartbeat(second, 7) == ErrorCode.REBALANCE_IN_PROGRESS
 
 
@@ -777,7 +777,7 @@ def test_stored_value_reads_well_in_sql(driver: Driver) -> None:
     assert value is not None
     assert {key: each for key, each in value.items() if key != "members"} == {
         "state": "Stable",
-        "state_at_ms": driver.now_ms,
+        "state_at_ms": driver.steady_ms,
         "generation": 1,
         "protocol_type": "consumer",
         "protocol": "range",
@@ -854,8 +854,8 @@ def test_commits_of_members(driver: Driver) -> None:
 def test_commit_is_a_sign_of_life(driver: Driver) -> None:
     (first,) = driver.stable(1)
     driver.advance(SESSION_MS - 1)
-    driver.perform(driver.group.committed(first, driver.now_ms))
-    driver.perform(driver.group.committed("nobody", driver.now_ms))
+    driver.perform(driver.group.committed(first, driver.steady_ms))
+    driver.perform(driver.group.committed("nobody", driver.steady_ms))
     driver.advance(SESSION_MS - 1)
     assert driver.heartbeat(first) == ErrorCode.NONE
 
@@ -890,7 +890,7 @@ def test_from_when_offsets_expire(driver: Driver) -> None:
     for member_id in list(driver.group.members):
         driver.leave(member_id)
     assert driver.group.state == EMPTY
-    assert base(5) == driver.now_ms
+    assert base(5) == driver.steady_ms
 
 
 # -- administration ----------------------------------------------------------------------------------------------------
@@ -964,9 +964,9 @@ def test_heartbeat_and_join_touch_one_member_of_a_thousand(driver: Driver) -> No
     timers: list[int] = []
     perform = driver.perform
 
-    def counted(result: Any) -> Any:
-        timers.append(len(result.timers) + len(result.replies) + len(result.records))
-        return perform(result)
+    def counted(step: Any) -> Any:
+        timers.append(len(step.timers) + len(step.replies) + len(step.records))
+        return perform(step)
 
     driver.perform = counted  # type: ignore[method-assign]
     driver.heartbeat(ids[500])

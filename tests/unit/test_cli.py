@@ -9,7 +9,8 @@ import pytest
 
 import pg_kafka
 from pg_kafka import cli, logs
-from pg_kafka.config import Address, Config
+from pg_kafka.config import Config
+from pg_kafka.config.address import Address
 from pg_kafka.errors import FatalError
 
 
@@ -28,7 +29,7 @@ class FakeApp(ModuleType):
             raise self.failure
         return 0
 
-    def migrate(self, config: Config) -> None:
+    def migrate(self, config: Config, grant_broker: str | None = None) -> None:
         self.seen.append(("migrate", config))
 
     def doctor(self, config: Config) -> list[tuple[str, str]]:

@@ -5,10 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from pg_kafka.config import SETTINGS, Address, Config, Source, default_data_folder, load, with_database_settings
+from pg_kafka.config import Config
+from pg_kafka.config.address import Address
+from pg_kafka.config.broker import BROKER_KEYS
+from pg_kafka.config.keys import ConfigType, Key, Source
+from pg_kafka.config.layers import ConfigSource, Layer, entry
+from pg_kafka.config.load import Stored, load, parsed, with_database_settings
+from pg_kafka.config.settings import ALL_KEYS, Settings, default_data_folder
 from pg_kafka.errors import ConfigError
-
-BY_NAME = {setting.name: setting for setting in SETTINGS}
 
 
 def write(folder: Path, text: str) -> Path:
@@ -81,6 +85,20 @@ def test_stronger_sources_win(tmp_path: Path) -> None:
     }
 
 
+def test_what_the_database_says_of_a_dynamic_setting_wins(tmp_path: Path) -> None:
+    key = BROKER_KEYS["message.max.bytes"]
+    config = load({}, {}, write(tmp_path, '"message.max.bytes" = 1\n'))
+    rows = [Stored("pg_kafka.message_max_bytes", "3"), Stored("message.max.bytes", "4", 7), Stored(key.name, "2", None)]
+    of_others = with_database_settings(config, rows, 8)
+    assert of_others.given(key) == {Source.DATABASE: 3, Source.FILE: 1, Source.PARAMETER: 2}
+    own = with_database_settings(of_others, rows, 7)
+    assert (own.message_max_bytes, own.source(key.name)) == (4, Source.NODE)
+    assert list(own.given(key).values()) == [4, 3, 1, 2]
+    assert with_database_settings(own, [], 7) == config
+    assert with_database_settings(own, []).given(key) == {Source.FILE: 1}
+    assert with_database_settings(with_database_settings(Config(), rows), []) == Config()
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -129,7 +147,7 @@ def test_foreign_and_empty_variables_are_left_alone() -> None:
     ],
 )
 def test_bad_value_is_one_sentence_naming_the_setting(name: str, text: str) -> None:
-    setting = BY_NAME[name]
+    setting = ALL_KEYS[name]
     with pytest.raises(ConfigError) as caught:
         load({}, {setting.environment: text}, None)
     assert "\n" not in str(caught.value)
@@ -180,13 +198,13 @@ def test_later_row_of_the_database_wins() -> None:
     assert with_database_settings(config, [("num.partitions", "4")]).num_partitions == 4
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
-def test_every_default_is_a_value_of_its_own_setting(setting) -> None:  # type: ignore[no-untyped-def]
-    value = getattr(Config(), setting.attribute)
-    text = setting.text(value)
-    assert text is None or setting.parse(text, setting.name) == value
-    assert setting.doc.endswith(".")
-    assert setting.name in (setting.attribute, setting.parameter) or "." in setting.name
+@pytest.mark.parametrize("key", ALL_KEYS.values(), ids=lambda key: key.name)
+def test_every_default_is_a_value_of_its_own_setting(key: Key) -> None:
+    value = getattr(Config(), key.attribute)
+    text = key.text(value)
+    assert text is None or parsed(key, text, key.name) == value
+    assert key.doc.endswith(".")
+    assert key.name in (key.attribute, key.parameter) or "." in key.name
 
 
 def test_request_budget_is_never_unlimited() -> None:
@@ -210,3 +228,21 @@ def test_data_folder_follows_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert default_data_folder() == tmp_path / ".local/share/pg-kafka"
     monkeypatch.setattr("os.geteuid", lambda: 0)
     assert default_data_folder() == Path("/var/lib/pg-kafka/data")
+
+
+def test_dynamic_settings_change_and_others_stay() -> None:
+    settings, told = Settings(Config(num_partitions=3)), []
+    settings.watch(lambda: told.append(settings.current.max_connections))
+    news = Config(num_partitions=7, max_connections=5, sources={"max.connections": Source.DATABASE})
+    settings.renew(news)
+    assert (settings.current.num_partitions, settings.current.max_connections) == (3, 5)
+    assert settings.current.source("max.connections") == Source.DATABASE
+    settings.renew(news)
+    assert told == [5]  # nothing has changed since
+
+
+def test_sensitive_values_are_described_without_their_text() -> None:
+    key = Key(name="secret", type=ConfigType.STRING, default=None, doc="A secret.", is_sensitive=True)
+    described = entry(key, Config(), Layer("secret", "hidden", ConfigSource.TOPIC))
+    assert (described.value, described.is_sensitive) == (None, True)
+    assert "hidden" not in repr(described)

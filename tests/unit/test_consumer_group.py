@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from pg_kafka.config.groups import GroupSettings
 from pg_kafka.coordinator.consumer_group import ConsumerGroup
-from pg_kafka.coordinator.group_steps import GroupSettings, Sender
+from pg_kafka.coordinator.group_steps import Sender
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.consumer_group_heartbeat import ConsumerGroupHeartbeatRequest
 
@@ -82,10 +83,10 @@ def settled(driver: Driver, **topics: list[str]) -> None:
 def test_request_is_refused(change: dict[str, Any], version: int, error: str, message: str) -> None:
     group = ConsumerGroup("g", EAGER, Topics(a=1))
     request = ConsumerGroupHeartbeatRequest(**(JOIN | change))
-    result = group.consumer_heartbeat(request, "token", Sender("c", "/h", version), "new", 0)
-    ((_, answer),) = result.replies
+    step = group.consumer_heartbeat(request, "token", Sender("c", "/h", version), "new", 0)
+    ((_, answer),) = step.replies
     assert (answer.error_code, answer.error_message) == (ErrorCode[error], message)
-    assert not (result.records or result.timers or result.history)
+    assert not (step.records or step.timers or step.history)
     assert group.is_blank
 
 
@@ -116,7 +117,7 @@ def test_first_member_gets_everything(driver: Driver) -> None:
     assert (answer.member_id, answer.member_epoch, answer.heartbeat_interval_ms) == ("m1", 1, 5_000)
     assert driver.parts(answer) == {"a": [0, 1, 2, 3], "b": [0, 1]}
     assert driver.group.state == "Stable"
-    assert driver.timers == {("session", "g", "m1"): driver.now_ms + 45_000}
+    assert driver.timers == {("session", "g", "m1"): driver.steady_ms + 45_000}
 
 
 def test_who_waits_for_partitions_comes_again_sooner(driver: Driver) -> None:
@@ -373,6 +374,37 @@ def test_names_and_expression_together(driver: Driver) -> None:
     assert (list(member.subscribed_topic_names), member.subscribed_topic_regex) == (["a"], "b+")
 
 
+def test_expression_leaves_out_what_its_member_may_not_describe(driver: Driver) -> None:
+    """Each member by itself: who may describe a topic gets its partitions, another one with the same expression does not."""
+    driver.topics.create("events-eu", 1)
+    driver.topics.create("events-secret", 1)
+    driver.catalogue_changed()
+    driver.topics.hidden = {("User:alice", "/10.0.0.1", "events-secret")}
+    answer = driver.join("m1", subscribed_topic_regex="events-.*", principal="User:alice")
+    assert driver.parts(answer) == {"events-eu": [0]}
+    answer = driver.join("m2", subscribed_topic_regex="events-.*", principal="User:bob")
+    assert driver.parts(answer) == {"events-secret": [0]}
+    driver.restart()
+    driver.topics.create("events-us", 1)
+    driver.topics.hidden |= {("User:alice", "/10.0.0.1", "events-us")}
+    driver.catalogue_changed()
+    assert driver.beat("m1", 1, {"events-eu": [0]}, principal="User:alice").error_code == 0
+    assert "events-secret" not in driver.targets_of("m1")
+    assert "events-us" not in driver.targets_of("m1")
+    assert set(driver.targets_of("m2")) >= {"events-secret", "events-us"}
+
+
+def test_permission_that_changes_changes_what_an_expression_matches(driver: Driver) -> None:
+    driver.topics.create("events-eu", 1)
+    driver.catalogue_changed()
+    alice = {"subscribed_topic_regex": "events-.*", "principal": "User:alice"}
+    assert driver.parts(driver.join("m1", **alice)) == {"events-eu": [0]}
+    driver.topics.hidden = {("User:alice", "/10.0.0.1", "events-eu")}
+    driver.topics.permissions += 1
+    driver.catalogue_changed()
+    assert driver.parts(driver.beat("m1", 1, {"events-eu": [0]}, principal="User:alice")) == {}
+
+
 def test_expression_that_is_invalid_changes_nothing(driver: Driver) -> None:
     driver.join("m1", "a")
     answer = driver.beat("m1", 1, subscribed_topic_regex="[")
@@ -424,7 +456,7 @@ def test_group_settings_are_taken_over(driver: Driver) -> None:
     changed = replace(EAGER, group_consumer_session_timeout_ms=50_000, group_consumer_heartbeat_interval_ms=7_000)
     driver.group.set_settings(changed)
     assert driver.beat("m1", 1).heartbeat_interval_ms == 7_000
-    assert driver.timers["session", "g", "m1"] == driver.now_ms + 50_000
+    assert driver.timers["session", "g", "m1"] == driver.steady_ms + 50_000
 
 
 def test_restart_is_unnoticed(driver: Driver) -> None:
@@ -436,7 +468,7 @@ def test_restart_is_unnoticed(driver: Driver) -> None:
     driver.restart()
     assert sorted(map(str, driver.group.records_of_state())) == sorted(map(str, before))
     assert driver.written == []
-    sessions = {("session", "g", name): driver.now_ms + 45_000 for name in ("m1", "m2", "m3")}
+    sessions = {("session", "g", name): driver.steady_ms + 45_000 for name in ("m1", "m2", "m3")}
     assert driver.timers.items() >= sessions.items()
     assert driver.beat("m2", 2, {"a": [2, 3]}).error_code == 0
     assert driver.beat("m1", 1, {"a": [0, 1, 2]}).error_code == ErrorCode.FENCED_MEMBER_EPOCH
@@ -448,7 +480,7 @@ def test_restart_waits_anew_for_who_has_to_give_up_partitions(driver: Driver) ->
     driver.beat("m1", 1)
     driver.pass_time(40_000)
     driver.restart()
-    assert driver.timers["rebalance", "g", "m1"] == driver.now_ms + 60_000
+    assert driver.timers["rebalance", "g", "m1"] == driver.steady_ms + 60_000
 
 
 # -- static members ----------------------------------------------------------------------------------------------------
@@ -613,10 +645,10 @@ def test_thousand_members_join_one_group() -> None:
         request = ConsumerGroupHeartbeatRequest(
             **(JOIN | {"member_id": f"m{number}", "subscribed_topic_names": ["a", "b"]})
         )
-        group.consumer_heartbeat(request, None, Sender("c", "/h", 1), "", driver.now_ms + 10 * number)
+        group.consumer_heartbeat(request, None, Sender("c", "/h", 1), "", driver.steady_ms + 10 * number)
     assert len(group.members) == 1_000
     for _ in range(6):
-        driver.now_ms += 20_000
+        driver.steady_ms += 20_000
         for number in range(1_000):
             member = group.members[f"m{number}"]
             owned = {driver.topics.by_uuid[topic].name: list(ids) for topic, ids in member.assigned.items()}
@@ -626,6 +658,6 @@ def test_thousand_members_join_one_group() -> None:
                 member_epoch=member.epoch,
                 topic_partitions=driver.owned(owned),
             )
-            group.consumer_heartbeat(request, None, Sender("c", "/h", 1), "", driver.now_ms)
+            group.consumer_heartbeat(request, None, Sender("c", "/h", 1), "", driver.steady_ms)
     assert group.state == "Stable"
     assert {sum(len(ids) for ids in target.values()) for target in group.targets.values()} == {2}

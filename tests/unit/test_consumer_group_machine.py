@@ -30,10 +30,10 @@ from hypothesis.stateful import (
     rule,
 )
 
+from pg_kafka.config.groups import GroupSettings
 from pg_kafka.coordinator.classic_group import ClassicGroup
 from pg_kafka.coordinator.consumer_group import ConsumerGroup
 from pg_kafka.coordinator.consumer_protocol import read_assignment
-from pg_kafka.coordinator.group_steps import GroupSettings
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.consumer_group_heartbeat import ConsumerGroupHeartbeatResponse
 

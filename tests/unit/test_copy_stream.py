@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import pytest
 
-from pg_kafka.storage.transaction import (
+from pg_kafka.storage.flight import (
     COPY_PIECE_BYTES,
     COPY_ROW_BYTES,
+    Flight,
     Part,
-    Transaction,
     copy_stream,
     named_culprit,
 )
@@ -70,8 +70,8 @@ def test_small_rows_share_a_piece() -> None:
     ],
 )
 def test_culprit_is_named_in_any_language(context: str | None, named: int | None) -> None:
-    transaction = Transaction()
+    flight = Flight()
     parts = [cast(Part, SimpleNamespace(rows=[b"a", b"b"])) for _ in range(2)]
-    transaction.parts = cast(Any, SimpleNamespace(values=lambda: parts))
+    flight.parts = cast(Any, SimpleNamespace(values=lambda: parts))
     error = cast(Any, SimpleNamespace(context=context))
-    assert named_culprit(transaction, error) is (None if named is None else parts[named])
+    assert named_culprit(flight, error) is (None if named is None else parts[named])

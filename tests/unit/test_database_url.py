@@ -7,7 +7,8 @@ import itertools
 import pytest
 from asyncpg import connect_utils
 
-from pg_kafka.config import load
+from pg_kafka import database_url
+from pg_kafka.config.load import load
 from pg_kafka.database_url import may_hold_password, place, wanted_instead, without_password
 from pg_kafka.errors import ConfigError
 
@@ -91,3 +92,30 @@ def test_address_of_the_database_that_is_given_as_another_setting_is_not_shown()
     with pytest.raises(ConfigError, match=r"--listen wants .*, not the address of a database") as caught:
         load({"listen": "postgresql://me:hidden@host/db"}, {}, None)
     assert "hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "environment", "is_proven"),
+    [
+        ("postgresql://a@db/d", {}, False),
+        ("postgresql://a@db/d?sslmode=require", {}, False),
+        ("postgresql://a@db/d?sslmode=verify-full", {}, True),
+        ("postgresql://a@db/d", {"PGSSLMODE": "verify-full"}, True),
+        ("postgresql://a@db/d?sslmode=prefer", {"PGSSLMODE": "verify-full"}, False),
+        ("postgresql://a@127.0.0.1:5432/d", {}, True),
+        ("postgresql://a@[::1]:5432/d", {}, True),
+        ("postgresql://a@localhost,db/d", {}, False),
+        ("postgresql://a@/d?host=%2Frun%2Fpostgresql", {}, True),
+        ("postgresql:///d", {"PGHOST": "db"}, False),
+    ],
+)
+def test_whether_the_server_is_proven(url: str, environment: dict[str, str], is_proven: bool) -> None:
+    assert database_url.is_proven(url, environment) is is_proven
+
+
+def test_channel_binding_is_refused_or_left_out() -> None:
+    wanted = database_url.wanted_instead("postgresql://a@db/d?channel_binding=require")
+    assert wanted is not None and "without channel_binding" in wanted
+    url = "postgresql://a@db/d?sslmode=verify-full&channel_binding=prefer"
+    assert database_url.wanted_instead(url) is None
+    assert database_url.without_channel_binding(url) == "postgresql://a@db/d?sslmode=verify-full"

@@ -8,12 +8,14 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+from pg_kafka.broker.handlers import alter_configs
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src/pg_kafka"
 PAGE = (ROOT / "docs/diagnostics.md").read_text()
 # Clients, rules that log nothing, and generated files.
 LEFT_OUT = ("bench", "coordinator", "wire/messages")
-LOGGERS = {"log", "logger", "_log"}
+LOGGERS = {"log", "logger", "_logger"}
 LEVELS = {"debug": "debug", "info": "info", "warning": "warning", "error": "error", "exception": "error"}
 
 
@@ -47,7 +49,7 @@ def log_lines() -> dict[str, set[str]]:
         elif receiver in LOGGERS and method == "log":
             message = template(node.args[1])
             levels = {name.lower() for name in re.findall(r"logging\.([A-Z]+)", ast.unparse(node.args[0]))}
-        elif method == "note":
+        elif method == "note" and "audit" not in receiver:  # whose events are in docs/security.md
             message = template(node.args[0])
             given = [ast.unparse(keyword.value) for keyword in node.keywords if keyword.arg == "level"]
             if given:
@@ -61,8 +63,8 @@ def log_lines() -> dict[str, set[str]]:
     return found
 
 
-def rows(heading: str) -> list[list[str]]:
-    section = PAGE.split(f"## {heading}\n")[1].split("\n## ")[0]
+def rows(heading: str, page: str = PAGE) -> list[list[str]]:
+    section = page.split(f"## {heading}\n")[1].split("\n## ")[0]
     table = [line for line in section.splitlines() if line.startswith("| `")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
 
@@ -105,3 +107,14 @@ def test_every_sentence_of_a_start_and_of_doctor_is_explained() -> None:
 def test_every_sentence_says_what_to_do() -> None:
     for cells in rows("Sentences of a start, and of doctor"):
         assert len(cells) == 3 and all(cells), cells
+
+
+def test_every_event_of_the_audit_is_explained() -> None:
+    noted = {
+        template(node.args[0])
+        for _, node in nodes()
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("audit.note") and node.args
+    }
+    listed = {cells[0].strip("`") for cells in rows("Audit", (ROOT / "docs/security.md").read_text())}
+    assert noted - {None} <= listed
+    assert {event for event, _ in alter_configs._EVENTS.values()} <= listed

@@ -8,8 +8,10 @@ from typing import Any, cast
 
 import pytest
 
-from pg_kafka.broker.context import Api, ConnectionInfo, Context
-from pg_kafka.broker.dispatch import APIS
+from pg_kafka.broker.api import Api
+from pg_kafka.broker.client import ConnectionInfo
+from pg_kafka.broker.context import Context
+from pg_kafka.broker.dispatch import APIS, VERSIONS
 from pg_kafka.broker.handlers import api_versions
 from pg_kafka.wire import codec
 from pg_kafka.wire.error_codes import ErrorCode
@@ -19,7 +21,7 @@ from pg_kafka.wire.messages.api_versions import ApiVersionsRequest
 
 ROOT = Path(__file__).parents[2]
 
-# What Kafka 4.3's ApiKeys say of the APIs that are served: the lowest and the highest stable version.
+# What Kafka 4.4's ApiKeys say of the APIs that are served: the lowest and the highest stable version.
 KAFKA_VERSIONS = {
     0: (3, 13),
     1: (4, 18),
@@ -35,28 +37,46 @@ KAFKA_VERSIONS = {
     15: (0, 6),
     16: (0, 5),
     17: (0, 1),
-    18: (0, 4),
+    18: (0, 5),
     19: (2, 7),
     20: (1, 6),
+    21: (0, 2),
     22: (0, 5),
     23: (2, 4),
     24: (0, 5),
     25: (0, 4),
     26: (0, 5),
     27: (1, 2),
-    28: (0, 5),
+    28: (0, 6),
+    29: (1, 3),
+    30: (1, 3),
+    31: (1, 3),
     32: (1, 4),
+    33: (0, 2),
+    34: (1, 2),
+    35: (1, 5),
     36: (0, 2),
     37: (0, 3),
-    42: (0, 2),
+    42: (0, 3),
+    43: (0, 2),
     44: (0, 1),
+    45: (0, 1),
+    46: (0, 0),
     47: (0, 0),
+    48: (0, 1),
+    49: (0, 1),
+    50: (0, 0),
+    51: (0, 0),
+    55: (0, 2),
+    57: (0, 2),
     60: (0, 2),
     61: (0, 0),
+    64: (0, 0),
     65: (0, 0),
     66: (0, 2),
     68: (0, 1),
     69: (0, 1),
+    74: (0, 1),
     75: (0, 0),
 }
 
@@ -65,7 +85,8 @@ every_api = pytest.mark.parametrize("api", APIS.values(), ids=lambda api: api.na
 
 def context(version: int) -> Context:
     return Context(
-        cast(Any, SimpleNamespace(apis=APIS)),
+        cast(Any, SimpleNamespace(versions=VERSIONS)),
+        cast(Any, None),
         RequestHeader(18, version, 1, "test"),
         ConnectionInfo(1, ("127.0.0.1", 1), ("127.0.0.1", 2)),
     )
@@ -91,6 +112,12 @@ def test_handlers_say_what_they_promise(api: Api) -> None:
 
 
 @every_api
+def test_all_but_the_beginning_of_a_connection_asks_for_permission(api: Api) -> None:
+    is_beginning = api.name in ("ApiVersions", "SaslHandshake", "SaslAuthenticate")
+    assert bool(api.access) != is_beginning
+
+
+@every_api
 def test_failures_can_be_encoded_in_every_version(api: Api) -> None:
     if api.failure is None:
         return
@@ -100,7 +127,7 @@ def test_failures_can_be_encoded_in_every_version(api: Api) -> None:
         codec.encode_response(response, api.key, version)
 
 
-@pytest.mark.parametrize("version", range(5))
+@pytest.mark.parametrize("version", range(6))
 async def test_api_versions_names_every_row(version: int) -> None:
     request = ApiVersionsRequest(client_software_name="test", client_software_version="1.0-x")
     answer = await api_versions.api_versions(context(version), request)
@@ -113,11 +140,11 @@ async def test_api_versions_names_every_row(version: int) -> None:
 async def test_software_names_are_kept() -> None:
     ctx = context(4)
     await api_versions.api_versions(
-        ctx, ApiVersionsRequest(client_software_name="apache-kafka-java", client_software_version="4.3.1")
+        ctx, ApiVersionsRequest(client_software_name="apache-kafka-java", client_software_version="4.4.0")
     )
     assert (ctx.connection.client_software_name, ctx.connection.client_software_version) == (
         "apache-kafka-java",
-        "4.3.1",
+        "4.4.0",
     )
 
 

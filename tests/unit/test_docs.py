@@ -8,12 +8,16 @@ from pathlib import Path
 import pytest
 
 from pg_kafka import cli
-from pg_kafka.config import SETTINGS
-from pg_kafka.coordinator.topic_configs import TOPIC_CONFIGS
+from pg_kafka.config.groups import GROUP_KEYS, GroupSettings
+from pg_kafka.config.keys import Effect, Key
+from pg_kafka.config.settings import ALL_KEYS
+from pg_kafka.config.topics import TOPIC_KEYS
+from pg_kafka.users_cli import PASSWORD_VARIABLE
 
 ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src/pg_kafka"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-NOT_SETTINGS = {"config", "cli", "lock", "conf"}  # modules and files, written pg_kafka.lock
+NOT_SETTINGS = {"config", "cli", "lock", "conf", "audit"}  # modules and files, written pg_kafka.lock
 OF_TESTS = {
     name
     for file in (ROOT / "tests").rglob("*.py")
@@ -26,13 +30,17 @@ def test_settings_table_is_the_program_s(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.syspath_prepend(ROOT / "scripts")
     import document_settings
 
-    text = document_settings.PAGE.read_text()
-    assert document_settings.with_tables(text) == text, "run: .venv/bin/python scripts/document_settings.py"
+    for name in document_settings.PAGES:
+        text = (document_settings.DOCS / name).read_text()
+        assert document_settings.with_tables(text) == text, "run: .venv/bin/python scripts/document_settings.py"
+    pages = "".join((document_settings.DOCS / name).read_text() for name in document_settings.PAGES)
+    assert all(document_settings.START.format(table) in pages for table in document_settings.TABLES)
 
 
 @page
 def test_commands_exist(page: Path) -> None:
     known = {command.name or command.callback.__name__ for command in cli.commands.registered_commands}
+    known |= {group.name for group in cli.commands.registered_groups}
     named = set(re.findall(r"(?:^|`|bin/|&& )pg-kafka ([a-z]+)", page.read_text(), re.MULTILINE))
     assert named <= known
 
@@ -57,26 +65,40 @@ def test_linked_and_named_files_exist(page: Path) -> None:
 def test_settings_and_variables_exist(page: Path) -> None:
     text = page.read_text()
     assert (
-        set(re.findall(r"PG_KAFKA_[A-Z_]+", text)) <= {s.environment for s in SETTINGS} | {"PG_KAFKA_CONFIG"} | OF_TESTS
+        set(re.findall(r"PG_KAFKA_[A-Z_]+", text))
+        <= {key.environment for key in ALL_KEYS.values()} | {"PG_KAFKA_CONFIG", PASSWORD_VARIABLE} | OF_TESTS
     )
-    assert set(re.findall(r"\bpg_kafka\.([a-z_]+)\b(?!\.py)", text)) <= {s.attribute for s in SETTINGS} | NOT_SETTINGS
+    assert (
+        set(re.findall(r"\bpg_kafka\.([a-z_]+)\b(?!\.py)", text))
+        <= {key.attribute for key in ALL_KEYS.values()} | NOT_SETTINGS
+    )
 
 
 @page
 def test_sql_names_exist(page: Path) -> None:
     sql = "\n".join(file.read_text() for file in (ROOT / "src/pg_kafka/storage/sql").rglob("*.sql"))
-    for name in set(re.findall(r"\bkafka\.[a-z_]+", page.read_text())):
+    for name in set(re.findall(r"(?<!org\.apache\.)\bkafka\.[a-z_]+", page.read_text())):
         assert re.search(rf"{re.escape(name)}\b|{re.escape(name)}<", sql), name
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
-def test_every_setting_is_read_somewhere(setting) -> None:  # type: ignore[no-untyped-def]
-    if any(config.synonym == setting.name and config.is_served for config in TOPIC_CONFIGS.values()):
+@pytest.mark.parametrize(
+    "key", [key for key in ALL_KEYS.values() if key.effect is Effect.WORKS], ids=lambda key: key.name
+)
+def test_every_setting_is_read_somewhere(key: Key) -> None:
+    if any(key.name in of_topic.synonyms and of_topic.effect is Effect.WORKS for of_topic in TOPIC_KEYS.values()):
+        return
+    if any(key.name in (*of_group.synonyms, *(of_group.bounds or ())) for of_group in GROUP_KEYS.values()):
+        return
+    if key.attribute in GroupSettings.__dataclass_fields__:
         return
     readers = {"queued_max_request_bytes": "request_budget_bytes"}
-    attribute = readers.get(setting.attribute, setting.attribute)
-    sources = (file.read_text() for file in (ROOT / "src/pg_kafka").rglob("*.py") if file.name != "config.py")
-    assert any(re.search(rf"\b\w*(?:config|loaded|settled)\.{attribute}\b", text) for text in sources)
+    attribute = readers.get(key.attribute, key.attribute)
+    sources = [file.read_text() for file in PACKAGE.rglob("*.py") if file != PACKAGE / "config/broker.py"]
+    if key.by_listener and any(
+        re.search(rf'\b(of_listener\(\w+, |value_of\(|value\()"{key.name}"', text) for text in sources
+    ):
+        return
+    assert any(re.search(rf"\b\w*(?:config|current|loaded|settled)\.{attribute}\b", text) for text in sources)
 
 
 def test_pinned_requirements_are_the_package_s_dependencies() -> None:

@@ -32,6 +32,12 @@ class SomePartition:
 
     def __init__(self) -> None:
         self.waiters: set[Any] = set()
+        self.log_start_offset = 0
+
+    def move_start(self, offset: int) -> None:
+        self.log_start_offset = offset
+        for waiter in list(self.waiters):
+            waiter.on_start_moved(self)
 
     def advance(self, bytes_added: int = 1) -> None:
         for waiter in list(self.waiters):
@@ -71,9 +77,9 @@ def cache(slots: int = 3) -> FetchSessions:
     return FetchSessions(slots, lambda: next(ids))
 
 
-def admitted(sessions: FetchSessions, *indexes: int, now_ms: int = 0) -> FetchSession:
-    session = sessions.open(asking(*indexes), False, now_ms)
-    assert sessions.admit(session, now_ms)
+def admitted(sessions: FetchSessions, *indexes: int, steady_ms: int = 0) -> FetchSession:
+    session = sessions.open(asking(*indexes), False, steady_ms)
+    assert sessions.admit(session, steady_ms)
     return session
 
 
@@ -175,7 +181,7 @@ def test_least_recently_used_session_is_evicted_once_idle_for_two_minutes() -> N
     sessions = cache(slots=2)
     idle, busy = admitted(sessions, 0, 1, 2), admitted(sessions, 0)
     sessions.open(asking(session_id=busy.id, epoch=1), False, 10)
-    admitted(sessions, 0, now_ms=EVICTION_MS + 1)
+    admitted(sessions, 0, steady_ms=EVICTION_MS + 1)
     assert idle.is_closed
     assert not busy.is_closed
 
@@ -183,9 +189,9 @@ def test_least_recently_used_session_is_evicted_once_idle_for_two_minutes() -> N
 def test_larger_session_takes_the_place_of_a_smaller_one_that_had_it_for_two_minutes() -> None:
     sessions = cache(slots=2)
     small, large = admitted(sessions, 0), admitted(sessions, 0, 1)
-    for now_ms in (EVICTION_MS, EVICTION_MS + 1):
+    for steady_ms in (EVICTION_MS, EVICTION_MS + 1):
         for session in (small, large):
-            sessions.open(asking(session_id=session.id, epoch=session.epoch), False, now_ms)
+            sessions.open(asking(session_id=session.id, epoch=session.epoch), False, steady_ms)
     assert not sessions.admit(sessions.open(asking(5), False, 0), EVICTION_MS + 1)
     assert sessions.admit(sessions.open(asking(5, 6), False, 0), EVICTION_MS + 1)
     assert (small.is_closed, large.is_closed) == (True, False)
@@ -260,15 +266,15 @@ STEPS = st.lists(
 def test_cache_stays_within_its_bounds_and_leaves_nothing_behind(
     steps: list[tuple[str, int, set[int], set[int], int]],
 ) -> None:
-    sessions, partitions, now_ms = cache(slots=3), [SomePartition() for _ in range(6)], 0
+    sessions, partitions, steady_ms = cache(slots=3), [SomePartition() for _ in range(6)], 0
     alive: dict[int, FetchSession] = {}
     for kind, session_id, named, forgotten, wait_ms in steps:
-        now_ms += wait_ms
+        steady_ms += wait_ms
         known = alive.get(session_id)
         epoch = {"full": 0, "close": -1}.get(kind, known.epoch if known and kind == "next" else 12345)
         request = asking(*named, forget=list(forgotten), session_id=session_id, epoch=epoch)
         try:
-            session = sessions.open(request, False, now_ms)
+            session = sessions.open(request, False, steady_ms)
         except FetchSessionError as error:
             assert kind == "stale" or known is None or known.is_closed
             assert error.code in (ErrorCode.FETCH_SESSION_ID_NOT_FOUND, ErrorCode.INVALID_FETCH_SESSION_EPOCH)
@@ -276,7 +282,7 @@ def test_cache_stays_within_its_bounds_and_leaves_nothing_behind(
         for entry in session.partitions.values():
             if entry.partition is None:
                 entry.bind(partitions[entry.index])  # type: ignore[arg-type]
-        if kind == "full" and sessions.admit(session, now_ms):
+        if kind == "full" and sessions.admit(session, steady_ms):
             alive[session.id] = session
         alive = {key: one for key, one in alive.items() if not one.is_closed}
         assert len(sessions) == len(alive) <= 3
@@ -305,3 +311,19 @@ def test_requests_that_wait_count_as_sessions_do(monkeypatch: pytest.MonkeyPatch
     assert not sessions.may_wait(second)
     sessions.remove(named.id)
     assert sessions.may_wait(second)
+
+
+def test_a_start_that_moved_is_news_and_wakes_only_who_stands_before_it() -> None:
+    sessions = cache()
+    session = sessions.open(asking(0, offset=5), False, 0)
+    assert sessions.admit(session, 0)
+    partition = SomePartition()
+    (entry,) = session.partitions.values()
+    entry.bind(partition)  # type: ignore[arg-type]
+    session.parked = parked = SomeParked()
+    session.ready.clear()
+    partition.move_start(5)
+    assert (list(session.ready), parked.heard) == ([entry], [])
+    session.ready.clear()
+    partition.move_start(6)
+    assert (list(session.ready), parked.heard) == ([entry], ["wake"])

@@ -16,7 +16,7 @@ from pg_kafka.coordinator.consumer_protocol import (
     version_of,
     write_assignment,
 )
-from pg_kafka.coordinator.group_steps import Record
+from pg_kafka.coordinator.records import Record
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.join_group import JoinGroupResponse
 from pg_kafka.wire.messages.leave_group import MemberIdentity
@@ -262,11 +262,11 @@ def classic_of(driver: Driver, assigned: dict[str, dict[str, list[int]]]) -> Cla
         for member_id, parts in assigned.items()
     ]
     group, record = ClassicGroup.of_members(
-        "g", driver.settings, members, generation=7, protocol="range", leader=members[0].member_id, now_ms=0
+        "g", driver.settings, members, generation=7, protocol="range", leader=members[0].member_id, steady_ms=0
     )
     driver.stored = {(record.kind, record.key): record.value or {}}
     driver.group = group
-    driver.take(group.restart(driver.now_ms))
+    driver.take(group.restart(driver.steady_ms))
     return group
 
 
@@ -297,7 +297,7 @@ def test_upgrade_reaches_a_stable_group(driver: Driver) -> None:
 
 def test_upgrade_while_members_wait_for_a_rebalance(driver: Driver) -> None:
     group = classic_of(driver, {"c1": {"a": [0, 1]}, "c2": {"a": [2, 3]}})
-    driver.take(group.rebalance("test", driver.now_ms))
+    driver.take(group.rebalance("test", driver.steady_ms))
     assert driver.join_classic("c1", "a") is None
     before = dict(driver.answers)
     driver.join("m1", "a")
@@ -404,7 +404,7 @@ def test_classic_members_go_on_with_what_they_had_when_the_broker_restarts_after
     for (kind, key), value in driver.stored.items():
         group.apply(Record(kind, key, value))
     driver.group = group
-    driver.take(group.restart(driver.now_ms))
+    driver.take(group.restart(driver.steady_ms))
     assert driver.beat_classic("c1", 2) == 0
     assert bytes_of(driver.sync_classic("c1", 2)) == {"a": (2, 3)}
 

@@ -10,11 +10,16 @@ from uuid import UUID
 import pytest
 from tests.unit.event_loop import StillLoop
 
-from pg_kafka.broker.context import Broker, ConnectionInfo, Context, Reply
+from pg_kafka.broker.client import ConnectionInfo
+from pg_kafka.broker.context import Broker, Context, LogDir
+from pg_kafka.broker.doors import Doors, House
 from pg_kafka.broker.fetch_sessions import FetchSessions
 from pg_kafka.broker.handlers.fetch import fetch, recurrent
+from pg_kafka.broker.permission import Authorizer
+from pg_kafka.broker.reply import Reply
 from pg_kafka.broker.waiters import Deadlines
 from pg_kafka.config import Config
+from pg_kafka.config.settings import Settings
 from pg_kafka.storage.partition import Partition
 from pg_kafka.storage.tail import TailCache
 from pg_kafka.wire import codec
@@ -32,30 +37,40 @@ RECORDS = struct.pack(">qi", 0, 88) + bytes(88)
 class World:
     """A broker with a topic of two partitions, and connections that know what they were asked last."""
 
-    def __init__(self, version: int = 12) -> None:
+    def __init__(self, version: int = 12, authorizer: Authorizer | None = None) -> None:
         self.version = version
         self.loop = StillLoop()
-        topic = SimpleNamespace(name="t", partitions=2, series=0)
+        topic = SimpleNamespace(id=1, name="t", partitions=2, series=0)
         tails = TailCache(1 << 20)
         self.partitions = [Partition(cast(Any, topic), index, 0, tails) for index in range(2)]
         log = SimpleNamespace(
-            node_id=1,
             partition=lambda _, index: self.partitions[index],
             read_tail=lambda partition, offset, most: partition.tail.read(offset, most),
         )
         ids = iter(range(1, 100))
         self.sessions = FetchSessions(10, lambda: next(ids))
-        self.broker = Broker(
-            config=Config(),
-            topics=cast(Any, SimpleNamespace(by_name={"t": topic}, by_uuid={TOPIC_ID: topic})),
+        deadlines = Deadlines(cast(Any, self.loop))
+        self.topics: Any = SimpleNamespace(by_name={"t": topic}, by_uuid={TOPIC_ID: topic})
+        self.house = House(
+            topics=self.topics,
             log=cast(Any, log),
-            fetch_sessions=self.sessions,
             groups=cast(Any, None),
             transactions=cast(Any, None),
-            apis={},
-            now_ms=lambda: int(self.loop.time() * 1000),
+            on_change=deadlines.wake_all,
+            authorizer=authorizer,
+        )
+        self.broker = Broker(
+            settings=Settings(Config()),
+            node_id=1,
+            epoch=0,
+            cluster_id="cluster",
+            records=cast(Any, log),
+            fetch_sessions=self.sessions,
+            versions=(),
+            clock=cast(Any, SimpleNamespace(steady_ms=lambda: int(self.loop.time() * 1000))),
+            log_dir=LogDir("here", lambda: None),
             decoding=cast(Any, None),
-            deadlines=Deadlines(cast(Any, self.loop)),
+            deadlines=deadlines,
         )
 
     def append(self, index: int) -> None:
@@ -88,14 +103,16 @@ class Peer:
     def __init__(self, world: World) -> None:
         self.world = world
         self.info = ConnectionInfo(1, ("", 0), ("", 0))
+        self.doors = Doors(world.house, self.info)
         self.recurrent: Any = None
         self.was_recurrent = False
         self.frames: list[bytes] = []
         self.reply: Any = None
         self.correlation_id = 0
+        self.last_active = 0.0
 
     def complete(self, reply: Reply, message: Any | None) -> None:
-        header = reply.context.header
+        header = reply.header
         if message is not None:
             body = codec.encode_response(message, FETCH, header.api_version)
             reply.parts = response_frame(header.correlation_id, FETCH, header.api_version, body)
@@ -119,9 +136,9 @@ class Peer:
             self.recurrent.start()
             return
         header, offset = decode_request_header(frame)
-        context = Context(self.world.broker, header, self.info)
+        context = Context(self.world.broker, self.doors, header, self.info)
         decoded = codec.decode_request(FETCH, version, frame, offset)
-        self.reply = Reply(self, context, len(frame))
+        self.reply = Reply(self, header, len(frame), len(frame), self.last_active)
         assert fetch(context, decoded, self.reply) is None
         self.recurrent = recurrent(context, decoded, frame, offset)
 
@@ -224,7 +241,7 @@ def test_a_partition_that_goes_wakes_the_poll() -> None:
     peer = Peer(world)
     session_id = peer.open()
     peer.ask(world.request(session=(session_id, 3)))
-    cast(Any, world.broker.topics).by_name.clear()
+    world.topics.by_name.clear()
     world.partitions[0].close()
     world.loop.turn()
     assert peer.answer.responses[0].partitions[0].error_code == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
@@ -254,7 +271,7 @@ def recurrent_of(peer: Peer, session_id: int) -> Any:
     head = encode_request_header(RequestHeader(FETCH, peer.world.version, 1, "peer"))
     frame = head + b"".join(codec.encode_request(request, FETCH, peer.world.version))
     header, offset = decode_request_header(frame)
-    return recurrent(Context(peer.world.broker, header, peer.info), request, frame, offset)
+    return recurrent(Context(peer.world.broker, peer.doors, header, peer.info), request, frame, offset)
 
 
 def test_another_epoch_or_session_is_refused() -> None:
@@ -342,3 +359,91 @@ def test_a_connection_that_goes_leaves_nothing_behind() -> None:
     other = Peer(world)
     other.ask(world.request(session=(session_id, 4)))
     assert len(other.answer.responses) == 1
+
+
+class Switch:
+    """An authorizer that allows everything until it does not."""
+
+    allows_everything = False
+
+    def __init__(self) -> None:
+        self.is_allowing = True
+
+    def allows(self, who: ConnectionInfo, *_: object) -> bool:
+        return self.is_allowing and who.principal != "User:stranger"
+
+    def allows_any(self, *_: object) -> bool:
+        return self.is_allowing
+
+
+def codes(answer: FetchResponse) -> list[int]:
+    return [one.error_code for topic in answer.responses for one in topic.partitions]
+
+
+@pytest.mark.parametrize("kind", ["without a session", "first of a session", "of a session", "that comes again"])
+def test_a_parked_poll_hears_that_it_may_not_read_any_more(kind: str) -> None:
+    authorizer = Switch()
+    world = World(authorizer=authorizer)
+    peer = Peer(world)
+    if kind == "without a session":
+        peer.ask(world.request(0, 0, session=(0, -1)))
+    elif kind == "first of a session":
+        peer.ask(world.request(0, 0))
+    else:
+        session_id = peer.open()
+        if kind == "of a session":
+            peer.recurrent = None
+        peer.ask(world.request(session=(session_id, 3)))
+        assert peer.was_recurrent == (kind == "that comes again")
+    assert peer.frames == []
+    authorizer.is_allowing = False
+    world.house.changed()
+    world.loop.turn()
+    assert codes(peer.answer) == [ErrorCode.TOPIC_AUTHORIZATION_FAILED] * 2
+
+
+def test_a_poll_that_comes_again_is_asked_for_its_permission_when_that_has_changed() -> None:
+    authorizer = Switch()
+    world = World(authorizer=authorizer)
+    peer = Peer(world)
+    session_id = peer.open()
+    authorizer.is_allowing = False
+    world.house.changed()
+    peer.ask(world.request(session=(session_id, 3)))
+    assert not peer.was_recurrent
+    assert codes(peer.answer) == [ErrorCode.TOPIC_AUTHORIZATION_FAILED] * 2
+    # It goes on as soon as it may.
+    authorizer.is_allowing = True
+    world.house.changed()
+    world.append(1)
+    peer.ask(world.request(session=(session_id, 4)))
+    assert codes(peer.answer) == [0, 0]
+
+
+def test_a_change_that_leaves_a_poll_as_it_is_leaves_it_parked() -> None:
+    world = World(authorizer=Switch())
+    peer = Peer(world)
+    session_id = peer.open()
+    peer.ask(world.request(session=(session_id, 3)))
+    assert peer.was_recurrent
+    world.house.changed()
+    world.loop.turn()
+    assert peer.frames == []
+    world.sleep(1)
+    assert peer.answer == FetchResponse(session_id=session_id)
+
+
+@pytest.mark.parametrize("by", ["recurrent", "ordinary"])
+def test_a_session_gives_a_stranger_nothing(by: str) -> None:
+    world = World(authorizer=Switch())
+    first, stranger = Peer(world), Peer(world)
+    stranger.info.principal = "User:stranger"
+    session_id = first.open()
+    stranger.recurrent = recurrent_of(stranger, session_id) if by == "recurrent" else None
+    world.append(0)
+    stranger.ask(world.request(session=(session_id, 3)))
+    assert not stranger.was_recurrent
+    assert codes(stranger.answer) == [ErrorCode.TOPIC_AUTHORIZATION_FAILED] * 2
+    # Whose session it is goes on with it.
+    first.ask(world.request(session=(session_id, 4)))
+    assert codes(first.answer) == [0, 0]

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from pg_kafka.coordinator.producer_state import (
     Accepted,
+    BatchRefused,
     Duplicate,
     ProducerWindow,
-    Refused,
     SequencedBatch,
     advance,
     check,
@@ -39,7 +39,7 @@ def filled(*counts: int, epoch: int = 0, first: int = 0) -> ProducerWindow:
 
 
 def error_of(verdict: object) -> ErrorCode:
-    assert isinstance(verdict, Refused)
+    assert isinstance(verdict, BatchRefused)
     return verdict.error
 
 
@@ -165,7 +165,7 @@ def test_window_answers_as_the_whole_history_would(first: int, steps: list[tuple
         end = len(model.sent)
         wanted = model.answer(epoch, sequence, count)
         verdict = check(window, epoch=epoch, base_sequence=sequence, count=count)
-        if isinstance(verdict, Refused):
+        if isinstance(verdict, BatchRefused):
             assert verdict.error is wanted
         elif isinstance(verdict, Duplicate):
             assert verdict.batch.base_offset == wanted

@@ -265,6 +265,20 @@ def test_columns_are_those_of_the_log_table() -> None:
     assert tuple(re.findall(r"^    ([a-z_]+) +(?:big|small|int|bool|bytea)", body[1], re.M)) == _records.COLUMNS
 
 
+def test_rows_of_a_batch_share_its_bytes_on_the_wire() -> None:
+    batches = [
+        _records.decode_batch(batch_bytes([Record(i, NOW, None, b"x" * 700_000) for i in range(3)], codec=codec))
+        for codec in (0, 4)
+    ]
+    for batch in batches:
+        rows = [read_row(make_row([piece])) for piece in batch.slices]
+        assert len(rows) == 3
+        assert sum(row.integer("wire_bytes") or 0 for row in rows) == len(batch.wire)
+        assert min(row.integer("wire_bytes") or 0 for row in rows) > len(batch.wire) // 4
+    shared = read_row(make_row([piece for batch in batches for piece in batch.slices]))
+    assert shared.integer("wire_bytes") == sum(len(batch.wire) for batch in batches)
+
+
 def test_row_has_what_it_was_given() -> None:
     records = [Record(i, NOW + i, b"k", b"v") for i in range(3)]
     batch = _records.decode_batch(batch_bytes(records))
@@ -387,7 +401,7 @@ def test_a_large_batch_is_cut_by_records_into_slices() -> None:
 
 
 def test_parts_of_a_large_batch_encode_with_their_own_offsets_and_sequences() -> None:
-    records = [Record(i, NOW, None, bytes(300_000)) for i in range(10)]
+    records = [Record(i, NOW, None, bytes(37_000)) for i in range(10)]
     batch = _records.decode_batch(batch_bytes(records, producer=(5, 0, 2**31 - 4)))
 
     read = []

@@ -1,27 +1,32 @@
-"""Topic configs: Kafka 4.3's keys, its checks and its sentences."""
+"""Topic configs: Kafka 4.4's keys, its checks and its sentences."""
 
 from __future__ import annotations
 
 import pytest
 
-from pg_kafka.config import Config, Source
-from pg_kafka.coordinator import topic_configs, topic_names
-from pg_kafka.coordinator.topic_configs import ConfigSource, ConfigType, InvalidTopicConfig
+from pg_kafka.config import Config
+from pg_kafka.config import topics as topic_configs
+from pg_kafka.config.keys import ConfigType, Effect, InvalidConfig, Source
+from pg_kafka.config.layers import ConfigSource
+from pg_kafka.coordinator import topic_names
 
 
 def refusal(**configs: str | None) -> str:
-    with pytest.raises(InvalidTopicConfig) as caught:
+    with pytest.raises(InvalidConfig) as caught:
         topic_configs.validate({name.replace("_", "."): value for name, value in configs.items()})
     return str(caught.value)
 
 
-@pytest.mark.parametrize("name", topic_configs.TOPIC_CONFIGS)
+@pytest.mark.parametrize("name", topic_configs.TOPIC_KEYS)
 def test_every_default_is_valid(name: str) -> None:
-    topic_configs.validate({name: topic_configs.TOPIC_CONFIGS[name].default})
+    key = topic_configs.TOPIC_KEYS[name]
+    text = key.text(key.default)
+    topic_configs.validate({name: text})
+    assert text is not None and key.parse(text) == key.default
 
 
 def test_all_keys_of_kafka_are_known() -> None:
-    assert len(topic_configs.TOPIC_CONFIGS) == 33
+    assert len(topic_configs.TOPIC_KEYS) == 37 + 2  # Kafka's and ours
 
 
 @pytest.mark.parametrize(
@@ -103,7 +108,7 @@ def test_valid_values(name: str, value: str) -> None:
     ],
 )
 def test_refusals_are_kafkas_sentences(name: str, value: str | None, sentence: str) -> None:
-    with pytest.raises(InvalidTopicConfig) as caught:
+    with pytest.raises(InvalidConfig) as caught:
         topic_configs.validate({name: value})
     assert str(caught.value) == sentence
 
@@ -150,19 +155,20 @@ def test_settings_in_the_terms_of_the_log() -> None:
 def test_description_names_sources_and_synonyms() -> None:
     config = Config(log_roll_ms=9000, sources={"log.roll.ms": Source.DATABASE})
     entries = {entry.name: entry for entry in topic_configs.describe({"retention.ms": " 5 "}, config)}
-    assert len(entries) == 33
+    assert len(entries) == len(topic_configs.TOPIC_KEYS)
     retention = entries["retention.ms"]
     assert (retention.value, retention.source, retention.type) == ("5", ConfigSource.TOPIC, ConfigType.LONG)
     assert retention.synonyms == [
         ("retention.ms", "5", ConfigSource.TOPIC),
-        ("log.retention.ms", "604800000", ConfigSource.DEFAULT),
     ]
     roll = entries["segment.ms"]
     assert (roll.value, roll.source) == ("9000", ConfigSource.DYNAMIC_DEFAULT_BROKER)
     assert roll.synonyms == [
         ("log.roll.ms", "9000", ConfigSource.DYNAMIC_DEFAULT_BROKER),
-        ("log.roll.ms", "604800000", ConfigSource.DEFAULT),
+        ("log.roll.hours", "168", ConfigSource.DEFAULT),
     ]
+    assert (entries["flush.ms"].value, entries["flush.ms"].synonyms) == ("9223372036854775807", [])
+    assert entries["remote.storage.enable"].synonyms == []
     assert entries["preallocate"].value == "false"
     assert entries["cleanup.policy"].value == "delete"
 
@@ -173,8 +179,25 @@ def test_description_of_chosen_keys_leaves_out_unknown_ones() -> None:
 
 
 def test_keys_that_change_nothing_are_named_unless_they_say_the_default() -> None:
-    configs = {"retention.ms": "5", "cleanup.policy": "delete", "max.message.bytes": "2000000", "flush.messages": "1"}
-    assert topic_configs.without_effect(configs) == ["retention.ms", "flush.messages"]
+    configs = {"flush.ms": "5", "preallocate": "false", "max.message.bytes": "2000000", "flush.messages": "1"}
+    assert topic_configs.without_effect(configs) == ["flush.ms", "flush.messages"]
+
+
+def test_hours_and_minutes_stand_in_for_milliseconds() -> None:
+    def of_broker(**values: int) -> Config:
+        names = {name.replace("_", "."): value for name, value in values.items()}
+        return Config(**values, sources=dict.fromkeys(names, Source.FILE))  # type: ignore[arg-type]
+
+    assert topic_configs.effective({}, of_broker(log_retention_hours=2)).retention_ms == 7_200_000
+    assert (
+        topic_configs.effective({}, of_broker(log_retention_hours=2, log_retention_minutes=3)).retention_ms == 180_000
+    )
+    assert topic_configs.effective({}, of_broker(log_retention_minutes=3, log_retention_ms=7)).retention_ms == 7
+    assert topic_configs.effective({}, of_broker(log_retention_hours=-1)).retention_ms == -1
+    assert topic_configs.effective({}, of_broker(log_roll_hours=1)).segment_ms == 3_600_000
+    (retention,) = topic_configs.describe({}, of_broker(log_retention_hours=2), ["retention.ms"])
+    assert (retention.value, retention.source) == ("7200000", ConfigSource.STATIC_BROKER)
+    assert retention.synonyms == [("log.retention.hours", "2", ConfigSource.STATIC_BROKER)]
 
 
 @pytest.mark.parametrize("name", ["a", "ok.a_b-C", "a" * 249, "__x"])
@@ -191,3 +214,12 @@ def test_illegal_topic_names(name: str) -> None:
 
 def test_names_that_differ_in_dots_and_underscores_collide() -> None:
     assert topic_names.collision("a.b_c", {"a_b.c": 1, "x": 1}) == "a_b.c"
+
+
+def test_what_works_reaches_the_log() -> None:
+    """Each key that has an effect is a field of what the log works with."""
+    settings = topic_configs.effective({}, Config())
+    for key in topic_configs.TOPIC_KEYS.values():
+        if key.effect is Effect.WORKS:
+            texts = key.choices or (("0.25",) if key.type is ConfigType.DOUBLE else ("2", "2000000"))
+            assert any(topic_configs.effective({key.name: text}, Config()) != settings for text in texts), key.name

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tests.unit.transaction_world import BEGIN_MS, SETTINGS
 
-from pg_kafka.coordinator.group_steps import Record
+from pg_kafka.coordinator.records import Record
 from pg_kafka.coordinator.transaction_steps import (
     COMPLETE_ABORT,
     COMPLETE_COMMIT,
@@ -17,8 +17,8 @@ from pg_kafka.coordinator.transaction_steps import (
     ONGOING,
     PREPARE_ABORT,
     PREPARE_COMMIT,
+    Decision,
     Description,
-    Ending,
     PendingOffset,
     Step,
 )
@@ -46,7 +46,7 @@ def init(
     version: int = 5,
     **more: Any,
 ) -> Step:
-    how = {"timeout_ms": TIMEOUT_MS, "now_ms": BEGIN_MS, **more}
+    how = {"timeout_ms": TIMEOUT_MS, "steady_ms": BEGIN_MS, **more}
     return machine.init_producer(producer_id, epoch, fresh_producer_id=fresh, version=version, **how)
 
 
@@ -65,7 +65,9 @@ def set_epoch(machine: Transaction, epoch: int) -> None:
 
 def add(machine: Transaction, *partitions: tuple[int, int], version: int = 3) -> Step:
     places = [(*partition, 0) for partition in partitions or [P0]]
-    return machine.add_partitions(machine.producer_id, machine.producer_epoch, places, version=version, now_ms=BEGIN_MS)
+    return machine.add_partitions(
+        machine.producer_id, machine.producer_epoch, places, version=version, steady_ms=BEGIN_MS
+    )
 
 
 def end(machine: Transaction, commit: bool = True, *, version: int = 5, fresh: int | None = None) -> Step:
@@ -76,7 +78,7 @@ def end(machine: Transaction, commit: bool = True, *, version: int = 5, fresh: i
         commit,
         version=version,
         fresh_producer_id=fresh,
-        now_ms=BEGIN_MS,
+        steady_ms=BEGIN_MS,
     )
 
 
@@ -151,9 +153,9 @@ def test_an_open_transaction_is_aborted_first() -> None:
     machine = in_state(ONGOING)
     step = init(machine)
     assert step.error == ErrorCode.CONCURRENT_TRANSACTIONS
-    assert step.ending is not None
-    assert not step.ending.commit
-    assert (step.ending.producer_id, step.ending.producer_epoch) == (7, 1)
+    assert step.decision is not None
+    assert not step.decision.commit
+    assert (step.decision.producer_id, step.decision.producer_epoch) == (7, 1)
     assert init(machine).error == ErrorCode.CONCURRENT_TRANSACTIONS
     machine.ended(BEGIN_MS)
     assert init(machine).reply == (7, 2)
@@ -216,30 +218,30 @@ def test_what_is_added_already_is_not_written_again() -> None:
 
 def test_partitions_keep_the_offset_at_which_they_were_added() -> None:
     machine = initialised()
-    machine.add_partitions(*HERE, [(*P0, 5)], version=3, now_ms=BEGIN_MS)
-    machine.produce(*HERE, [(*P0, 9), (*P1, 9)], version=12, now_ms=BEGIN_MS)
+    machine.add_partitions(*HERE, [(*P0, 5)], version=3, steady_ms=BEGIN_MS)
+    machine.produce(*HERE, [(*P0, 9), (*P1, 9)], version=12, steady_ms=BEGIN_MS)
     assert machine.partitions == {P0: 5, P1: 9}
 
 
 def test_offsets_of_a_group_begin_a_transaction() -> None:
     machine = initialised()
-    assert kinds(machine.add_offsets(*HERE, "g", version=3, now_ms=BEGIN_MS)) == [("transaction", ONGOING)]
-    assert machine.add_offsets(*HERE, "g", version=3, now_ms=BEGIN_MS).records == []
+    assert kinds(machine.add_offsets(*HERE, "g", version=3, steady_ms=BEGIN_MS)) == [("transaction", ONGOING)]
+    assert machine.add_offsets(*HERE, "g", version=3, steady_ms=BEGIN_MS).records == []
     assert machine.groups == ("g",)
 
 
 Request = Callable[[Transaction, int, int], int]
 REQUESTS: dict[str, Request] = {
-    "add partitions": lambda m, p, e: m.add_partitions(p, e, [(*P0, 0)], version=3, now_ms=BEGIN_MS).error,
-    "add partitions, old": lambda m, p, e: m.add_partitions(p, e, [(*P0, 0)], version=1, now_ms=BEGIN_MS).error,
-    "add offsets": lambda m, p, e: m.add_offsets(p, e, "g", version=2, now_ms=BEGIN_MS).error,
-    "add offsets, old": lambda m, p, e: m.add_offsets(p, e, "g", version=1, now_ms=BEGIN_MS).error,
-    "produce": lambda m, p, e: m.produce(p, e, [(*P0, 0)], version=12, now_ms=BEGIN_MS).reply.get(P0, 0),
-    "produce, old": lambda m, p, e: m.produce(p, e, [(*P0, 0)], version=11, now_ms=BEGIN_MS).reply.get(P0, 0),
-    "commit offsets": lambda m, p, e: m.commit_offsets(p, e, "g", [PENDING], version=5, now_ms=BEGIN_MS).error,
-    "end": lambda m, p, e: m.end(p, e, True, version=5, now_ms=BEGIN_MS).error,
-    "end, old": lambda m, p, e: m.end(p, e, True, version=2, now_ms=BEGIN_MS).error,
-    "end, very old": lambda m, p, e: m.end(p, e, True, version=1, now_ms=BEGIN_MS).error,
+    "add partitions": lambda m, p, e: m.add_partitions(p, e, [(*P0, 0)], version=3, steady_ms=BEGIN_MS).error,
+    "add partitions, old": lambda m, p, e: m.add_partitions(p, e, [(*P0, 0)], version=1, steady_ms=BEGIN_MS).error,
+    "add offsets": lambda m, p, e: m.add_offsets(p, e, "g", version=2, steady_ms=BEGIN_MS).error,
+    "add offsets, old": lambda m, p, e: m.add_offsets(p, e, "g", version=1, steady_ms=BEGIN_MS).error,
+    "produce": lambda m, p, e: m.produce(p, e, [(*P0, 0)], version=12, steady_ms=BEGIN_MS).reply.get(P0, 0),
+    "produce, old": lambda m, p, e: m.produce(p, e, [(*P0, 0)], version=11, steady_ms=BEGIN_MS).reply.get(P0, 0),
+    "commit offsets": lambda m, p, e: m.commit_offsets(p, e, "g", [PENDING], version=5, steady_ms=BEGIN_MS).error,
+    "end": lambda m, p, e: m.end(p, e, True, version=5, steady_ms=BEGIN_MS).error,
+    "end, old": lambda m, p, e: m.end(p, e, True, version=2, steady_ms=BEGIN_MS).error,
+    "end, very old": lambda m, p, e: m.end(p, e, True, version=1, steady_ms=BEGIN_MS).error,
     "verify": lambda m, p, e: m.verify_partitions(p, e, [P0])[P0],
 }
 FENCED_AS = {
@@ -288,17 +290,17 @@ def test_a_dead_id_answers_nothing() -> None:
 @pytest.mark.parametrize(("version", "code"), [(3, ErrorCode.INVALID_TXN_STATE), (11, ErrorCode.TRANSACTION_ABORTABLE)])
 def test_older_produce_needs_partitions_that_were_added(version: int, code: int) -> None:
     machine = in_state(ONGOING)
-    step = machine.produce(*HERE, [(*P0, 0), (*P1, 0)], version=version, now_ms=BEGIN_MS)
+    step = machine.produce(*HERE, [(*P0, 0), (*P1, 0)], version=version, steady_ms=BEGIN_MS)
     assert (step.reply, step.records) == ({P1: code}, [])
 
 
 def test_produce_registers_partitions() -> None:
     machine = in_state(COMPLETE_COMMIT)
     producer = (machine.producer_id, machine.producer_epoch)
-    step = machine.produce(*producer, [(*P0, 3), (*P1, 4)], version=12, now_ms=BEGIN_MS)
+    step = machine.produce(*producer, [(*P0, 3), (*P1, 4)], version=12, steady_ms=BEGIN_MS)
     assert (step.error, step.reply, kinds(step)) == (0, {}, [("transaction", ONGOING)])
     assert machine.partitions == {P0: 3, P1: 4}
-    assert machine.produce(*producer, [(*P1, 9)], version=12, now_ms=BEGIN_MS).records == []
+    assert machine.produce(*producer, [(*P1, 9)], version=12, steady_ms=BEGIN_MS).records == []
 
 
 def test_verification_tells_each_partition() -> None:
@@ -309,25 +311,25 @@ def test_verification_tells_each_partition() -> None:
 @pytest.mark.parametrize(("version", "code"), [(3, ErrorCode.INVALID_TXN_STATE), (4, ErrorCode.TRANSACTION_ABORTABLE)])
 def test_older_offset_commits_need_a_group_that_was_added(version: int, code: int) -> None:
     machine = in_state(ONGOING)
-    assert machine.commit_offsets(*HERE, "g", [PENDING], version=version, now_ms=BEGIN_MS).error == code
-    machine.add_offsets(*HERE, "g", version=3, now_ms=BEGIN_MS)
+    assert machine.commit_offsets(*HERE, "g", [PENDING], version=version, steady_ms=BEGIN_MS).error == code
+    machine.add_offsets(*HERE, "g", version=3, steady_ms=BEGIN_MS)
     assert machine.check_offsets(*HERE, "g", version=version) == 0
-    step = machine.commit_offsets(*HERE, "g", [PENDING], version=version, now_ms=BEGIN_MS)
+    step = machine.commit_offsets(*HERE, "g", [PENDING], version=version, steady_ms=BEGIN_MS)
     assert [record.key for record in step.records] == ["g\n1\n0"]
     assert list(machine.pending.values()) == [PENDING]
 
 
 def test_an_offset_commit_registers_its_group() -> None:
     machine = initialised()
-    step = machine.commit_offsets(*HERE, "g", [PENDING], version=5, now_ms=BEGIN_MS)
+    step = machine.commit_offsets(*HERE, "g", [PENDING], version=5, steady_ms=BEGIN_MS)
     assert [record.kind for record in step.records] == ["transaction", "offset"]
     later = PENDING._replace(offset=6)
-    machine.commit_offsets(*HERE, "g", [later], version=5, now_ms=BEGIN_MS)
-    assert end(machine).ending == end_of(machine, commit=True, offsets=(later,))
+    machine.commit_offsets(*HERE, "g", [later], version=5, steady_ms=BEGIN_MS)
+    assert end(machine).decision == end_of(machine, commit=True, offsets=(later,))
 
 
 def end_of(machine: Transaction, *, commit: bool, offsets: tuple[PendingOffset, ...] = ()) -> Any:
-    return Ending(commit, machine.producer_id, machine.producer_epoch, tuple(machine.partitions), offsets)
+    return Decision(commit, machine.producer_id, machine.producer_epoch, tuple(machine.partitions), offsets)
 
 
 # -- ends --------------------------------------------------------------------------------------------------------------
@@ -337,13 +339,13 @@ def end_of(machine: Transaction, *, commit: bool, offsets: tuple[PendingOffset, 
 @pytest.mark.parametrize(("version", "epoch"), [(5, 1), (4, 0)])
 def test_an_end_decides_and_completes(commit: bool, version: int, epoch: int) -> None:
     machine = in_state(ONGOING)
-    machine.commit_offsets(*HERE, "g", [PENDING], version=5, now_ms=BEGIN_MS)
+    machine.commit_offsets(*HERE, "g", [PENDING], version=5, steady_ms=BEGIN_MS)
     step = end(machine, commit, version=version)
     assert step.reply == (7, epoch)
     assert kinds(step) == [("transaction", PREPARE_COMMIT if commit else PREPARE_ABORT)]
-    assert step.ending == end_of(machine, commit=commit, offsets=(PENDING,))
-    assert step.ending is not None
-    assert (step.ending.producer_epoch, step.ending.partitions) == (epoch, (P0,))
+    assert step.decision == end_of(machine, commit=commit, offsets=(PENDING,))
+    assert step.decision is not None
+    assert (step.decision.producer_epoch, step.decision.partitions) == (epoch, (P0,))
     assert step.timers == {"timeout": None, "expire": None}
     done = machine.ended(BEGIN_MS + 5)
     assert kinds(done) == [("transaction", COMPLETE_COMMIT if commit else COMPLETE_ABORT), ("offset", None)]
@@ -378,14 +380,14 @@ ENDS = [
 def test_ends_where_nothing_is_open(state: str, which: int, commit: bool, code: int, ends: bool, older: int) -> None:
     machine = in_state(state)
     epoch = machine.producer_epoch
-    step = machine.end(7, epoch + which, commit, version=4, now_ms=BEGIN_MS)
-    assert (step.error, step.records, step.ending) == (older, [], None)
-    step = machine.end(7, epoch + which, commit, version=5, now_ms=BEGIN_MS)
+    step = machine.end(7, epoch + which, commit, version=4, steady_ms=BEGIN_MS)
+    assert (step.error, step.records, step.decision) == (older, [], None)
+    step = machine.end(7, epoch + which, commit, version=5, steady_ms=BEGIN_MS)
     assert step.error == code
-    assert (step.ending is not None) == ends
+    assert (step.decision is not None) == ends
     if ends:
         assert step.reply == (7, epoch + 1)
-        assert step.ending == end_of(machine, commit=False)
+        assert step.decision == end_of(machine, commit=False)
         assert machine.state == PREPARE_ABORT
     else:
         assert step.reply == ((-1, -1) if code else (7, epoch))
@@ -397,16 +399,16 @@ def test_an_end_at_the_last_epoch_brings_another_producer_id() -> None:
     add(machine)
     step = end(machine, fresh=8)
     assert step.reply == (8, 0)
-    assert step.ending is not None
-    assert (step.ending.producer_id, step.ending.producer_epoch) == (7, LAST_EPOCH + 1)
+    assert step.decision is not None
+    assert (step.decision.producer_id, step.decision.producer_epoch) == (7, LAST_EPOCH + 1)
     machine.ended(BEGIN_MS)
     assert (machine.producer_id, machine.producer_epoch) == (8, 0)
-    retry = machine.end(7, LAST_EPOCH, True, version=5, now_ms=BEGIN_MS)
+    retry = machine.end(7, LAST_EPOCH, True, version=5, steady_ms=BEGIN_MS)
     assert (retry.error, retry.reply, retry.records) == (0, (8, 0), [])
-    other = machine.end(7, LAST_EPOCH, False, version=5, now_ms=BEGIN_MS)
+    other = machine.end(7, LAST_EPOCH, False, version=5, steady_ms=BEGIN_MS)
     assert other.error == ErrorCode.INVALID_TXN_STATE
     add(machine)
-    late = machine.end(7, LAST_EPOCH, True, version=5, now_ms=BEGIN_MS)
+    late = machine.end(7, LAST_EPOCH, True, version=5, steady_ms=BEGIN_MS)
     assert late.error == ErrorCode.INVALID_PRODUCER_ID_MAPPING
 
 
@@ -423,7 +425,7 @@ def test_a_producer_is_not_taken_for_the_one_that_came_before() -> None:
     add(machine)
     end(machine, version=4)
     machine.ended(BEGIN_MS)
-    assert machine.end(7, 0, True, version=5, now_ms=BEGIN_MS).error == ErrorCode.PRODUCER_FENCED
+    assert machine.end(7, 0, True, version=5, steady_ms=BEGIN_MS).error == ErrorCode.PRODUCER_FENCED
 
 
 # -- timers, operators, topics -----------------------------------------------------------------------------------------
@@ -434,10 +436,10 @@ def test_a_transaction_that_takes_too_long_is_aborted_and_its_producer_fenced() 
     early = machine.on_timer("timeout", BEGIN_MS + TIMEOUT_MS - 1)
     assert (early.records, early.timers) == ([], {"timeout": BEGIN_MS + TIMEOUT_MS})
     step = machine.on_timer("timeout", BEGIN_MS + TIMEOUT_MS)
-    assert step.ending is not None
-    assert (step.ending.commit, step.ending.is_timeout, step.ending.producer_epoch) == (False, True, 1)
+    assert step.decision is not None
+    assert (step.decision.commit, step.decision.is_timeout, step.decision.producer_epoch) == (False, True, 1)
     machine.ended(BEGIN_MS + TIMEOUT_MS)
-    late = machine.produce(*HERE, [(*P0, 0)], version=12, now_ms=BEGIN_MS)
+    late = machine.produce(*HERE, [(*P0, 0)], version=12, steady_ms=BEGIN_MS)
     assert late.reply == {P0: ErrorCode.INVALID_PRODUCER_EPOCH}
     # It goes on with the epoch that it was fenced with.
     assert init(machine, *HERE).reply == (7, 1)
@@ -447,9 +449,9 @@ def test_what_a_producer_hears_of_the_end_that_came_before_its_own() -> None:
     machine = in_state(ONGOING)
     machine.on_timer("timeout", BEGIN_MS + TIMEOUT_MS)
     machine.ended(BEGIN_MS)
-    assert machine.end(*HERE, True, version=5, now_ms=BEGIN_MS).error == ErrorCode.INVALID_TXN_STATE
-    assert machine.end(*HERE, False, version=5, now_ms=BEGIN_MS).reply == (7, 1)
-    assert machine.end(*HERE, True, version=4, now_ms=BEGIN_MS).error == ErrorCode.PRODUCER_FENCED
+    assert machine.end(*HERE, True, version=5, steady_ms=BEGIN_MS).error == ErrorCode.INVALID_TXN_STATE
+    assert machine.end(*HERE, False, version=5, steady_ms=BEGIN_MS).reply == (7, 1)
+    assert machine.end(*HERE, True, version=4, steady_ms=BEGIN_MS).error == ErrorCode.PRODUCER_FENCED
 
 
 def test_a_timeout_at_the_last_epoch_brings_another_producer_id() -> None:
@@ -477,8 +479,8 @@ def test_an_id_that_is_used_does_not_expire(state: str) -> None:
 def test_an_operator_aborts_what_is_open() -> None:
     machine = in_state(ONGOING)
     step = machine.abort(BEGIN_MS)
-    assert step.ending is not None
-    assert (step.ending.commit, step.ending.by_operator, step.ending.producer_epoch) == (False, True, 1)
+    assert step.decision is not None
+    assert (step.decision.commit, step.decision.by_operator, step.decision.producer_epoch) == (False, True, 1)
     assert machine.abort(BEGIN_MS).error == ErrorCode.CONCURRENT_TRANSACTIONS
     machine.ended(BEGIN_MS)
     assert machine.abort(BEGIN_MS).error == ErrorCode.INVALID_TXN_STATE
@@ -488,24 +490,24 @@ def test_a_deleted_topic_is_left_out() -> None:
     machine = initialised()
     add(machine, P0, P1, OTHER)
     offsets = [PENDING, PENDING._replace(topic_id=2)]
-    machine.commit_offsets(*HERE, "g", offsets, version=5, now_ms=BEGIN_MS)
+    machine.commit_offsets(*HERE, "g", offsets, version=5, steady_ms=BEGIN_MS)
     step = machine.forget_topic(1)
     assert kinds(step) == [("transaction", ONGOING), ("offset", None)]
     assert machine.forget_topic(1).records == []
-    ending = end(machine).ending
-    assert ending is not None
-    assert (ending.partitions, ending.offsets) == ((OTHER,), (offsets[1],))
+    decision = end(machine).decision
+    assert decision is not None
+    assert (decision.partitions, decision.offsets) == ((OTHER,), (offsets[1],))
 
 
 def test_deleted_offsets_of_a_group_are_left_out() -> None:
     machine = initialised()
     more = [PENDING, PENDING._replace(partition=1), PENDING._replace(topic_id=2)]
-    machine.commit_offsets(*HERE, "g", more, version=5, now_ms=BEGIN_MS)
+    machine.commit_offsets(*HERE, "g", more, version=5, steady_ms=BEGIN_MS)
     assert machine.forget_offsets("h", None).records == []
     assert len(machine.forget_offsets("g", [P1]).records) == 1
     assert list(machine.pending.values()) == [more[0], more[2]]
     assert len(machine.forget_offsets("g", None).records) == 2
-    machine.commit_offsets(*HERE, "g", more, version=5, now_ms=BEGIN_MS)
+    machine.commit_offsets(*HERE, "g", more, version=5, steady_ms=BEGIN_MS)
     end(machine)
     assert machine.forget_offsets("g", None).records == []
 
@@ -517,16 +519,16 @@ def test_deleted_offsets_of_a_group_are_left_out() -> None:
 def test_a_restart_goes_on(state: str) -> None:
     machine = in_state(state)
     if state == ONGOING:
-        machine.commit_offsets(*HERE, "g", [PENDING], version=5, now_ms=BEGIN_MS)
+        machine.commit_offsets(*HERE, "g", [PENDING], version=5, steady_ms=BEGIN_MS)
     loaded = new()
     for record in machine.records_of_state():
         loaded.apply(record)
     for name in Transaction.__slots__:
         assert getattr(loaded, name) == getattr(machine, name), name
     step = loaded.restart(BEGIN_MS + 1, BEGIN_MS + 1)
-    assert (step.ending is not None) == machine.is_prepared
-    if step.ending is not None:
-        assert step.ending == end_of(machine, commit=state == PREPARE_COMMIT)
+    assert (step.decision is not None) == machine.is_prepared
+    if step.decision is not None:
+        assert step.decision == end_of(machine, commit=state == PREPARE_COMMIT)
     deadlines = {name for name, deadline_ms in step.timers.items() if deadline_ms is not None}
     assert deadlines == ({"timeout"} if state == ONGOING else set() if machine.is_prepared else {"expire"})
 
@@ -538,9 +540,9 @@ MINUTE_MS = 60_000
 def restarted(known_ms: int, jump_ms: int, timeout_ms: int = MINUTE_MS) -> tuple[Transaction, Step, int]:
     """A transaction that has been open for so long as it was stored last, under a broker whose clock is elsewhere."""
     machine = new()
-    machine.init_producer(-1, -1, timeout_ms, fresh_producer_id=7, version=5, now_ms=BEGIN_MS)
-    machine.add_partitions(7, 0, [(1, 0, 0)], version=3, now_ms=BEGIN_MS)
-    machine.add_partitions(7, 0, [(1, 1, 0)], version=3, now_ms=BEGIN_MS + known_ms)
+    machine.init_producer(-1, -1, timeout_ms, fresh_producer_id=7, version=5, steady_ms=BEGIN_MS)
+    machine.add_partitions(7, 0, [(1, 0, 0)], version=3, steady_ms=BEGIN_MS)
+    machine.add_partitions(7, 0, [(1, 1, 0)], version=3, steady_ms=BEGIN_MS + known_ms)
     loaded = new()
     for record in machine.records_of_state():
         loaded.apply(record)
@@ -563,29 +565,29 @@ def restarted(known_ms: int, jump_ms: int, timeout_ms: int = MINUTE_MS) -> tuple
 def test_a_clock_that_jumps_over_a_restart_moves_a_timeout_within_bounds(jump_ms: int, left_ms: int) -> None:
     machine, step, began_ms = restarted(10_000, jump_ms)
     assert step.timers["timeout"] == began_ms + left_ms
-    assert machine.on_timer("timeout", began_ms + left_ms - 1).ending is None
-    assert machine.on_timer("timeout", began_ms + left_ms).ending is not None
+    assert machine.on_timer("timeout", began_ms + left_ms - 1).decision is None
+    assert machine.on_timer("timeout", began_ms + left_ms).decision is not None
 
 
 @pytest.mark.parametrize("jump_ms", [HOUR_MS, -HOUR_MS])
 def test_what_has_passed_adds_up_over_restarts(jump_ms: int) -> None:
     """So a broker that is restarted all the time ends a transaction all the same."""
-    machine, first, now_ms = restarted(10_000, jump_ms)
+    machine, first, steady_ms = restarted(10_000, jump_ms)
     assert [record.value["started_ms"] for record in first.records if record.value] == [machine.started_ms]
-    left_ms = (first.timers["timeout"] or 0) - now_ms
+    left_ms = (first.timers["timeout"] or 0) - steady_ms
     for _ in range(3):
         again = new()
         for record in machine.records_of_state():
             again.apply(record)
-        machine, now_ms = again, now_ms + 6_000
-        step = machine.restart(now_ms, now_ms)
+        machine, steady_ms = again, steady_ms + 6_000
+        step = machine.restart(steady_ms, steady_ms)
         left_ms -= 6_000
-        assert (step.timers["timeout"], step.records) == (now_ms + left_ms, [])
+        assert (step.timers["timeout"], step.records) == (steady_ms + left_ms, [])
 
 
 def test_a_broker_s_own_times_count_when_it_loads_again() -> None:
     machine, _, began_ms = restarted(0, 0)
-    machine.add_partitions(7, 0, [(1, 2, 0)], version=3, now_ms=began_ms + 1_000)
+    machine.add_partitions(7, 0, [(1, 2, 0)], version=3, steady_ms=began_ms + 1_000)
     step = machine.restart(began_ms + 50_000, began_ms)
     assert (step.timers["timeout"], step.records) == (BEGIN_MS + MINUTE_MS, [])
     untouched, _, began_ms = restarted(0, HOUR_MS)

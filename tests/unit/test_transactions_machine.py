@@ -103,7 +103,7 @@ class TransactionMachine(RuleBasedStateMachine):
         self.world.create_topic(next(self.topics), PARTITIONS)
         if is_exhausted:
             machine = Transaction("a", self.world.settings)
-            machine.init_producer(-1, -1, 10_000, fresh_producer_id=1, version=5, now_ms=BEGIN_MS)
+            machine.init_producer(-1, -1, 10_000, fresh_producer_id=1, version=5, steady_ms=BEGIN_MS)
             value = {**machine.records_of_state()[0].value, "producer_epoch": LAST_EPOCH - 3}  # type: ignore[dict-item]
             self.world.journal["a"] = {("transaction", ""): value}
             self.world.crash()
@@ -212,7 +212,7 @@ class TransactionMachine(RuleBasedStateMachine):
             )
 
     def send_offset(self, producer: Producer, group: str, partition: TopicPartition) -> None:
-        offset, work, now_ms = next(self.labels), producer.work, self.world.now_ms
+        offset, work, steady_ms = next(self.labels), producer.work, self.world.steady_ms
 
         def answer(error: int, reply: Any, txn: Txn | None) -> None:
             if error:
@@ -220,7 +220,7 @@ class TransactionMachine(RuleBasedStateMachine):
                 return
             assert txn is not None
             work.txns.add(txn)
-            work.offsets[group, partition] = (now_ms, offset)
+            work.offsets[group, partition] = (steady_ms, offset)
             work.unsure.discard((group, partition))
             producer.phase = "open"
 
@@ -269,7 +269,7 @@ class TransactionMachine(RuleBasedStateMachine):
         """One producer does some things, and lanes commit in between."""
         for what, where, times in deeds:
             producer, partition = self.one_of(number), self.partition(where)
-            self.world.now_ms += 1
+            self.world.steady_ms += 1
             if what == "lose patience":
                 for each in self.producers:
                     self.give_up(each, is_fickle=where % 2 == 0)
@@ -293,7 +293,7 @@ class TransactionMachine(RuleBasedStateMachine):
             for attempt in range(2):  # what was not added yet is added first
                 where = wheres[number % len(wheres)]
                 partition = self.partition(where)
-                self.world.now_ms += 1
+                self.world.steady_ms += 1
                 if producer and partition and not producer.is_waiting and (what != "init" or producer.phase == "init"):
                     self.do(producer, what, where, partition)
                     if what == end and trouble and not attempt:
@@ -365,7 +365,7 @@ class TransactionMachine(RuleBasedStateMachine):
     def commit_plainly(self, group: str, partition: int) -> None:
         where = self.partition(partition)
         if where:
-            self.world.now_ms += 1
+            self.world.steady_ms += 1
             self.world.commit_plainly(group, where, next(self.labels))
 
     @rule(ms=st.sampled_from([1, 100, 9_999, 10_000, 10_000, 2_000_000]))

@@ -19,10 +19,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pg_kafka.coordinator.group_steps import Record
+from pg_kafka.coordinator.records import Record
 from pg_kafka.coordinator.transaction_steps import (
     ONGOING,
-    Ending,
+    Decision,
     PendingOffset,
     Step,
     TopicPartition,
@@ -76,7 +76,7 @@ class World:
         self.lanes = lanes
         self.is_collapsed = is_collapsed
         self.settings = settings
-        self.now_ms = BEGIN_MS
+        self.steady_ms = BEGIN_MS
         self.next_producer_id = 1_000
         # What is durable.
         self.journal: dict[str, dict[tuple[str, str], Any]] = {}
@@ -130,7 +130,7 @@ class World:
             machine = self.machines[transactional_id] = self.loaded(transactional_id)
             if machine.state == ONGOING:
                 self.txns[transactional_id].decision = None  # if there was one, it was lost
-            self.perform(transactional_id, machine.restart(self.now_ms, self.now_ms))
+            self.perform(transactional_id, machine.restart(self.steady_ms, self.steady_ms))
 
     def loaded(self, transactional_id: str) -> Transaction:
         """The machine that what is written gives."""
@@ -153,28 +153,28 @@ class World:
         if step.is_dead:
             del self.machines[transactional_id]
         txn, lane = self.txns.get(transactional_id), self.lane_of(transactional_id)
-        ending = step.ending
-        if ending is None:
+        decision = step.decision
+        if decision is None:
             self.write(transactional_id, step.records, txn)
         else:
             assert txn is not None
-            assert txn.decision in (None, ending.commit), "one decision only"
-            txn.decision = ending.commit
+            assert txn.decision in (None, decision.commit), "one decision only"
+            txn.decision = decision.commit
             lanes = {
                 lane,
-                *map(self.lane_of, ending.partitions),
-                *(self.lane_of(each.group) for each in ending.offsets),
+                *map(self.lane_of, decision.partitions),
+                *(self.lane_of(each.group) for each in decision.offsets),
             }
             if self.is_collapsed and len(lanes) == 1:
-                ended = self.machines[transactional_id].ended(self.now_ms)
+                ended = self.machines[transactional_id].ended(self.steady_ms)
                 self.set_timers(transactional_id, ended)
                 commit = self.write(transactional_id, [*step.records, *ended.records], None, force=True)
-                self.prepare_ending(txn, ending, lane, commit)
+                self.prepare_ending(txn, decision, lane, commit)
                 del self.txns[transactional_id]
             else:
-                decision = self.write(transactional_id, step.records, txn, force=True)
-                decision.changes.append(lambda: self.set_decided(txn))
-                decision.after.append(lambda: self.end_in_lanes(transactional_id, txn, ending, sorted(lanes)))
+                commit = self.write(transactional_id, step.records, txn, force=True)
+                commit.changes.append(lambda: self.set_decided(txn))
+                commit.after.append(lambda: self.end_in_lanes(transactional_id, txn, decision, sorted(lanes)))
         last = self.last_write.get(transactional_id)
         if last is None:
             reply(step.error, step.reply, txn)
@@ -230,16 +230,16 @@ class World:
         if not records:
             del where[transactional_id]
 
-    def prepare_ending(self, txn: Txn, ending: Ending, lane: int, commit: Commit) -> None:
+    def prepare_ending(self, txn: Txn, decision: Decision, lane: int, commit: Commit) -> None:
         """Markers and offsets of one lane."""
 
         def change() -> None:
             txn.is_decided = True
-            for partition in ending.partitions:
+            for partition in decision.partitions:
                 log = self.logs.get(partition)
                 if log is not None and self.lane_of(partition) == lane:
-                    log.append(Row(ending.producer_id, ending.producer_epoch, -1, ending.commit, txn))
-            for offset in ending.offsets if ending.commit else ():
+                    log.append(Row(decision.producer_id, decision.producer_epoch, -1, decision.commit, txn))
+            for offset in decision.offsets if decision.commit else ():
                 if self.lane_of(offset.group) == lane:
                     self.commit_offset(offset)
 
@@ -254,18 +254,18 @@ class World:
         if new >= self.offsets.get(key, (-1, -1)):
             self.offsets[key] = new
 
-    def end_in_lanes(self, transactional_id: str, txn: Txn, ending: Ending, lanes: Sequence[int]) -> None:
+    def end_in_lanes(self, transactional_id: str, txn: Txn, decision: Decision, lanes: Sequence[int]) -> None:
         left = set(lanes)
 
         def finish(lane: int) -> None:
             left.discard(lane)
             if not left and transactional_id in self.machines:
                 self.txns.pop(transactional_id, None)
-                self.perform(transactional_id, self.machines[transactional_id].ended(self.now_ms))
+                self.perform(transactional_id, self.machines[transactional_id].ended(self.steady_ms))
 
         for lane in lanes:
             commit = Commit([])
-            self.prepare_ending(txn, ending, lane, commit)
+            self.prepare_ending(txn, decision, lane, commit)
             commit.after.append(lambda lane=lane: finish(lane))  # type: ignore[misc]
             self.submit(lane, commit)
 
@@ -289,7 +289,7 @@ class World:
             timeout_ms,
             fresh_producer_id=self.fresh(machine),
             version=version,
-            now_ms=self.now_ms,
+            steady_ms=self.steady_ms,
             **more,
         )
         self.perform(transactional_id, step, reply)
@@ -304,7 +304,7 @@ class World:
             reply(ErrorCode.INVALID_PRODUCER_ID_MAPPING, None, None)
             return Step(ErrorCode.INVALID_PRODUCER_ID_MAPPING)
         step = request(machine)
-        if step.ending is not None or machine.state == ONGOING:
+        if step.decision is not None or machine.state == ONGOING:
             self.txns.setdefault(transactional_id, Txn(transactional_id))
         self.perform(transactional_id, step, reply)
         return step
@@ -324,7 +324,7 @@ class World:
         new = self.registrations(partitions)
         return self.ask(
             transactional_id,
-            lambda machine: machine.add_partitions(*producer, new, version=version, now_ms=self.now_ms),
+            lambda machine: machine.add_partitions(*producer, new, version=version, steady_ms=self.steady_ms),
             reply,
         )
 
@@ -345,7 +345,7 @@ class World:
         new = self.registrations([partition])
         step = self.ask(
             transactional_id,
-            lambda machine: machine.produce(*producer, new, version=version, now_ms=self.now_ms),
+            lambda machine: machine.produce(*producer, new, version=version, steady_ms=self.steady_ms),
         )
         error = step.error or step.reply.get(partition, 0)
         if error:
@@ -374,7 +374,7 @@ class World:
     ) -> Step:
         return self.ask(
             transactional_id,
-            lambda machine: machine.add_offsets(*producer, group, version=version, now_ms=self.now_ms),
+            lambda machine: machine.add_offsets(*producer, group, version=version, steady_ms=self.steady_ms),
             reply,
         )
 
@@ -389,10 +389,12 @@ class World:
         version: int,
         reply: Reply = ignore,
     ) -> Step:
-        pending = PendingOffset(group, *partition, offset, -1, "", self.now_ms)
+        pending = PendingOffset(group, *partition, offset, -1, "", self.steady_ms)
         return self.ask(
             transactional_id,
-            lambda machine: machine.commit_offsets(*producer, group, [pending], version=version, now_ms=self.now_ms),
+            lambda machine: machine.commit_offsets(
+                *producer, group, [pending], version=version, steady_ms=self.steady_ms
+            ),
             reply,
         )
 
@@ -408,7 +410,7 @@ class World:
         return self.ask(
             transactional_id,
             lambda machine: machine.end(
-                *producer, commit, version=version, fresh_producer_id=self.fresh(machine), now_ms=self.now_ms
+                *producer, commit, version=version, fresh_producer_id=self.fresh(machine), steady_ms=self.steady_ms
             ),
             reply,
         )
@@ -417,7 +419,7 @@ class World:
         """By an operator."""
         return self.ask(
             transactional_id,
-            lambda machine: machine.abort(self.now_ms, fresh_producer_id=self.fresh(machine)),
+            lambda machine: machine.abort(self.steady_ms, fresh_producer_id=self.fresh(machine)),
             reply,
         )
 
@@ -425,7 +427,7 @@ class World:
 
     def commit_plainly(self, group: str, partition: TopicPartition, offset: int) -> None:
         """OffsetCommit, outside of any transaction."""
-        plain = PendingOffset(group, *partition, offset, -1, "", self.now_ms)
+        plain = PendingOffset(group, *partition, offset, -1, "", self.steady_ms)
         self.submit(self.lane_of(group), Commit([lambda: self.commit_offset(plain)]))
 
     def create_topic(self, topic_id: int, partitions: int) -> None:
@@ -450,19 +452,19 @@ class World:
 
     def advance(self, ms: int) -> None:
         """Time passes; timers that are due fire in their order."""
-        until_ms = self.now_ms + ms
+        until_ms = self.steady_ms + ms
         while True:
             due = [(at_ms, key) for key, at_ms in self.timers.items() if at_ms <= until_ms]
             if not due:
                 break
             at_ms, key = min(due)
-            self.now_ms = max(self.now_ms, at_ms)
+            self.steady_ms = max(self.steady_ms, at_ms)
             del self.timers[key]
             transactional_id, name = key
             machine = self.machines[transactional_id]
-            step = machine.on_timer(name, self.now_ms, fresh_producer_id=self.fresh(machine))
+            step = machine.on_timer(name, self.steady_ms, fresh_producer_id=self.fresh(machine))
             self.perform(transactional_id, step)
-        self.now_ms = until_ms
+        self.steady_ms = until_ms
 
     # -- what a consumer sees ------------------------------------------------------------------------------------------
 

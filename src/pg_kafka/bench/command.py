@@ -15,7 +15,7 @@ from pg_kafka.bench import load
 from pg_kafka.bench.batches import BatchTemplate, values_for
 from pg_kafka.bench.cluster import Topic, temporary_topic
 from pg_kafka.bench.open_loop import OpenLoop
-from pg_kafka.config import Address
+from pg_kafka.config.address import Address
 from pg_kafka.wire import compression
 
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")

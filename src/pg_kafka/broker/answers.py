@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from pg_kafka.broker.context import Reply
+from pg_kafka.broker.reply import Reply
 from pg_kafka.wire.error_codes import ErrorCode
 
 

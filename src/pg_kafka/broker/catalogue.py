@@ -6,10 +6,10 @@ from collections.abc import Callable
 from uuid import UUID
 
 from pg_kafka.coordinator.group_steps import TopicImage
-from pg_kafka.storage.topics import Topic, Topics
+from pg_kafka.storage.topics import Topic, Topics, TopicsWatcher
 
 
-class TopicCatalogue:
+class TopicCatalogue(TopicsWatcher):
     """Follows `topics`; `on_change` is called after each change."""
 
     def __init__(self, topics: Topics, on_change: Callable[[], None]) -> None:
@@ -17,10 +17,19 @@ class TopicCatalogue:
         self.by_uuid: dict[UUID, TopicImage] = {}
         self._topics = topics
         self._on_change = on_change
+        self.permissions = 0
+        self.see: Callable[[str, str, frozenset[str]], frozenset[str]] | None = None
         for topic in topics.by_id.values():
             self._set(topic)
-        topics.on_listed = self._on_listed
-        topics.on_unlisted = self._on_unlisted
+        topics.watch(self)
+
+    def seen_by(self, principal: str, host: str, names: frozenset[str]) -> frozenset[str]:
+        """The topics of these that somebody may describe."""
+        return names if self.see is None else self.see(principal, host, names)
+
+    def permissions_changed(self) -> None:
+        self.permissions += 1
+        self._on_change()
 
     def name_of(self, topic_id: int) -> str | None:
         """The name of the topic with this number; None when it is gone."""
@@ -35,11 +44,11 @@ class TopicCatalogue:
         self.by_name[topic.name] = self.by_uuid[topic.uuid] = image
         return True
 
-    def _on_listed(self, topic: Topic) -> None:
+    def on_listed(self, topic: Topic) -> None:
         if self._set(topic):
             self._on_change()
 
-    def _on_unlisted(self, topic: Topic) -> None:
+    def on_unlisted(self, topic: Topic) -> None:
         self.by_uuid.pop(topic.uuid, None)
         self.by_name.pop(topic.name, None)
         self._on_change()

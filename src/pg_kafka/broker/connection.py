@@ -1,9 +1,10 @@
 """One client connection: bytes to requests, requests to handlers, replies back in order.
 
 A request is started when the one before it has been answered, or, after a pipelined one (Produce), when its handler has
-returned. Nothing new is started while the peer does not read its answers. What the peer can grow is bounded: the frame,
-the bytes of requests in flight here and over all connections, the requests waiting their turn. A frame that cannot be
-understood, an API that is not served and a handler's failure that has no answer close the connection with a log line.
+returned. Nothing new is started while the peer does not read its answers, or is muted for its quotas. What the peer can
+grow is bounded: the frame, the bytes of requests in flight here and over all connections, the requests waiting their
+turn. A frame that cannot be understood, an API that is not served and a handler's failure that has no answer close the
+connection with a log line.
 """
 
 from __future__ import annotations
@@ -12,27 +13,41 @@ import asyncio
 import logging
 import sys
 from collections import deque
-from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
 
+from pg_kafka.broker import throttling
+from pg_kafka.broker.api import Api, Handler, HotHandler, Recurrent
+from pg_kafka.broker.authentication import SaslRules
 from pg_kafka.broker.budget import RESERVE_BYTES, RequestBudget
-from pg_kafka.broker.context import Api, Broker, ConnectionInfo, Context, Handler, HotHandler, Recurrent, Reply
-from pg_kafka.broker.handlers.api_versions import API_VERSIONS_KEY, unsupported_version
+from pg_kafka.broker.client import ConnectionInfo
+from pg_kafka.broker.context import Broker, Context
+from pg_kafka.broker.doors import Doors, House
+from pg_kafka.broker.entrance import Entrance
+from pg_kafka.broker.freed_memory import FreedMemory
+from pg_kafka.broker.meter import Meter
+from pg_kafka.broker.notes import Notes
+from pg_kafka.broker.observer import Observer
+from pg_kafka.broker.quotas import Limits
+from pg_kafka.broker.refusals import Refused
+from pg_kafka.broker.reply import Reply
 from pg_kafka.broker.turns import ITEMS_AT_ONCE
-from pg_kafka.config import SETTINGS
+from pg_kafka.broker.work import Work
+from pg_kafka.config.broker import BROKER_KEYS
+from pg_kafka.config.listeners import Listener
 from pg_kafka.errors import StorageError
+from pg_kafka.security.quotas import MAX_NAME_BYTES
 from pg_kafka.wire import codec, foreign
 from pg_kafka.wire.codec import MalformedRequest, TooManyItems
 from pg_kafka.wire.error_codes import ErrorCode
+from pg_kafka.wire.first_error import first_error
 from pg_kafka.wire.frames import FrameSplitter, RequestHeader, decode_request_header, response_frame
 from pg_kafka.wire.messages import API_NAMES
 
-if TYPE_CHECKING:
-    from pg_kafka.broker.server import Server
-
 logger = logging.getLogger(__name__)
 
-NAMES = {setting.attribute: setting.name for setting in SETTINGS}
+NAMES = {key.attribute: key.name for key in BROKER_KEYS.values()}
 # Requests and bytes that one connection may start before the others get their turn.
 MAX_STARTS_PER_TURN = 16
 MAX_BYTES_PER_TURN = 512 * 1024
@@ -40,16 +55,56 @@ MAX_BYTES_PER_TURN = 512 * 1024
 WRITE_NOW_BYTES = 16 * 1024
 # A peer that did not read does again when it has left less than this share of what it may leave.
 UNREAD_LOW_SHARE = 4
+# In a request of somebody who has not said who it is.
+STRANGERS_ITEMS = 1000
+# Of a client's name in a log line.
+MAX_SHOWN_CHARACTERS = 200
+_NONE, _GONE = int(ErrorCode.NONE), int(ErrorCode.NETWORK_EXCEPTION)
+
+
+class Owner(Protocol):
+    """The server, as a connection sees it."""
+
+    def admit(self, connection: Connection) -> str | None:
+        """Take a new connection in, or say why not."""
+
+    def remove(self, connection: Connection) -> None:
+        """It is gone."""
+
+    def principal_of(self, listener: Listener, certificate: bytes) -> str | None:
+        """Who a client with this certificate is; None: nobody."""
+
+    def write_soon(self, connection: Connection) -> None:
+        """Call its `write_due` once everything has run that is due in this turn of the event loop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What all connections of one server use together."""
+
+    broker: Broker
+    apis: Mapping[int, Api]
+    house: House
+    budget: RequestBudget
+    freed_memory: FreedMemory
+    notes: Notes
+    work: Work
+    observer: Observer | None
+    sasl: Mapping[str, SaslRules]  # by listener, of those with SASL
 
 
 class Connection(asyncio.Protocol):
     """The protocol object of one socket. All of it runs on the event loop's thread."""
 
-    def __init__(self, server: Server, broker: Broker, budget: RequestBudget, connection_id: int) -> None:
-        self._server = server
-        self._broker = broker
-        self._budget = budget
-        self._freed_memory = server.freed_memory
+    def __init__(self, owner: Owner, shared: Shared, connection_id: int, listener: Listener) -> None:
+        self._owner = owner
+        self._broker = broker = shared.broker
+        self._apis = shared.apis
+        self._budget = shared.budget
+        self._freed_memory = shared.freed_memory
+        self._notes = shared.notes
+        self._work = shared.work
+        self._observer = shared.observer
         self._loop = asyncio.get_running_loop()
         config = broker.config
         self._max_request_bytes = config.connection_request_bytes
@@ -57,6 +112,7 @@ class Connection(asyncio.Protocol):
         self._max_queued_requests = config.connection_queued_requests
         self._max_unanswered_requests = config.connection_unanswered_requests
         self._splitter = FrameSplitter(config.socket_request_max_bytes)
+        self._size_setting = "socket.request.max.bytes"
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
         self._beginning: bytes | None = b""  # what came first, until it is seen to be Kafka's
         self._queue: deque[memoryview | bytes] = deque()  # frames not yet started
@@ -73,7 +129,19 @@ class Connection(asyncio.Protocol):
         self._is_writing_paused = False
         self._is_draining = False
         self.is_closed = False
-        self.info = ConnectionInfo(connection_id, ("", 0), ("", 0))
+        self._quotas = broker.quotas
+        self._is_muted = False  # nothing is read or started until a throttle time is over
+        self._is_limited = False  # it has quotas: as little as may be is read ahead
+        self._limited_as = ""  # the client id that has them
+        self._refusal: str | None = None  # why it is closed when it is muted no more
+        self._meter: Meter | None = None  # with a quota of the processor's time
+        self.info = ConnectionInfo(connection_id, ("", 0), ("", 0), listener=listener)
+        self._doors = Doors(shared.house, self.info)
+        self._entrance: Entrance | None = None  # where it has to be said who comes
+        if (rules := shared.sasl.get(listener.name)) is not None:
+            self._entrance = Entrance(rules, self, broker.audit, shared.work)
+            self._splitter.max_frame_bytes = rules.max_receive_bytes
+            self._size_setting = "sasl.server.max.receive.size"
         self.descriptor = -1  # the number of the open file
         self.last_active = self._loop.time()
         self.frame_begun = 0.0  # when the half-sent frame began
@@ -87,18 +155,38 @@ class Connection(asyncio.Protocol):
         self.descriptor = transport.get_extra_info("socket").fileno()
         unread_bytes = self._broker.config.connection_unread_bytes
         self._transport.set_write_buffer_limits(high=unread_bytes, low=unread_bytes // UNREAD_LOW_SHARE)
-        if (refusal := self._server.admit(self)) is not None:
+        if (refusal := self._owner.admit(self)) is not None:
             self.close(refusal, level=logging.WARNING)
+        elif self._entrance is not None and not self._is_muted:
+            self._entrance.begin()
+
+    def secured(self, certificate: bytes | None) -> None:
+        """The handshake of TLS is over; the client's certificate in DER, if it has shown one."""
+        if certificate is None or self.info.listener.protocol.has_sasl:
+            return  # who it is will be said by SASL, or never
+        principal = self._owner.principal_of(self.info.listener, certificate)
+        if principal is None:
+            self.close("no rule of ssl.principal.mapping.rules fits the client's certificate", level=logging.WARNING)
+        else:
+            self.info.principal = principal
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_closed = True
-        self._server.remove(self)
+        self._owner.remove(self)
+        if self._entrance is not None:
+            self._entrance.end()
         self._queue.clear()
         replies, self._replies = self._replies, deque()
         for reply in replies:
             reply.abandon()
+            if self._observer is not None:
+                self._tell(self._observer, reply, 0, _GONE)
         self._charge(0, 0)
         self._budget.forget(self)
+        if self._is_muted:
+            self._quotas.muted.forget(self)
+        if self._is_limited:
+            self._quotas.limited.discard(self)
 
     def data_received(self, data: bytes) -> None:
         if self.is_closed:
@@ -111,7 +199,7 @@ class Connection(asyncio.Protocol):
         try:
             frames = self._splitter.feed(data)
         except MalformedRequest as error:
-            self.close(f"{error} (socket.request.max.bytes)")
+            self.close(f"{error} ({self._size_setting})")
             return
         if len(frames) == 1 and not had_partial and self._comes_again(frames[0]):
             return
@@ -121,6 +209,8 @@ class Connection(asyncio.Protocol):
             self._budget.frame_ended(self)
         if frames or not had_partial:
             self.frame_begun = self.last_active
+        if self._entrance is not None and self._entrance.is_stranger and self._is_crowded(self._entrance):
+            return
         if self._queue:
             self._run()
         self._update_reading()
@@ -133,6 +223,19 @@ class Connection(asyncio.Protocol):
             return True
         self._beginning = beginning if len(beginning) < foreign.ENOUGH_BYTES else None
         return False
+
+    def _is_crowded(self, entrance: Entrance) -> bool:
+        """Close the connection of a stranger that sends more than it may, whatever it is."""
+        held_bytes = self._request_bytes + self._splitter.buffered_bytes
+        if held_bytes <= entrance.max_receive_bytes:
+            return False
+        self.close(
+            f"{held_bytes} bytes before authentication; at most {entrance.max_receive_bytes} are allowed"
+            f" ({self._size_setting})",
+            level=logging.WARNING,
+            by=self.info.host,
+        )
+        return True
 
     def pause_writing(self) -> None:
         self._is_writing_paused = True
@@ -155,6 +258,11 @@ class Connection(asyncio.Protocol):
         """What has arrived of a frame that is not complete."""
         return self._splitter.buffered_bytes
 
+    @property
+    def stalled_bytes(self) -> int:
+        """What is held of requests of which none is under way: a half-sent one, or those of a client that is muted."""
+        return self._request_bytes + self.partial_bytes if self._is_muted else self.partial_bytes
+
     def _update_reading(self) -> None:
         """Charge the budget with what is held now, and read on or not accordingly."""
         if self.is_closed:
@@ -163,10 +271,18 @@ class Connection(asyncio.Protocol):
         held_bytes = self._request_bytes + partial_bytes
         if held_bytes != self._held_bytes or partial_bytes != self._partial_bytes:
             self._charge(held_bytes, partial_bytes)
-        if held_bytes <= self._small_bytes and self._is_reading and not self._queue and not self._is_draining:
+        if (
+            held_bytes <= self._small_bytes
+            and self._is_reading
+            and not self._queue
+            and not self._is_draining
+            and not self._is_muted
+        ):
             return
         should_read = (
             not self._is_draining
+            and not self._is_muted
+            and not (self._is_limited and self._queue)
             and self._request_bytes <= self._max_request_bytes
             and len(self._queue) <= self._max_queued_requests
             and self._budget.may_read(self, held_bytes, partial_bytes)
@@ -177,6 +293,8 @@ class Connection(asyncio.Protocol):
                 self._transport.resume_reading()
             else:
                 self._transport.pause_reading()
+                if self._is_muted or self._is_limited:
+                    return
                 if self._request_bytes > self._max_request_bytes:
                     self._note_pause("its requests are large", "connection_request_bytes")
                 elif len(self._queue) > self._max_queued_requests:
@@ -186,7 +304,7 @@ class Connection(asyncio.Protocol):
 
     def _note_pause(self, reason: str, limit: str) -> None:
         """Ordinary under load, so that only who looks for it sees it. `limit` is the attribute of a setting."""
-        self._server.note(
+        self._notes.note(
             "connection waits",
             reason,
             level=logging.DEBUG,
@@ -208,7 +326,11 @@ class Connection(asyncio.Protocol):
             return
         self._is_starting = True
         try:
-            self._start_some()
+            if self._meter is None:
+                self._start_some()
+            else:
+                with self._meter:
+                    self._start_some()
         finally:
             self._is_starting = False
 
@@ -221,6 +343,7 @@ class Connection(asyncio.Protocol):
             and not self._task_running
             and not self._is_writing_paused
             and not self._is_draining
+            and not self._is_muted
             and not self.is_closed
         ):
             if len(self._replies) >= self._max_unanswered_requests:
@@ -240,7 +363,7 @@ class Connection(asyncio.Protocol):
             self._start(frame)
 
     def _adds_to_log(self, frame: memoryview | bytes) -> bool:
-        api = self._broker.apis.get(int.from_bytes(frame[:2]))
+        api = self._apis.get(int.from_bytes(frame[:2]))
         return api is not None and api.adds_to_log
 
     def _next_turn(self) -> None:
@@ -257,6 +380,8 @@ class Connection(asyncio.Protocol):
             or self._task_running
             or self._is_writing_paused
             or self._is_draining
+            or self._is_muted
+            or (self._entrance is not None and not self._entrance.lets_pass(frame, self.last_active))
         ):
             return False
         reply = self._recurrent.come_again(frame, self)
@@ -269,29 +394,37 @@ class Connection(asyncio.Protocol):
 
     def _start(self, frame: memoryview | bytes) -> None:
         self._recurrent = None
+        if self._entrance is not None and self._entrance.takes(frame, self.last_active):
+            return
+        header: RequestHeader | None = None
         try:
             header, offset = decode_request_header(frame)
-            api = self._broker.apis.get(header.api_key)
+            api = self._apis.get(header.api_key)
             if api is None:
-                name = API_NAMES.get(header.api_key, "unknown")
-                self.close(f"API {name} (key {header.api_key}) is not served")
+                self._close_unserved(header, frame)
                 return
             if not api.min_version <= header.api_version <= api.max_version:
-                self._refuse_version(api, header, len(frame))
+                self._refuse_version(api, header, frame)
                 return
             request = codec.decode_request(header.api_key, header.api_version, frame, offset, ITEMS_AT_ONCE)
         except TooManyItems:
             assert api is not None
+            assert header is not None
             self._start_large(api, header, frame, offset)
             return
         except MalformedRequest as error:
             self.close(str(error))
+            if header is not None:
+                self._unanswered(header, frame, ErrorCode.INVALID_REQUEST)
             return
-        context = Context(self._broker, header, self.info)
-        reply = Reply(self, context, len(frame))
+        context = Context(self._broker, self._doors, header, self.info)
+        frame_bytes = len(frame)
+        reply = Reply(self, header, frame_bytes, frame_bytes, self.last_active)
         self._replies.append(reply)
         if not api.is_pipelined:
             self._blocking = reply
+        elif self._quotas.is_active:
+            self._count_produced(header, frame_bytes)
         if not api.is_hot:
             self._await(self._answer(cast(Handler, api.handler), context, request, reply), api, request, reply)
             return
@@ -307,23 +440,30 @@ class Connection(asyncio.Protocol):
             self._recurrent = api.recurrent(context, request, frame, offset)
 
     def _start_large(self, api: Api, header: RequestHeader, frame: memoryview | bytes, offset: int) -> None:
-        reply = Reply(self, Context(self._broker, header, self.info, is_large=True), len(frame))
+        context = Context(self._broker, self._doors, header, self.info, is_large=True)
+        reply = Reply(self, header, len(frame), len(frame), self.last_active)
         self._replies.append(reply)
         if not api.is_pipelined:
             self._blocking = reply
-        self._await(self._serve_large(api, frame, offset, reply), api, None, reply)
+        elif self._quotas.is_active:
+            self._count_produced(header, len(frame))
+        self._await(self._serve_large(context, api, frame, offset, reply), api, None, reply)
 
-    async def _serve_large(self, api: Api, frame: memoryview | bytes, offset: int, reply: Reply) -> None:
+    async def _serve_large(
+        self, context: Context, api: Api, frame: memoryview | bytes, offset: int, reply: Reply
+    ) -> None:
         """Decode beside the event loop, then do what is done for any request."""
-        async with self._server.large_requests:
+        async with self._work.large_requests:
             with self._broker.turns.long_work():
-                await self._decode_and_serve(api, frame, offset, reply)
+                await self._decode_and_serve(context, api, frame, offset, reply)
 
-    async def _decode_and_serve(self, api: Api, frame: memoryview | bytes, offset: int, reply: Reply) -> None:
-        context = reply.context
+    async def _decode_and_serve(
+        self, context: Context, api: Api, frame: memoryview | bytes, offset: int, reply: Reply
+    ) -> None:
         try:
-            request = await self._server.beside_loop(codec.decode_request, api.key, context.version, frame, offset)
+            request = await self._work.beside_loop(codec.decode_request, api.key, context.version, frame, offset)
         except MalformedRequest as error:
+            reply.error_code = int(ErrorCode.INVALID_REQUEST)
             self.close(f"{api.name}: {error}", level=logging.WARNING)
             return
         try:
@@ -336,18 +476,42 @@ class Connection(asyncio.Protocol):
         except Exception as error:
             self._answer_failure(api, request, reply, error)
 
-    def _refuse_version(self, api: Api, header: RequestHeader, frame_bytes: int) -> None:
-        if api.key != API_VERSIONS_KEY:
+    def _refuse_version(self, api: Api, header: RequestHeader, frame: memoryview | bytes) -> None:
+        if api.unsupported is None:
             # Kafka closes here as well: there is no form of this answer that the client is sure to read.
-            self.close(f"version {header.api_version} of {api.name} is not served")
+            self._close_unserved(header, frame)
             return
         # KIP-511: in the form of version 0, which every client can read.
-        context = Context(
-            self._broker, RequestHeader(header.api_key, 0, header.correlation_id, header.client_id), self.info
-        )
-        reply = Reply(self, context, frame_bytes)
+        header = RequestHeader(header.api_key, 0, header.correlation_id, header.client_id)
+        reply = Reply(self, header, len(frame), len(frame), self.last_active)
         self._replies.append(reply)
-        reply.send(unsupported_version(context))
+        reply.send(api.unsupported(Context(self._broker, self._doors, header, self.info)))
+
+    def _close_unserved(self, header: RequestHeader, frame: memoryview | bytes) -> None:
+        """A client asks for an API or a version that ApiVersions does not name: tell which client, and close."""
+        key, version = header.api_key, header.api_version
+        name = API_NAMES.get(key, "unknown")
+        what = f"version {version} of {name}" if key in self._apis else f"API {name} (key {key}), version {version},"
+        client = (header.client_id or "")[:MAX_SHOWN_CHARACTERS]
+        software = f"{self.info.client_software_name} {self.info.client_software_version}"[:MAX_SHOWN_CHARACTERS]
+        self.close(
+            f"{what} is not served",
+            level=logging.WARNING,
+            client_id=client,
+            client_software=software.strip() or "unknown",
+        )
+        self._unanswered(header, frame, ErrorCode.UNSUPPORTED_VERSION)
+
+    def _unanswered(self, header: RequestHeader, frame: memoryview | bytes, code: int) -> None:
+        """Tell of a request that gets neither a handler nor an answer."""
+        if self._observer is not None:
+            self._tell(self._observer, Reply(self, header, len(frame), 0, self.last_active), 0, int(code))
+
+    def _tell(self, observer: Observer, reply: Reply, response_bytes: int, code: int) -> None:
+        """The only place where the observer hears of a request; `code` is for a reply that has no error code."""
+        code = code if reply.error_code is None else reply.error_code
+        times = reply.started_s, self._loop.time()
+        observer.on_answer(reply.header, self.info, *times, reply.request_bytes, response_bytes, code)
 
     async def _answer(self, handler: Handler, context: Context, request: Any, reply: Reply) -> None:
         message = await handler(context, request)
@@ -357,7 +521,9 @@ class Connection(asyncio.Protocol):
 
     def _await(self, awaitable: Awaitable[None], api: Api, request: Any, reply: Reply) -> None:
         self._task_running = True
-        self._server.run(self._finish(awaitable, api, request, reply))
+        if self._meter is not None:
+            awaitable = self._meter.metered(awaitable)
+        self._work.run(self._finish(awaitable, api, request, reply))
 
     async def _finish(self, awaitable: Awaitable[None], api: Api, request: Any, reply: Reply) -> None:
         try:
@@ -374,45 +540,166 @@ class Connection(asyncio.Protocol):
 
     def _answer_failure(self, api: Api, request: Any, reply: Reply, error: Exception) -> None:
         """A handler raised: answer with an error code in the API's own form, or close."""
-        if isinstance(error, StorageError):
+        if isinstance(error, Refused):
+            code = error.code
+        elif isinstance(error, StorageError):
             code = int(error.code)
-            self._server.note("request failed in the database", api.name, api=api.name, error=str(error), code=code)
+            self._notes.note("request failed in the database", api.name, api=api.name, error=str(error), code=code)
         else:
             code = int(ErrorCode.UNKNOWN_SERVER_ERROR)
-            self._server.note("request failed", api.name, exc_info=error, api=api.name, version=reply.context.version)
+            self._notes.note("request failed", api.name, exc_info=error, api=api.name, version=reply.header.api_version)
         if reply.is_sent:
             return
         try:
             answer = None if api.failure is None else api.failure(request, code)
         except Exception as second:
-            self._server.note("failure has no form", api.name, exc_info=second, api=api.name)
+            self._notes.note("failure has no form", api.name, exc_info=second, api=api.name)
             answer = None
         if answer is None:
-            reply.close(f"{api.name} failed")
+            reply.close(f"{api.name} failed", code)
         else:
             reply.send(answer)
+
+    # The entrance's side
+
+    def hold(self, header: RequestHeader, frame: memoryview | bytes) -> Reply:
+        """Take a frame; no other one is started until it is answered."""
+        reply = Reply(self, header, len(frame), len(frame), self.last_active)
+        self._replies.append(reply)
+        self._blocking = reply
+        return reply
+
+    def failed_form(
+        self, header: RequestHeader, frame: memoryview | bytes, offset: int, code: int
+    ) -> list[bytes | memoryview]:
+        """A failure in the form of the API that is asked for; nothing where there is none, or the request is a large one."""
+        api = self._apis.get(header.api_key)
+        if api is None or api.failure is None or not api.min_version <= header.api_version <= api.max_version:
+            return []
+        try:
+            request = codec.decode_request(header.api_key, header.api_version, frame, offset, STRANGERS_ITEMS)
+            message = api.failure(request, code)
+            return [] if message is None else _encode(header, message, STRANGERS_ITEMS)
+        except (MalformedRequest, TooManyItems):
+            return []
+
+    def be_open(self) -> None:
+        """It is known who the peer is: the limits of strangers end."""
+        self._splitter.max_frame_bytes = self._broker.config.socket_request_max_bytes
+        self._size_setting = "socket.request.max.bytes"
 
     # Replies
 
     def complete(self, reply: Reply, message: Any | None) -> None:
         """Take a reply's message; send it, and those behind it that waited, when it is its turn."""
+        if self._quotas.is_active:
+            message = self._throttled(reply, message)
         if message is not None:
             try:
-                reply.parts = _encode(reply.context.header, message, ITEMS_AT_ONCE)
+                reply.parts = _encode(reply.header, message, ITEMS_AT_ONCE)
+                if self._observer is not None and reply.error_code is None:
+                    reply.error_code = first_error(message)
             except TooManyItems:
                 reply.is_encoding = True
-                self._server.run(self._encode_large(reply, message))
+                self._work.run(self._encode_large(reply, message))
                 return
             except Exception as error:
                 self._not_encoded(reply, error)
                 return
         self._completed(reply)
 
+    # Quotas
+
+    def _throttled(self, reply: Reply, message: Any | None) -> Any | None:
+        """The message, and what it says of the time that the client has to wait; that time begins."""
+        if self._entrance is not None and not self._entrance.is_open:
+            return message  # strangers are nobody yet: one would have another wait who is about to say who he is
+        client_id = reply.header.client_id or ""
+        limits = self._quotas.limits(self.info.principal, client_id)
+        if not limits.is_any:
+            if self._is_limited:
+                self._limit(limits)
+            return message
+        self._limited_as = client_id[: MAX_NAME_BYTES + 1]
+        wait_ms = throttling.wait_ms(self._quotas, limits, reply, message, self._meter)
+        self._limit(limits)
+        if wait_ms:
+            message = throttling.told(reply, message, wait_ms)
+            self.mute(wait_ms)
+        return message
+
+    def _count_produced(self, header: RequestHeader, size: int) -> None:
+        """A Produce request begins: when it is too much, those behind it do not begin before the wait is over."""
+        client_id = header.client_id or ""
+        limits = self._quotas.limits(self.info.principal, client_id)
+        if limits.produce is not None:
+            wait_ms = self._quotas.produced(limits.produce, size)
+            self._limited_as = client_id[: MAX_NAME_BYTES + 1]
+            self._limit(limits)
+            if wait_ms:
+                self.mute(wait_ms)
+
+    def _limit(self, limits: Limits | None) -> None:
+        """These quotas hold for what comes over this connection."""
+        self._is_limited = limits is not None and limits.is_any
+        if self._is_limited:
+            self._quotas.limited.add(self)
+        else:
+            self._quotas.limited.discard(self)
+        if limits is None or limits.request is None:
+            self._meter = None
+        elif self._meter is None:
+            self._meter = Meter(self._broker.clock.processor_ns)
+
+    def mute(self, wait_ms: int, refusal: str | None = None) -> None:
+        """Read and start nothing for so long; with a refusal the connection is closed then."""
+        if self.is_closed or self._is_draining:
+            return
+        until_s = self._loop.time() + wait_ms / 1000
+        muted = self._quotas.muted
+        if until_s > muted.until(self):
+            muted.mute(self, until_s)
+        self._refusal = refusal
+        self._is_muted = True
+        self._update_reading()
+
+    def unmute(self) -> None:
+        self._is_muted = False
+        if self._refusal is not None:
+            self.close(self._refusal, level=logging.WARNING)
+            return
+        if self._entrance is not None and self._entrance.is_stranger:
+            self._entrance.begin()  # the time that it was made to wait does not count
+        self._run()
+        self._update_reading()
+
+    def reconsider(self) -> None:
+        """Other quotas hold: whoever waits has to wait no longer than by these."""
+        quotas = self._quotas
+        limits = quotas.limits(self.info.principal, self._limited_as) if quotas.is_active else None
+        self._limit(limits)
+        if not self._is_muted or self._refusal is not None:
+            return
+        owed_ms = quotas.owed_ms(limits) if limits is not None else 0
+        until_s = self._loop.time() + owed_ms / 1000
+        if not owed_ms:
+            quotas.muted.forget(self)
+            self.unmute()
+        elif until_s < quotas.muted.until(self):
+            quotas.muted.mute(self, until_s)
+
+    @property
+    def has_waiting(self) -> bool:
+        """Requests that have been read wait for their turn."""
+        return bool(self._queue)
+
     async def _encode_large(self, reply: Reply, message: Any) -> None:
         """Encode beside the event loop; the answers behind it wait."""
         try:
             with self._broker.turns.long_work():
-                reply.parts = await self._server.beside_loop(_encode, reply.context.header, message, sys.maxsize)
+                reply.parts = await self._work.beside_loop(_encode, reply.header, message, sys.maxsize)
+                if self._observer is not None and reply.error_code is None:
+                    reply.error_code = await self._work.beside_loop(first_error, message)
         except Exception as error:
             self._not_encoded(reply, error)
             return
@@ -421,24 +708,29 @@ class Connection(asyncio.Protocol):
             self._completed(reply)
 
     def _not_encoded(self, reply: Reply, error: Exception) -> None:
-        self._server.note("reply cannot be encoded", "", exc_info=error, key=reply.context.header.api_key)
+        reply.error_code = int(ErrorCode.UNKNOWN_SERVER_ERROR)
+        self._notes.note("reply cannot be encoded", "", exc_info=error, key=reply.header.api_key)
         self.close("a reply could not be encoded")
 
     def _completed(self, reply: Reply) -> None:
-        self._request_bytes -= reply.request_bytes
+        self._request_bytes -= reply.held_bytes
         if reply is self._blocking:
             self._blocking = None
-        replies, unwritten = self._replies, self._unwritten
+        replies, unwritten, observer = self._replies, self._unwritten, self._observer
         is_due = bool(unwritten)
         new_bytes = 0
         while replies and replies[0].is_sent and not replies[0].is_encoding:
-            parts = replies.popleft().parts
+            one = replies.popleft()
+            parts = one.parts
             unwritten += parts
-            new_bytes += sum(map(len, parts))
+            size = sum(map(len, parts))
+            new_bytes += size
+            if observer is not None:
+                self._tell(observer, one, size, _NONE)
         if new_bytes:
             self._freed_memory.moved_bytes += new_bytes
             if not is_due:
-                self._server.write_soon(self)
+                self._owner.write_soon(self)
             if new_bytes >= WRITE_NOW_BYTES:
                 self.write()
         if self._is_draining:
@@ -467,7 +759,7 @@ class Connection(asyncio.Protocol):
         self.close(reason)
 
     def note(self, message: str, reason: str, kind: str, level: int) -> None:
-        self._server.note(message, kind, level=level, peer=self.info.peer[0], reason=reason)
+        self._notes.note(message, kind, level=level, peer=self.info.peer[0], reason=reason)
 
     # The server's side
 
@@ -479,7 +771,7 @@ class Connection(asyncio.Protocol):
     @property
     def is_idle(self) -> bool:
         """Nothing is in progress here, or the peer does not take what there is."""
-        return self.is_closed or self._is_writing_paused or not (self._replies or self._queue)
+        return self.is_closed or self._is_writing_paused or self._is_muted or not (self._replies or self._queue)
 
     def drain(self) -> None:
         """Take no more requests and close when those in progress are answered; long polls end now."""
@@ -492,15 +784,39 @@ class Connection(asyncio.Protocol):
         else:
             self._update_reading()
 
-    def close(self, reason: str, *, level: int = logging.INFO) -> None:
-        """Close with a log line. What has been answered before is still sent."""
+    def close(self, reason: str, *, level: int = logging.INFO, by: str = "", **extra: Any) -> None:
+        """Close with a log line, one of a reason every few seconds. What has been answered before is still sent.
+
+        `by` is an address for lines of its own.
+        """
         if self.is_closed:
             return
         self.is_closed = True
         self._queue.clear()
-        self._server.note("connection closed", reason, level=level, peer=self.info.peer[0], reason=reason)
+        self._notes.note(
+            "connection closed", reason, level=level, by=by, peer=self.info.peer[0], reason=reason, **extra
+        )
         self.write()
         self._transport.close()
+
+    @property
+    def proof(self) -> object:
+        """What the peer has proved by who it is; None: nothing that may be revoked."""
+        return None if self._entrance is None else self._entrance.proof
+
+    def cut_off(self, reason: str) -> None:
+        """Close at once with a log line: the peer may do nothing more, and is owed nothing."""
+        if not self.is_closed:
+            self._notes.note(
+                "connection closed",
+                reason,
+                level=logging.WARNING,
+                by=self.info.host,
+                peer=self.info.host,
+                principal=self.info.principal,
+                reason=reason,
+            )
+            self.abort()
 
     def abort(self) -> None:
         """Close at once; what has not been sent is lost."""

@@ -1,31 +1,63 @@
 """The dispatch table: every API that is served, its versions and its handler.
 
-ApiVersions, the table in `docs/protocol.md` and the tests read these rows. Versions end at Kafka 4.3's stable ones.
+`access` is what Kafka asks its authorizer for, API by API (KafkaApis, ControllerApis); the doors ask for it here.
+
+ApiVersions, the table in `docs/protocol.md` and the tests read these rows. Versions end at Kafka 4.4's stable ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pg_kafka.broker.context import Api
+from pg_kafka.broker.api import Api, advertised
 from pg_kafka.broker.handlers import (
+    acls,
+    alter_configs,
     api_versions,
     cluster,
     configs,
     consumer_groups,
     coordinators,
+    delete_records,
     epochs,
+    features,
     fetch,
     groups,
     list_offsets,
+    log_dirs,
     metadata,
     offsets,
     produce,
     producers,
+    quotas,
+    replicas,
     sasl,
     topics,
     transaction_admin,
     transactions,
+    users,
+)
+from pg_kafka.broker.permission import Access, If, Operation, ResourceType
+
+READ, WRITE, CREATE, DELETE, ALTER, DESCRIBE = (
+    Operation.READ,
+    Operation.WRITE,
+    Operation.CREATE,
+    Operation.DELETE,
+    Operation.ALTER,
+    Operation.DESCRIBE,
+)
+CLUSTER_ACTION, DESCRIBE_CONFIGS, ALTER_CONFIGS, IDEMPOTENT_WRITE = (
+    Operation.CLUSTER_ACTION,
+    Operation.DESCRIBE_CONFIGS,
+    Operation.ALTER_CONFIGS,
+    Operation.IDEMPOTENT_WRITE,
+)
+TOPIC, GROUP, CLUSTER, TRANSACTIONAL_ID = (
+    ResourceType.TOPIC,
+    ResourceType.GROUP,
+    ResourceType.CLUSTER,
+    ResourceType.TRANSACTIONAL_ID,
 )
 
 _ROWS = (
@@ -35,6 +67,7 @@ _ROWS = (
         min_version=3,
         max_version=13,
         handler=produce.produce,
+        access=(Access(WRITE, TOPIC), Access(WRITE, TRANSACTIONAL_ID, "transactional batches")),
         advertised_min=0,  # librdkafka wants to see 0; as in Kafka, below 3 the connection is closed
         is_hot=True,
         adds_to_log=True,
@@ -46,16 +79,31 @@ _ROWS = (
         min_version=4,
         max_version=18,
         handler=fetch.fetch,
+        access=(Access(READ, TOPIC),),
         is_hot=True,
         recurrent=fetch.recurrent,
     ),
-    Api(key=2, name="ListOffsets", min_version=1, max_version=11, handler=list_offsets.list_offsets),
+    Api(
+        key=2,
+        name="ListOffsets",
+        min_version=1,
+        max_version=11,
+        handler=list_offsets.list_offsets,
+        access=(Access(DESCRIBE, TOPIC),),
+    ),
     Api(
         key=3,
         name="Metadata",
         min_version=0,
         max_version=13,
         handler=metadata.metadata,
+        access=(
+            Access(DESCRIBE, TOPIC, "named topics"),
+            Access(DESCRIBE, TOPIC, "all topics", If.HIDDEN),
+            Access(CREATE, CLUSTER, "auto-creation", If.INSTEAD),
+            Access(CREATE, TOPIC, "auto-creation"),
+            Access(DESCRIBE, CLUSTER, "authorized operations", If.HIDDEN),
+        ),
         failure=metadata.metadata_failure,
     ),
     Api(
@@ -64,6 +112,7 @@ _ROWS = (
         min_version=2,
         max_version=10,
         handler=offsets.offset_commit,
+        access=(Access(READ, GROUP), Access(READ, TOPIC)),
         failure=offsets.commit_failure,
         is_hot=True,
     ),
@@ -73,6 +122,11 @@ _ROWS = (
         min_version=1,
         max_version=10,
         handler=offsets.offset_fetch,
+        access=(
+            Access(DESCRIBE, GROUP),
+            Access(DESCRIBE, TOPIC, "named topics"),
+            Access(DESCRIBE, TOPIC, "all topics", If.HIDDEN),
+        ),
         failure=offsets.fetch_failure,
         is_hot=True,
     ),
@@ -82,6 +136,7 @@ _ROWS = (
         min_version=0,
         max_version=6,
         handler=coordinators.find_coordinator,
+        access=(Access(DESCRIBE, GROUP, "groups"), Access(DESCRIBE, TRANSACTIONAL_ID, "transactional ids")),
         failure=coordinators.failure,
     ),
     Api(
@@ -90,6 +145,7 @@ _ROWS = (
         min_version=0,
         max_version=9,
         handler=groups.join_group,
+        access=(Access(READ, GROUP),),
         failure=groups.join_failure,
         is_hot=True,
     ),
@@ -99,6 +155,7 @@ _ROWS = (
         min_version=0,
         max_version=4,
         handler=groups.heartbeat,
+        access=(Access(READ, GROUP),),
         failure=groups.heartbeat_failure,
         is_hot=True,
     ),
@@ -108,6 +165,7 @@ _ROWS = (
         min_version=0,
         max_version=5,
         handler=groups.leave_group,
+        access=(Access(READ, GROUP),),
         failure=groups.leave_failure,
         is_hot=True,
     ),
@@ -117,6 +175,7 @@ _ROWS = (
         min_version=0,
         max_version=5,
         handler=groups.sync_group,
+        access=(Access(READ, GROUP),),
         failure=groups.sync_failure,
         is_hot=True,
     ),
@@ -126,6 +185,7 @@ _ROWS = (
         min_version=0,
         max_version=6,
         handler=groups.describe_groups,
+        access=(Access(DESCRIBE, GROUP),),
         failure=groups.describe_failure,
     ),
     Api(
@@ -134,6 +194,7 @@ _ROWS = (
         min_version=0,
         max_version=5,
         handler=groups.list_groups,
+        access=(Access(DESCRIBE, CLUSTER, denied=If.INSTEAD), Access(DESCRIBE, GROUP, denied=If.HIDDEN)),
         failure=groups.list_failure,
     ),
     Api(
@@ -142,16 +203,19 @@ _ROWS = (
         min_version=0,
         max_version=1,
         handler=sasl.sasl_handshake,
+        access=(),
         failure=sasl.handshake_failure,
         is_hot=True,
     ),
     Api(
-        key=api_versions.API_VERSIONS_KEY,
+        key=18,
         name="ApiVersions",
         min_version=0,
-        max_version=4,
+        max_version=5,
         handler=api_versions.api_versions,
+        access=(),
         failure=api_versions.failure,
+        unsupported=api_versions.unsupported_version,
     ),
     Api(
         key=19,
@@ -159,6 +223,11 @@ _ROWS = (
         min_version=2,
         max_version=7,
         handler=topics.create_topics,
+        access=(
+            Access(CREATE, CLUSTER, denied=If.INSTEAD),
+            Access(CREATE, TOPIC),
+            Access(DESCRIBE_CONFIGS, TOPIC, "configs in the answer"),
+        ),
         failure=topics.create_topics_failure,
     ),
     Api(
@@ -167,15 +236,30 @@ _ROWS = (
         min_version=1,
         max_version=6,
         handler=topics.delete_topics,
+        access=(Access(DELETE, CLUSTER, denied=If.INSTEAD), Access(DESCRIBE, TOPIC, "by name"), Access(DELETE, TOPIC)),
         failure=topics.delete_topics_failure,
     ),
-    # Version 6 (two-phase commit, KIP-939) is not stable in Kafka 4.3.
+    Api(
+        key=21,
+        name="DeleteRecords",
+        min_version=0,
+        max_version=2,
+        handler=delete_records.delete_records,
+        access=(Access(DELETE, TOPIC),),
+        failure=delete_records.failure,
+    ),
+    # Version 6 (two-phase commit, KIP-939) is not stable in Kafka 4.4.
     Api(
         key=22,
         name="InitProducerId",
         min_version=0,
         max_version=5,
         handler=producers.init_producer_id,
+        access=(
+            Access(WRITE, TRANSACTIONAL_ID, "with a transactional id"),
+            Access(WRITE, TOPIC, "without one, any topic", If.INSTEAD),
+            Access(IDEMPOTENT_WRITE, CLUSTER, "without one"),
+        ),
         failure=producers.failure,
     ),
     Api(
@@ -184,6 +268,7 @@ _ROWS = (
         min_version=2,
         max_version=4,
         handler=epochs.offset_for_leader_epoch,
+        access=(Access(CLUSTER_ACTION, CLUSTER, denied=If.INSTEAD), Access(DESCRIBE, TOPIC)),
     ),
     Api(
         key=24,
@@ -191,6 +276,11 @@ _ROWS = (
         min_version=0,
         max_version=5,
         handler=transactions.add_partitions_to_txn,
+        access=(
+            Access(WRITE, TRANSACTIONAL_ID, "below version 4"),
+            Access(WRITE, TOPIC, "below version 4"),
+            Access(CLUSTER_ACTION, CLUSTER, "from version 4 on"),
+        ),
         failure=transactions.partitions_failure,
     ),
     Api(
@@ -199,6 +289,7 @@ _ROWS = (
         min_version=0,
         max_version=4,
         handler=transactions.add_offsets_to_txn,
+        access=(Access(WRITE, TRANSACTIONAL_ID), Access(READ, GROUP)),
         failure=transactions.offsets_failure,
     ),
     Api(
@@ -207,6 +298,7 @@ _ROWS = (
         min_version=0,
         max_version=5,
         handler=transactions.end_txn,
+        access=(Access(WRITE, TRANSACTIONAL_ID),),
         failure=transactions.end_failure,
     ),
     Api(
@@ -215,15 +307,47 @@ _ROWS = (
         min_version=1,
         max_version=2,
         handler=transaction_admin.write_txn_markers,
+        access=(Access(ALTER, CLUSTER, denied=If.INSTEAD), Access(CLUSTER_ACTION, CLUSTER)),
         failure=transaction_admin.markers_failure,
     ),
     Api(
         key=28,
         name="TxnOffsetCommit",
         min_version=0,
-        max_version=5,
+        max_version=6,
         handler=transactions.txn_offset_commit,
+        access=(Access(WRITE, TRANSACTIONAL_ID), Access(READ, GROUP), Access(READ, TOPIC)),
         failure=transactions.commit_failure,
+    ),
+    Api(
+        key=29,
+        name="DescribeAcls",
+        min_version=1,
+        max_version=3,
+        handler=acls.describe_acls,
+        access=(Access(DESCRIBE, CLUSTER),),
+        failure=acls.describe_failure,
+        is_hot=True,
+    ),
+    Api(
+        key=30,
+        name="CreateAcls",
+        min_version=1,
+        max_version=3,
+        handler=acls.create_acls,
+        access=(Access(ALTER, CLUSTER),),
+        failure=acls.create_failure,
+        is_hot=True,
+    ),
+    Api(
+        key=31,
+        name="DeleteAcls",
+        min_version=1,
+        max_version=3,
+        handler=acls.delete_acls,
+        access=(Access(ALTER, CLUSTER),),
+        failure=acls.delete_failure,
+        is_hot=True,
     ),
     Api(
         key=32,
@@ -231,7 +355,43 @@ _ROWS = (
         min_version=1,
         max_version=4,
         handler=configs.describe_configs,
+        access=(
+            Access(DESCRIBE_CONFIGS, TOPIC, "topics"),
+            Access(DESCRIBE_CONFIGS, GROUP, "groups"),
+            Access(DESCRIBE_CONFIGS, CLUSTER, "brokers"),
+        ),
         failure=configs.failure,
+    ),
+    Api(
+        key=33,
+        name="AlterConfigs",
+        min_version=0,
+        max_version=2,
+        handler=alter_configs.alter_configs,
+        access=(
+            Access(ALTER_CONFIGS, TOPIC, "topics"),
+            Access(ALTER_CONFIGS, GROUP, "groups"),
+            Access(ALTER_CONFIGS, CLUSTER, "brokers"),
+        ),
+        failure=alter_configs.alter_failure,
+    ),
+    Api(
+        key=34,
+        name="AlterReplicaLogDirs",
+        min_version=1,
+        max_version=2,
+        handler=replicas.alter_replica_log_dirs,
+        access=(Access(ALTER, CLUSTER),),
+        failure=replicas.dirs_failure,
+    ),
+    Api(
+        key=35,
+        name="DescribeLogDirs",
+        min_version=1,
+        max_version=5,
+        handler=log_dirs.describe_log_dirs,
+        access=(Access(DESCRIBE, CLUSTER),),
+        failure=log_dirs.failure,
     ),
     Api(
         key=36,
@@ -239,6 +399,7 @@ _ROWS = (
         min_version=0,
         max_version=2,
         handler=sasl.sasl_authenticate,
+        access=(),
         failure=sasl.authenticate_failure,
         is_hot=True,
     ),
@@ -248,23 +409,57 @@ _ROWS = (
         min_version=0,
         max_version=3,
         handler=topics.create_partitions,
+        access=(Access(ALTER, TOPIC),),
         failure=topics.create_partitions_failure,
     ),
     Api(
         key=42,
         name="DeleteGroups",
         min_version=0,
-        max_version=2,
+        max_version=3,
         handler=groups.delete_groups,
+        access=(Access(DELETE, GROUP),),
         failure=groups.delete_failure,
+    ),
+    Api(
+        key=43,
+        name="ElectLeaders",
+        min_version=0,
+        max_version=2,
+        handler=replicas.elect_leaders,
+        access=(Access(ALTER, CLUSTER),),
+        failure=replicas.elect_failure,
     ),
     Api(
         key=44,
         name="IncrementalAlterConfigs",
         min_version=0,
         max_version=1,
-        handler=configs.incremental_alter_configs,
-        failure=configs.alter_failure,
+        handler=alter_configs.incremental_alter_configs,
+        access=(
+            Access(ALTER_CONFIGS, TOPIC, "topics"),
+            Access(ALTER_CONFIGS, GROUP, "groups"),
+            Access(ALTER_CONFIGS, CLUSTER, "brokers"),
+        ),
+        failure=alter_configs.incremental_failure,
+    ),
+    Api(
+        key=45,
+        name="AlterPartitionReassignments",
+        min_version=0,
+        max_version=1,
+        handler=replicas.alter_partition_reassignments,
+        access=(Access(ALTER, CLUSTER),),
+        failure=replicas.alter_failure,
+    ),
+    Api(
+        key=46,
+        name="ListPartitionReassignments",
+        min_version=0,
+        max_version=0,
+        handler=replicas.list_partition_reassignments,
+        access=(Access(DESCRIBE, CLUSTER),),
+        failure=replicas.list_failure,
     ),
     Api(
         key=47,
@@ -272,7 +467,62 @@ _ROWS = (
         min_version=0,
         max_version=0,
         handler=offsets.offset_delete,
+        access=(Access(DELETE, GROUP), Access(READ, TOPIC)),
         failure=offsets.delete_failure,
+    ),
+    Api(
+        key=48,
+        name="DescribeClientQuotas",
+        min_version=0,
+        max_version=1,
+        handler=quotas.describe_client_quotas,
+        access=(Access(DESCRIBE_CONFIGS, CLUSTER),),
+        failure=quotas.describe_failure,
+    ),
+    Api(
+        key=49,
+        name="AlterClientQuotas",
+        min_version=0,
+        max_version=1,
+        handler=quotas.alter_client_quotas,
+        access=(Access(ALTER_CONFIGS, CLUSTER),),
+        failure=quotas.alter_failure,
+    ),
+    Api(
+        key=50,
+        name="DescribeUserScramCredentials",
+        min_version=0,
+        max_version=0,
+        handler=users.describe_users,
+        access=(Access(DESCRIBE, CLUSTER),),
+        failure=users.describe_failure,
+    ),
+    Api(
+        key=51,
+        name="AlterUserScramCredentials",
+        min_version=0,
+        max_version=0,
+        handler=users.alter_users,
+        access=(Access(ALTER, CLUSTER),),
+        failure=users.alter_failure,
+    ),
+    Api(
+        key=55,
+        name="DescribeQuorum",
+        min_version=0,
+        max_version=2,
+        handler=cluster.describe_quorum,
+        access=(Access(DESCRIBE, CLUSTER),),
+        failure=cluster.quorum_failure,
+    ),
+    Api(
+        key=57,
+        name="UpdateFeatures",
+        min_version=0,
+        max_version=2,
+        handler=features.update_features,
+        access=(Access(ALTER, CLUSTER),),
+        failure=features.failure,
     ),
     Api(
         key=60,
@@ -280,6 +530,7 @@ _ROWS = (
         min_version=0,
         max_version=2,
         handler=cluster.describe_cluster,
+        access=(Access(DESCRIBE, CLUSTER, "authorized operations", If.HIDDEN),),
         failure=cluster.failure,
     ),
     Api(
@@ -288,7 +539,17 @@ _ROWS = (
         min_version=0,
         max_version=0,
         handler=transaction_admin.describe_producers,
+        access=(Access(READ, TOPIC),),
         failure=transaction_admin.producers_failure,
+    ),
+    Api(
+        key=64,
+        name="UnregisterBroker",
+        min_version=0,
+        max_version=0,
+        handler=cluster.unregister_broker,
+        access=(Access(ALTER, CLUSTER),),
+        failure=cluster.unregister_failure,
     ),
     Api(
         key=65,
@@ -296,6 +557,7 @@ _ROWS = (
         min_version=0,
         max_version=0,
         handler=transaction_admin.describe_transactions,
+        access=(Access(DESCRIBE, TRANSACTIONAL_ID), Access(DESCRIBE, TOPIC, denied=If.HIDDEN)),
         failure=transaction_admin.describe_failure,
     ),
     Api(
@@ -304,6 +566,7 @@ _ROWS = (
         min_version=0,
         max_version=2,
         handler=transaction_admin.list_transactions,
+        access=(Access(DESCRIBE, TRANSACTIONAL_ID, denied=If.HIDDEN),),
         failure=transaction_admin.list_failure,
     ),
     Api(
@@ -312,6 +575,11 @@ _ROWS = (
         min_version=0,
         max_version=1,
         handler=consumer_groups.consumer_group_heartbeat,
+        access=(
+            Access(READ, GROUP),
+            Access(DESCRIBE, TOPIC, "subscribed names"),
+            Access(DESCRIBE, TOPIC, "subscribed expression", If.HIDDEN),
+        ),
         failure=consumer_groups.heartbeat_failure,
         is_hot=True,
     ),
@@ -321,7 +589,17 @@ _ROWS = (
         min_version=0,
         max_version=1,
         handler=consumer_groups.consumer_group_describe,
+        access=(Access(DESCRIBE, GROUP), Access(DESCRIBE, TOPIC)),
         failure=consumer_groups.describe_failure,
+    ),
+    Api(
+        key=74,
+        name="ListConfigResources",
+        min_version=0,
+        max_version=1,
+        handler=alter_configs.list_config_resources,
+        access=(Access(DESCRIBE_CONFIGS, CLUSTER),),
+        failure=alter_configs.list_failure,
     ),
     Api(
         key=75,
@@ -329,8 +607,11 @@ _ROWS = (
         min_version=0,
         max_version=0,
         handler=metadata.describe_topic_partitions,
+        access=(Access(DESCRIBE, TOPIC, "named topics"), Access(DESCRIBE, TOPIC, "all topics", If.HIDDEN)),
         failure=metadata.describe_topic_partitions_failure,
     ),
 )
 
 APIS: Mapping[int, Api] = {row.key: row for row in _ROWS}
+VERSIONS = advertised(APIS.values())
+"""What ApiVersions answers."""

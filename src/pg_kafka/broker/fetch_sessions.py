@@ -104,6 +104,13 @@ class SessionPartition:
         if session.parked is not None:
             session.parked.on_news(bytes_added)
 
+    def on_start_moved(self, partition: Partition) -> None:
+        session = self.session
+        session.ready[self] = None
+        # Where the log begins is told with the next answer; that the reader stands before it is told at once.
+        if session.parked is not None and self.fetch_offset < partition.log_start_offset:
+            session.parked.wake()
+
     def on_closed(self, partition: Partition) -> None:
         self.partition = None
         session = self.session
@@ -119,6 +126,7 @@ class FetchSession:
         "_no_news",
         "created_ms",
         "epoch",
+        "generation",
         "id",
         "is_armed",
         "is_closed",
@@ -126,10 +134,13 @@ class FetchSession:
         "parked",
         "partitions",
         "ready",
+        "seen_by",
         "uses_topic_ids",
     )
 
     def __init__(self, uses_topic_ids: bool) -> None:
+        self.seen_by: object = None  # for whom its partitions were found (`Doors.viewer`): others look again
+        self.generation = 0  # of the doors then
         self.id = NO_SESSION
         self.epoch = INITIAL_EPOCH
         self.uses_topic_ids = uses_topic_ids
@@ -177,6 +188,12 @@ class FetchSession:
                 self.ready.pop(gone, None)
                 gone.unbind()
 
+    def look_again(self, seen_by: object, generation: int) -> None:
+        """What partitions were found may be wrong, or not for this client: all of them may have news."""
+        self.seen_by = seen_by
+        self.generation = generation
+        self.ready = dict.fromkeys(self.partitions.values())
+
     def arm(self) -> None:
         """From now on hear of all that happens to the partitions."""
         if not self.is_armed:
@@ -221,16 +238,16 @@ class FetchSessions:
         """Partitions in all sessions."""
         return self._total
 
-    def open(self, request: FetchRequest, uses_topic_ids: bool, now_ms: int) -> FetchSession:
+    def open(self, request: FetchRequest, uses_topic_ids: bool, steady_ms: int) -> FetchSession:
         """The session in which this request is to be answered, brought up to date. Raises FetchSessionError.
 
         One whose id is 0 is not in the cache: offer it to `admit` if the client wants a session, else close it.
         """
-        session = self.find(request, uses_topic_ids, now_ms)
+        session = self.find(request, uses_topic_ids, steady_ms)
         session.update(request)
         return self.opened(session)
 
-    def find(self, request: FetchRequest, uses_topic_ids: bool, now_ms: int) -> FetchSession:
+    def find(self, request: FetchRequest, uses_topic_ids: bool, steady_ms: int) -> FetchSession:
         """`open` begins so: the session, to be brought up to date with what the request names. Raises FetchSessionError."""
         if request.session_epoch in (INITIAL_EPOCH, FINAL_EPOCH):
             if request.session_id != NO_SESSION:
@@ -244,7 +261,7 @@ class FetchSessions:
         if session.uses_topic_ids != uses_topic_ids:
             raise FetchSessionError(ErrorCode.FETCH_SESSION_TOPIC_ID_ERROR)
         session.epoch = 1 if session.epoch == _LAST_EPOCH else session.epoch + 1
-        self._touch(session, now_ms)
+        self._touch(session, steady_ms)
         return session
 
     def opened(self, session: FetchSession) -> FetchSession:
@@ -260,7 +277,9 @@ class FetchSessions:
             raise FetchSessionError(ErrorCode.FETCH_SESSION_ID_NOT_FOUND)
         return session
 
-    def unchanged(self, session_id: int, epoch: int, uses_topic_ids: bool, now_ms: int) -> FetchSession | None:
+    def unchanged(
+        self, session_id: int, epoch: int, uses_topic_ids: bool, steady_ms: int, seen_by: object, generation: int
+    ) -> FetchSession | None:
         """The session for a request that names nothing, if that is in order and no partition may have news."""
         session = self._sessions.get(session_id)
         if (
@@ -269,26 +288,28 @@ class FetchSessions:
             or epoch == _LAST_EPOCH
             or session.uses_topic_ids != uses_topic_ids
             or session.ready
+            or session.seen_by is not seen_by
+            or session.generation != generation
             or self._total > MAX_PARTITIONS
         ):
             return None
         session.epoch = epoch + 1
-        self._touch(session, now_ms)
+        self._touch(session, steady_ms)
         return session
 
-    def admit(self, session: FetchSession, now_ms: int) -> bool:
+    def admit(self, session: FetchSession, steady_ms: int) -> bool:
         """Give the session an id and a place, if there is one."""
         size = len(session.partitions)
         if not size or self._total + size > MAX_PARTITIONS:
             return False
-        if len(self._sessions) >= self._slots and not self._evict(size, now_ms):
+        if len(self._sessions) >= self._slots and not self._evict(size, steady_ms):
             return False
         session_id = self._new_id()
         while session_id in self._sessions or session_id == NO_SESSION:
             session_id = self._new_id()
         session.id = session_id
         session.epoch = INITIAL_EPOCH + 1
-        session.created_ms = session.last_used_ms = now_ms
+        session.created_ms = session.last_used_ms = steady_ms
         session.arm()
         self._sessions[session_id] = session
         self._count(session)
@@ -322,20 +343,20 @@ class FetchSessions:
         self._total += size - self._sizes.get(session.id, 0)
         self._sizes[session.id] = size
 
-    def _touch(self, session: FetchSession, now_ms: int) -> None:
-        session.last_used_ms = now_ms
+    def _touch(self, session: FetchSession, steady_ms: int) -> None:
+        session.last_used_ms = steady_ms
         del self._sessions[session.id]
         self._sessions[session.id] = session
 
-    def _evict(self, new_size: int, now_ms: int) -> bool:
+    def _evict(self, new_size: int, steady_ms: int) -> bool:
         """Make room for a session of `new_size` partitions, if the rules allow it."""
         oldest = next(iter(self._sessions.values()), None)
         if oldest is None:
             return False
-        if now_ms - oldest.last_used_ms > EVICTION_MS:
+        if steady_ms - oldest.last_used_ms > EVICTION_MS:
             self.remove(oldest.id)
             return True
-        smallest = self._smallest(s for s in self._sessions.values() if now_ms - s.created_ms > EVICTION_MS)
+        smallest = self._smallest(s for s in self._sessions.values() if steady_ms - s.created_ms > EVICTION_MS)
         if smallest is None or len(smallest.partitions) >= new_size:
             return False
         self.remove(smallest.id)

@@ -15,31 +15,37 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
+from uuid import UUID
 
 from pg_kafka.broker.answers import Asked, OrderedWrites
 from pg_kafka.broker.catalogue import TopicCatalogue
-from pg_kafka.broker.group_timers import GroupTimers
 from pg_kafka.broker.pending_offsets import PendingOffsets
-from pg_kafka.config import Config
-from pg_kafka.coordinator import group_configs
+from pg_kafka.broker.timers import Timers
+from pg_kafka.clock import Clock
+from pg_kafka.config import groups as group_configs
+from pg_kafka.config.changes import Change
+from pg_kafka.config.groups import GroupSettings
+from pg_kafka.config.settings import Settings
 from pg_kafka.coordinator.classic_group import ClassicGroup
 from pg_kafka.coordinator.consumer_group import ConsumerGroup
 from pg_kafka.coordinator.group_offsets import Committed, GroupOffsets, OffsetKey
-from pg_kafka.coordinator.group_steps import GroupSettings, HistoryEntry, Record, Result, Sender, TimerName
+from pg_kafka.coordinator.group_steps import Sender, Step
 from pg_kafka.coordinator.group_upgrade import upgrade
+from pg_kafka.coordinator.records import HistoryEntry, Record
+from pg_kafka.coordinator.timers import TimerName
 from pg_kafka.errors import StorageError
+from pg_kafka.storage import catalogue_changes
 from pg_kafka.storage.group_configs import GroupConfigs
-from pg_kafka.storage.groups import MAX_GROUP_ID_BYTES, GroupStore, OffsetWrite, StoredGroup
+from pg_kafka.storage.groups import GroupStore, OffsetWrite, StoredGroup
 from pg_kafka.storage.journal import JournalWrite
 from pg_kafka.storage.topics import Topics
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.consumer_group_heartbeat import ConsumerGroupHeartbeatRequest
 
-log = logging.getLogger("pg_kafka.groups")
+logger = logging.getLogger("pg_kafka.groups")
 
 # Delays between attempts to load, and the least time between one load and the next.
 RELOAD_DELAYS_S = (0.0, 0.1, 0.5, 1.0, 2.0)
@@ -51,6 +57,9 @@ OFFSETS_PER_TURN = 10_000
 _CLASSIC_KINDS = frozenset({"classic"})
 
 Machine = ClassicGroup | ConsumerGroup
+
+Committer = tuple[str, str | None, int, int, bool]
+"""Member id, instance id, generation or epoch, version of the request, and whether it is a transaction's."""
 
 
 class Group(OrderedWrites):
@@ -66,6 +75,13 @@ class Group(OrderedWrites):
         self.term = term  # of the load that it came with
         self.is_stored = False  # the database has something of it, or soon will
 
+    def check_commit(self, who: Committer, partitions: Callable[[], Sequence[tuple[UUID, int]]]) -> int:
+        """May this member commit? A consumer group looks at the partitions as well before it refuses one."""
+        code = self.machine.check_commit(*who)
+        if code and isinstance(self.machine, ConsumerGroup):
+            code = self.machine.check_commit(*who, partitions=partitions())
+        return int(code)
+
 
 class GroupCoordinator:
     """See the module. Everything runs on one event loop."""
@@ -73,27 +89,28 @@ class GroupCoordinator:
     def __init__(
         self,
         *,
-        config: Config,
+        settings: Settings,
         topics: Topics,
         store: GroupStore,
         configs: GroupConfigs,
-        wall_ms: Callable[[], int],
+        clock: Clock,
     ) -> None:
-        self.config = config
         self.refusal = ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
         """What requests get instead of an answer; NONE while groups are served."""
         self.pending = PendingOffsets()
-        self._settings = group_configs.group_settings(config)
+        self._settings = settings
+        self._without_configs = group_configs.group_settings(settings.current)
+        settings.watch(self._renew_settings)
         self._store = store
         self._stored_configs = configs
         self._configs: dict[str, dict[str, str]] = {}
         self._configs_lock = asyncio.Lock()
-        self._wall_ms = wall_ms
-        # Steady, and near enough to the time of day that what a machine stores of it means something after a restart.
-        self._epoch_ms = wall_ms() - time.monotonic_ns() // 1_000_000
+        self._wall_ms = clock.wall_ms
+        self.steady_ms = clock.steady_ms
+        """The time of machines and of their timers."""
         self._groups: dict[str, Group] = {}
         self._term = 0
-        self._timers = GroupTimers(self.now_ms, self._on_timer)
+        self._timers = Timers(self.steady_ms, self._on_timer)
         self._reload = asyncio.Event()
         self._served = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -124,9 +141,6 @@ class GroupCoordinator:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def now_ms(self) -> int:
-        return self._epoch_ms + time.monotonic_ns() // 1_000_000
-
     async def _load(self) -> None:
         groups, offsets = await self._store.load()
         configs = await self._stored_configs.load()
@@ -154,10 +168,10 @@ class GroupCoordinator:
         self._groups = found
         self.refusal = ErrorCode.NONE
         self._served.set()
-        now_ms = self.now_ms()
+        steady_ms = self.steady_ms()
         for group in list(found.values()):
             if self.refusal is ErrorCode.NONE:
-                self._run(group, None, group.machine.restart, now_ms)
+                self._run(group, None, group.machine.restart, steady_ms)
 
     def _rebuilt(self, stored: StoredGroup) -> Machine:
         kinds = {record.kind for record in stored.records}
@@ -177,11 +191,11 @@ class GroupCoordinator:
             try:
                 await self._load()
             except StorageError as error:
-                log.warning("groups cannot be loaded", extra={"error": str(error)})
+                logger.warning("groups cannot be loaded", extra={"error": str(error)})
             except Exception:
-                log.exception("groups cannot be loaded")
+                logger.exception("groups cannot be loaded")
             else:
-                log.warning("groups are loaded again", extra={"groups": len(self._groups)})
+                logger.warning("groups are loaded again", extra={"groups": len(self._groups)})
                 attempt = 1
                 continue
             attempt += 1
@@ -191,7 +205,7 @@ class GroupCoordinator:
         """Memory and database may differ: throw all machines away and load again."""
         if self.refusal is not ErrorCode.NONE:
             return
-        log.warning("groups have to be loaded again", extra={"reason": reason}, exc_info=error)
+        logger.warning("groups have to be loaded again", extra={"reason": reason}, exc_info=error)
         self.refusal = ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
         self._drop_machines(ErrorCode.COORDINATOR_LOAD_IN_PROGRESS)
         self._reload.set()
@@ -236,13 +250,13 @@ class GroupCoordinator:
         group = self._groups.get(request.group_id)
         if group is None:
             group = self._add(request.group_id, self._new_consumer(request.group_id))
-        machine, now_ms = group.machine, self.now_ms()
+        machine, steady_ms = group.machine, self.steady_ms()
         if isinstance(machine, ConsumerGroup):
-            self.step(group, asked, machine.consumer_heartbeat, request, asked, sender, new_member_id, now_ms)
+            self.step(group, asked, machine.consumer_heartbeat, request, asked, sender, new_member_id, steady_ms)
         else:
-            self.step(group, asked, upgrade, machine, request, asked, sender, new_member_id, now_ms, self._catalogue)
+            self.step(group, asked, upgrade, machine, request, asked, sender, new_member_id, steady_ms, self._catalogue)
 
-    def step(self, group: Group, asked: Asked, act: Callable[..., Result], *arguments: Any) -> None:
+    def step(self, group: Group, asked: Asked, act: Callable[..., Step], *arguments: Any) -> None:
         """Let the group's machine take a step for a request, which is answered now or later."""
         self._run(group, asked, act, *arguments)
         asked.park()
@@ -254,7 +268,7 @@ class GroupCoordinator:
         group = self.commit_part(group_id, commits)
         group.after_writes(asked, message)
         if member_id:
-            self._run(group, None, group.machine.committed, member_id, self.now_ms())
+            self._run(group, None, group.machine.committed, member_id, self.steady_ms())
 
     def commit_part(self, group_id: str, commits: Mapping[OffsetKey, Committed]) -> Group:
         """Write offsets that have been checked; more of the same request follow."""
@@ -273,14 +287,14 @@ class GroupCoordinator:
             return committed
         return committed._replace(committed_at_ms=pending_ms + 1)
 
-    def pending_commit_ms(self, group_id: str, key: OffsetKey, now_ms: int) -> int:
+    def pending_commit_ms(self, group_id: str, key: OffsetKey, wall_ms: int) -> int:
         """When a commit counts as done that waits for its transaction from now on: after all that came before it.
 
         The order of commits is that of their times, which is why a clock that was set back must not stand above it.
         """
         group = self._groups.get(group_id)
         known = (None if group is None else group.offsets.newest_ms(key), self.pending.newest_ms(group_id, key))
-        return max(now_ms, *(each_ms + 1 for each_ms in known if each_ms is not None), 0)
+        return max(wall_ms, *(each_ms + 1 for each_ms in known if each_ms is not None), 0)
 
     def expect(self, group_id: str) -> None:
         """Have a group, without members, for offsets that a transaction will commit."""
@@ -331,30 +345,48 @@ class GroupCoordinator:
         return self._configs.get(group_id, {})
 
     async def alter_configs(
-        self, group_id: str, operations: Sequence[tuple[int, str, str | None]], *, validate_only: bool
+        self, group_id: str, operations: Sequence[Change], *, replaces: bool = False, validate_only: bool = False
     ) -> None:
-        """Change a group's configs. Raises InvalidGroupConfig, StorageError."""
+        """Change a group's configs; with `replaces`, what is not named goes.
+
+        Raises InvalidChange, InvalidConfig, StorageError.
+        """
         async with self._configs_lock:
-            changed = group_configs.altered(self.configs_of(group_id), operations, self.config)
+            before = {} if replaces else self.configs_of(group_id)
+            changed = group_configs.altered(before, operations, self._settings.current)
             if validate_only or changed == self.configs_of(group_id):
                 return
             await self._stored_configs.set(group_id, changed)
-            if changed:
-                self._configs[group_id] = changed
-            else:
-                self._configs.pop(group_id, None)
+            self._take_configs(group_id, changed)
+
+    async def follow(self, changes: Sequence[catalogue_changes.Change] | None) -> None:
+        """Take over configs of groups that others have changed in the database; None: whatever it was.
+
+        Raises StorageError.
+        """
+        asked = None if changes is None else {change.name for change in changes if change.kind == "group config"}
+        if asked is not None and not asked:
+            return
+        async with self._configs_lock:
+            stored = await self._stored_configs.load()
+            for group_id in {*stored, *self._configs} if asked is None else asked:
+                configs = stored.get(group_id, {})
+                if configs != self.configs_of(group_id):
+                    self._take_configs(group_id, configs)
+
+    def listed_configs(self) -> list[str]:
+        """The groups for which something has been set."""
+        return list(self._configs)
+
+    def _take_configs(self, group_id: str, configs: dict[str, str]) -> None:
+        """This is what is set for a group."""
+        if configs:
+            self._configs[group_id] = configs
+        else:
+            self._configs.pop(group_id, None)
         group = self._groups.get(group_id)
         if group is not None and isinstance(group.machine, ConsumerGroup):
             group.machine.set_settings(self._settings_of(group_id))
-
-    def sender(self, client_id: str | None, host: str, version: int) -> Sender:
-        """Who sent a request."""
-        return Sender(client_id or "", "/" + host, version)
-
-    @staticmethod
-    def can_be_id(group_id: str) -> bool:
-        """Can this be the id of a group at all? Kafka takes any text; PostgreSQL takes no NUL and indexes 2,000 bytes."""
-        return "\0" not in group_id and (len(group_id) * 4 <= MAX_GROUP_ID_BYTES or _fits(group_id))
 
     # -- steps -------------------------------------------------------------------------------------------------------
 
@@ -370,37 +402,52 @@ class GroupCoordinator:
 
     def _settings_of(self, group_id: str) -> GroupSettings:
         configs = self._configs.get(group_id)
-        return group_configs.effective(configs, self.config) if configs else self._settings
+        return group_configs.effective(configs, self._settings.current) if configs else self._without_configs
 
-    def _run(self, group: Group, asked: Asked | None, act: Callable[..., Result], *arguments: Any) -> None:
+    def _renew_settings(self) -> None:
+        """The broker's settings have changed: groups of the consumer protocol follow, as after a change of their own."""
+        self._without_configs = group_configs.group_settings(self._settings.current)
+        for group in self._groups.values():
+            if isinstance(group.machine, ConsumerGroup):
+                group.machine.set_settings(self._settings_of(group.id))
+
+    def _run(self, group: Group, asked: Asked | None, act: Callable[..., Step], *arguments: Any) -> None:
         try:
-            result = act(*arguments)
-            self._perform(group, result)
+            step = act(*arguments)
+            self._perform(group, step)
         except Exception as error:
             self._fail("a group's machine failed", error)
             if asked is not None and not asked.is_answered:
                 asked.refuse(ErrorCode.UNKNOWN_SERVER_ERROR)
 
-    def _perform(self, group: Group, result: Result) -> None:
-        if result.becomes is not None:
+    def _perform(self, group: Group, step: Step) -> None:
+        if step.becomes is not None:
             self._timers.clear(group)
-            group.machine = result.becomes
+            group.machine = step.becomes
             if isinstance(group.machine, ConsumerGroup):
                 group.machine.set_settings(self._settings_of(group.id))
-        if result.timers:
-            self._timers.update(group, result.timers)
-        if result.records or result.history:
-            self._write(group, result.records, (), result.history)
-        for token, message in result.replies:
+        if step.timers:
+            self._timers.update(group, step.timers)
+        if step.records or step.history:
+            self._write(group, step.records, (), step.history)
+        for token, message in step.replies:
             asked = cast(Asked, token)
             asked.decide()
             group.after_writes(asked, message)
-        if result.is_dead or not (group.is_stored or group in self._timers):
+        if step.is_dead or not (group.is_stored or group in self._timers):
             self._remove(group)
 
     def _on_timer(self, group: object, name: TimerName) -> None:
         assert isinstance(group, Group)
-        self._run(group, None, group.machine.on_timer, name, self.now_ms())
+        self._run(group, None, group.machine.on_timer, name, self.steady_ms())
+
+    def ask_permissions(self, see: Callable[[str, str, frozenset[str]], frozenset[str]]) -> None:
+        """Leave out of what members' expressions match what they may not describe."""
+        self._catalogue.see = see
+
+    def permissions_changed(self) -> None:
+        """Expressions are looked at again."""
+        self._catalogue.permissions_changed()
 
     def _on_catalogue(self) -> None:
         """Topics have changed: tell the groups soon, once for all that changes in this turn of the loop."""
@@ -409,10 +456,10 @@ class GroupCoordinator:
 
     def _tell_catalogue(self) -> None:
         self._catalogue_handle = None
-        now_ms = self.now_ms()
+        steady_ms = self.steady_ms()
         for group in self:
             if isinstance(group.machine, ConsumerGroup) and group.term == self._term:
-                self._run(group, None, group.machine.on_catalogue, now_ms)
+                self._run(group, None, group.machine.on_catalogue, steady_ms)
 
     def _remove(self, group: Group) -> None:
         """Forget a group that has come to nothing; with offsets it lives on as one without members."""
@@ -470,15 +517,15 @@ class GroupCoordinator:
 
     async def _expire_regularly(self) -> None:
         while True:
-            await asyncio.sleep(self.config.offsets_retention_check_interval_ms / 1000)
+            await asyncio.sleep(self._settings.current.offsets_retention_check_interval_ms / 1000)
             try:
                 await self._expire()
             except Exception:
-                log.exception("offsets cannot be expired")
+                logger.exception("offsets cannot be expired")
 
     async def _expire(self) -> None:
         """Delete offsets whose time is over, and groups that have neither members nor offsets left."""
-        retention_ms = self.config.offsets_retention_minutes * 60_000
+        retention_ms = self._settings.current.offsets_retention_minutes * 60_000
         for number, group in enumerate(self):
             if number % GROUPS_PER_TURN == 0:
                 await asyncio.sleep(0)
@@ -505,10 +552,6 @@ class GroupCoordinator:
 
 def _generation(machine: Machine) -> int:
     return machine.generation if isinstance(machine, ClassicGroup) else machine.epoch
-
-
-def _fits(group_id: str) -> bool:
-    return len(group_id.encode()) <= MAX_GROUP_ID_BYTES
 
 
 def _offset_write(key: OffsetKey, committed: Committed | None) -> OffsetWrite:

@@ -1,38 +1,49 @@
-"""The address that a broker listens on, kept while one listener takes the place of another.
+"""The addresses that a broker listens on, kept while one server takes the place of another.
 
-place = ListeningPlace(address)    bound: others cannot have it, and clients are refused until somebody listens
-await server.start(place)          several listeners may do so, one after the other; between them clients wait
+place = ListeningPlace(listeners)  bound: others cannot have them, and clients are refused until somebody listens
+place.listeners                    the same, with the real ports where any free one was asked for
+await server.start(place)          several servers may do so, one after the other; between them clients wait
 place.close()                      clients are refused again
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
+from collections.abc import Sequence
 
-from pg_kafka.config import Address
+from pg_kafka.config.address import Address
+from pg_kafka.config.listeners import Listener
 from pg_kafka.errors import FatalError
 
 
 class ListeningPlace:
-    """Raises FatalError when the address is not to be had."""
+    """Raises FatalError when an address is not to be had."""
 
-    def __init__(self, listen: Address) -> None:
-        self._sockets = bound(listen)
+    def __init__(self, listeners: Sequence[Listener]) -> None:
+        self._sockets: list[tuple[Listener, list[socket.socket]]] = []
+        try:
+            for listener in listeners:
+                sockets = bound(listener.address)
+                address = Address(listener.address.host, sockets[0].getsockname()[1])
+                self._sockets.append((dataclasses.replace(listener, address=address), sockets))
+        except FatalError:
+            self.close()
+            raise
 
     @property
-    def port(self) -> int:
-        """The real one when 0 was asked for."""
-        port: int = self._sockets[0].getsockname()[1]
-        return port
+    def listeners(self) -> tuple[Listener, ...]:
+        return tuple(listener for listener, _ in self._sockets)
 
-    def shared(self) -> list[socket.socket]:
-        """The same sockets for one listener, which closes them without closing the place."""
-        return [socket_.dup() for socket_ in self._sockets]
+    def shared(self) -> list[tuple[Listener, socket.socket]]:
+        """The same sockets for one server, which closes them without closing the place."""
+        return [(listener, socket_.dup()) for listener, sockets in self._sockets for socket_ in sockets]
 
     def close(self) -> None:
-        for socket_ in self._sockets:
-            socket_.close()
+        for _, sockets in self._sockets:
+            for socket_ in sockets:
+                socket_.close()
 
 
 def bound(listen: Address) -> list[socket.socket]:

@@ -1,73 +1,104 @@
-"""The listener: accepts connections, owns them and their tasks, and ends them in order.
+"""The server: accepts connections of all listeners, owns them and their tasks, and ends them in order.
 
-server = Server(broker)
-await server.start()      listens; raises FatalError when it cannot
+server = Server(broker, apis, house, log_queued_bytes)
+await server.start()      listens on all listeners; raises FatalError when it cannot
 await server.stop(5.0)    accepts nothing new, lets requests in progress finish for so many seconds
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import re
+import socket
 from collections import Counter
-from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Hashable, Mapping
+from functools import partial
+from types import MappingProxyType
 
 from pg_kafka.broker import open_files
+from pg_kafka.broker.api import Api
+from pg_kafka.broker.arrivals import Arrivals
+from pg_kafka.broker.authentication import SaslRules
 from pg_kafka.broker.budget import RESERVE_BYTES, RequestBudget
-from pg_kafka.broker.connection import Connection
+from pg_kafka.broker.certificates import CertificateProblem, Watched
+from pg_kafka.broker.connection import Connection, Shared
 from pg_kafka.broker.context import Broker
+from pg_kafka.broker.doors import House
 from pg_kafka.broker.freed_memory import FreedMemory
-from pg_kafka.broker.listening import ListeningPlace, bound, cannot_listen
+from pg_kafka.broker.listening import ListeningPlace, cannot_listen
+from pg_kafka.broker.notes import Notes
+from pg_kafka.broker.observer import Observer
+from pg_kafka.broker.quotas import Windows
+from pg_kafka.broker.tls import TlsTransport
+from pg_kafka.broker.work import Work
+from pg_kafka.clock import Clock
+from pg_kafka.config.listeners import Listener, overrides
+from pg_kafka.config.listening import listeners_of
+from pg_kafka.errors import ConfigError, FatalError
+from pg_kafka.tasks import supervised
 
 logger = logging.getLogger(__name__)
 
 LISTEN_BACKLOG = 1024
-# How often the same kind of line is logged at most: what a peer causes must not fill the log.
-NOTE_INTERVAL_S = 5.0
-MAX_NOTE_KINDS = 256
 # While connections wait for the request budget, and a frame older than this holds more than its share: it is given up.
 STALLED_FRAME_S = 10.0
 BUDGET_CHECK_S = 1.0
+CERTIFICATES_CHECK_S = 2.0
 # The idle timeout is kept to about a tenth of itself.
 IDLE_CHECKS_PER_TIMEOUT = 10
-# Requests with very many items that are read and handled at a time; the others keep the bytes that they came in.
-LARGE_REQUESTS_AT_ONCE = 4
 MIN_IDLE_CHECK_S = 0.05
-
-T = TypeVar("T")
-
-_DIGITS = re.compile("[0-9]+")
 
 
 class Server:
-    """All connections of one listening address."""
+    """All connections of a broker, by whichever listener they came. Limits hold over all of them."""
 
-    def __init__(self, broker: Broker) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        apis: Mapping[int, Api],
+        house: House,
+        log_queued_bytes: Callable[[], int],
+        observer: Observer | None = None,
+        sasl: Mapping[str, SaslRules] = MappingProxyType({}),
+    ) -> None:
         self._broker = broker
+        self._log_queued_bytes = log_queued_bytes
         self._budget = RequestBudget(broker.config.request_budget_bytes, lambda: self._unwritten_bytes, self._on_wanted)
         self._connections: set[Connection] = set()
         self._per_address: Counter[str] = Counter()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._listeners: list[asyncio.Server] = []
+        self._per_listener: Counter[str] = Counter()
+        self._accepting: list[asyncio.Server] = []
+        self._tls: dict[str, Watched] = {}  # by the names of listeners
+        self._tls_watch: asyncio.Task[None] | None = None
+        self._settings_changed = asyncio.Event()
         self._next_connection_id = 1
         self._idle_timer: asyncio.TimerHandle | None = None
         self._budget_timer: asyncio.TimerHandle | None = None
-        self._notes: dict[tuple[str, str], tuple[float, int]] = {}  # (time of the last line, lines left out since)
+        self._arrivals = Arrivals(broker.quotas, Windows.of(broker.config).clients)
+        self._notes = Notes(logger)
+        self._work = Work()
         self._emptied: asyncio.Event | None = None
         self._loop = asyncio.get_running_loop()
         self._unwritten: list[Connection] = []
-        self.freed_memory = FreedMemory(broker.decoding.pool)
+        self._freed_memory = FreedMemory(broker.decoding.pool)
         self._files_limit = open_files.limit()
-        self.large_requests = asyncio.Semaphore(LARGE_REQUESTS_AT_ONCE)
-        self._codec_thread = ThreadPoolExecutor(1, thread_name_prefix="messages")
+        self._shared = Shared(
+            broker=broker,
+            apis=apis,
+            house=house,
+            budget=self._budget,
+            freed_memory=self._freed_memory,
+            notes=self._notes,
+            work=self._work,
+            observer=observer,
+            sasl=sasl,
+        )
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where it listens; the port is the real one when 0 was asked for."""
-        name = self._listeners[0].sockets[0].getsockname()
+        """Where its first listener is; the port is the real one when 0 was asked for."""
+        name = self._accepting[0].sockets[0].getsockname()
         return name[0], name[1]
 
     @property
@@ -82,28 +113,40 @@ class Server:
     @property
     def _unwritten_bytes(self) -> int:
         """What the log has accepted and not written; large batches have a bound of their own."""
-        return self._broker.log.queued_bytes - self._broker.decoding.queued_bytes
+        return self._log_queued_bytes() - self._broker.decoding.queued_bytes
 
     async def start(self, place: ListeningPlace | None = None) -> None:
-        """Listen. Raises FatalError when the address is not to be had."""
-        listen = self._broker.config.listen
-        loop = asyncio.get_running_loop()
-        try:
-            for socket_ in place.shared() if place is not None else bound(listen):
-                self._listeners.append(await loop.create_server(self._accept, sock=socket_, backlog=LISTEN_BACKLOG))
-        except OSError as error:
-            raise cannot_listen(listen, error) from error
+        """Listen. Raises FatalError when an address is not to be had."""
+        if place is None:
+            with contextlib.closing(ListeningPlace(listeners_of(self._broker.config))) as own:
+                await self.start(own)
+            return
+        for listener in place.listeners:
+            if listener.tls is not None:
+                try:
+                    self._tls[listener.name] = await asyncio.to_thread(
+                        Watched, listener.name, listener.tls, Clock().wall_ms
+                    )
+                except CertificateProblem as problem:
+                    raise FatalError(f"listener {listener.name}: {problem}") from None
+        for listener, socket_ in place.shared():
+            await self._listen(listener, socket_)
+        if self._tls:
+            self._broker.settings.watch(self._settings_changed.set)
+            self._tls_watch = supervised(self._watch_certificates(), "certificate watch", self._on_watch_end)
         self._schedule_idle_check()
-        self.freed_memory.start()
+        self._freed_memory.start()
 
     async def stop(self, deadline_s: float) -> None:
         """Accept nothing new, finish what is in progress within `deadline_s`, then cut what is left."""
-        for listener in self._listeners:
-            listener.close()
+        for accepting in self._accepting:
+            accepting.close()
+        if self._tls_watch is not None:
+            self._tls_watch.cancel()
         for timer in (self._idle_timer, self._budget_timer):
             if timer is not None:
                 timer.cancel()
-        self.freed_memory.stop()
+        self._freed_memory.stop()
         self._emptied = asyncio.Event()
         for connection in list(self._connections):
             connection.drain()
@@ -111,19 +154,23 @@ class Server:
             async with asyncio.timeout(deadline_s):
                 if self._connections:
                     await self._emptied.wait()
-                if self._tasks:
-                    await asyncio.wait(self._tasks)
+                if self._work.tasks:
+                    await asyncio.wait(self._work.tasks)
         except TimeoutError:
             cut = sum(connection.has_requests for connection in self._connections)
-            if cut or self._tasks:
-                logger.warning("requests in progress cut off", extra={"connections": cut, "tasks": len(self._tasks)})
+            if cut or self._work.tasks:
+                logger.warning(
+                    "requests in progress cut off", extra={"connections": cut, "tasks": len(self._work.tasks)}
+                )
         for connection in list(self._connections):
             connection.abort()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._codec_thread.shutdown(wait=False, cancel_futures=True)
+        await self._work.cancel()
+
+    def cut_off(self, proofs: Collection[Hashable], reason: str) -> None:
+        """Close the connections of those who have proved by one of these who they are."""
+        for connection in list(self._connections):
+            if connection.proof is not None and connection.proof in proofs:
+                connection.cut_off(reason)
 
     # For connections
 
@@ -133,6 +180,7 @@ class Server:
         host = connection.info.peer[0]
         self._connections.add(connection)
         self._per_address[host] += 1
+        self._per_listener[connection.info.listener.name] += 1
         if self._emptied is not None:
             return "the broker is stopping"
         if connection.descriptor >= self._files_limit - self._broker.files_kept_free:
@@ -142,18 +190,33 @@ class Server:
             )
         if len(self._connections) > config.max_connections:
             return f"more than max.connections = {config.max_connections}"
-        if self._per_address[host] > config.max_connections_per_ip:
+        listener = connection.info.listener.name
+        if self._per_listener[listener] > (limit := config.of_listener(listener, "max.connections")):
+            return f"more than max.connections = {limit} of listener {listener}"
+        limit = overrides(config.max_connections_per_ip_overrides).get(host)
+        if limit is not None and self._per_address[host] > limit:
+            return f"more than max.connections.per.ip.overrides = {limit} for this address"
+        if limit is None and self._per_address[host] > config.max_connections_per_ip:
             return f"more than max.connections.per.ip = {config.max_connections_per_ip}"
-        return None
+        wait_ms, refusal = self._arrivals.came(host, connection.info.listener.name, config)
+        if wait_ms:
+            connection.mute(wait_ms, refusal)
+            return None
+        return refusal
 
     def remove(self, connection: Connection) -> None:
         self._connections.discard(connection)
         host = connection.info.peer[0]
         self._per_address[host] -= 1
+        self._per_listener[connection.info.listener.name] -= 1
         if self._per_address[host] <= 0:
             del self._per_address[host]
         if self._emptied is not None and not self._connections:
             self._emptied.set()
+
+    def principal_of(self, listener: Listener, certificate: bytes) -> str | None:
+        """Who a client with this certificate is; None: nobody."""
+        return self._tls[listener.name].loaded.principal_of(certificate)
 
     def write_soon(self, connection: Connection) -> None:
         """Let a connection write once everything has run that is due in this turn of the event loop."""
@@ -166,52 +229,40 @@ class Server:
         for connection in connections:
             connection.write_due()
 
-    def run(self, work: Coroutine[Any, Any, None]) -> None:
-        """Own a connection's task until it ends."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def beside_loop(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Decode or encode a message with very many items in a thread, which shares the processor with the event loop."""
-        return await self._loop.run_in_executor(self._codec_thread, work, *arguments)
-
-    def note(
-        self,
-        message: str,
-        kind: str,
-        *,
-        level: int = logging.ERROR,
-        exc_info: BaseException | None = None,
-        **extra: object,
-    ) -> None:
-        """Log what a peer has caused: each message and kind at most every few seconds, with the number left out.
-
-        Kinds that differ in numbers only are one.
-        """
-        if not logger.isEnabledFor(level):
-            return
-        now = asyncio.get_running_loop().time()
-        kind = _DIGITS.sub("", kind)
-        if len(self._notes) >= MAX_NOTE_KINDS and (message, kind) not in self._notes:
-            self._notes = {key: note for key, note in self._notes.items() if now - note[0] < NOTE_INTERVAL_S}
-            if len(self._notes) >= MAX_NOTE_KINDS:
-                kind = "other"
-        last, left_out = self._notes.get((message, kind), (-NOTE_INTERVAL_S, 0))
-        if now - last < NOTE_INTERVAL_S:
-            self._notes[message, kind] = (last, left_out + 1)
-            return
-        self._notes[message, kind] = (now, 0)
-        if left_out:
-            extra["left_out"] = left_out
-        logger.log(level, message, exc_info=exc_info, extra=extra)
-
     # Its own
 
-    def _accept(self) -> Connection:
-        connection = Connection(self, self._broker, self._budget, self._next_connection_id)
+    async def _listen(self, listener: Listener, socket_: socket.socket) -> None:
+        accept = partial(self._accept, listener)
+        try:
+            self._accepting.append(await self._loop.create_server(accept, sock=socket_, backlog=LISTEN_BACKLOG))
+        except OSError as error:
+            socket_.close()
+            raise cannot_listen(listener.address, error) from error
+
+    def _accept(self, listener: Listener) -> asyncio.Protocol:
+        connection = Connection(self, self._shared, self._next_connection_id, listener)
         self._next_connection_id += 1
-        return connection
+        if listener.tls is None:
+            return connection
+        return TlsTransport(connection, self._tls[listener.name].loaded.context, listener.protocol.value)
+
+    async def _watch_certificates(self) -> None:
+        """Take over new files, and new settings, for new connections. Nothing tells of files, so they are looked at."""
+        while True:
+            self._settings_changed.clear()
+            try:
+                settings = {one.name: one.tls for one in listeners_of(self._broker.config)}
+            except ConfigError as error:
+                logger.warning("listeners cannot be as they are set", extra={"reason": str(error)})
+                settings = {}
+            for name, watched in self._tls.items():
+                await asyncio.to_thread(watched.look, settings.get(name))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CERTIFICATES_CHECK_S):
+                    await self._settings_changed.wait()
+
+    def _on_watch_end(self, reason: str) -> None:
+        logger.error("certificates are not read anew any more", extra={"reason": reason})
 
     def _schedule_idle_check(self) -> None:
         idle_ms = self._broker.config.connections_max_idle_ms
@@ -225,7 +276,7 @@ class Server:
         oldest = asyncio.get_running_loop().time() - self._broker.config.connections_max_idle_ms / 1000
         for connection in list(self._connections):
             if connection.last_active < oldest and connection.is_idle:
-                self.note(
+                self._notes.note(
                     "connection closed",
                     "idle",
                     level=logging.INFO,
@@ -236,7 +287,7 @@ class Server:
 
     def _on_wanted(self) -> None:
         """The first of possibly many connections begins to wait for memory."""
-        self.note(
+        self._notes.note(
             "connections wait for memory",
             "",
             level=logging.WARNING,
@@ -266,18 +317,19 @@ class Server:
     def _close_stalled(self) -> None:
         if not self._budget.is_full:
             return
-        halves = [c for c in self._connections if c.partial_bytes > RESERVE_BYTES and not c.is_closed]
-        held = sum(connection.partial_bytes for connection in halves)
+        halves = [c for c in self._connections if c.stalled_bytes > RESERVE_BYTES and not c.is_closed]
+        held = sum(connection.stalled_bytes for connection in halves)
         oldest = asyncio.get_running_loop().time() - STALLED_FRAME_S
         for connection in sorted(halves, key=lambda c: c.frame_begun):
             if held <= self._budget.limit_bytes // 2 or connection.frame_begun > oldest:
                 break
-            held -= connection.partial_bytes
-            self.note(
+            held -= connection.stalled_bytes
+            self._notes.note(
                 "connection closed",
                 "stalled",
                 level=logging.WARNING,
                 peer=connection.info.peer[0],
-                reason="a request stalled half-sent while memory was short (queued.max.request.bytes)",
+                reason="a request stalled half-sent, or of a client that has to wait for its quota, while memory was short"
+                " (queued.max.request.bytes)",
             )
             connection.abort()

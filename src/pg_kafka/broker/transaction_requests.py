@@ -9,7 +9,7 @@ from pg_kafka.broker.transactions import TransactionCoordinator
 from pg_kafka.errors import StorageError
 from pg_kafka.storage.transaction_requests import TransactionRequests
 
-log = logging.getLogger("pg_kafka.transactions")
+logger = logging.getLogger("pg_kafka.transactions")
 
 # How often the table is looked at for requests whose notification was lost with its session.
 LOOK_S = 10.0
@@ -49,10 +49,10 @@ class OperatorRequests:
                     asked = (request.transactional_id, request.producer_id, request.producer_epoch)
                     await self._requests.answer(request, await self._transactions.abort(*asked))
             except StorageError as error:
-                log.warning("requests of operators have to wait", extra={"error": str(error)})
+                logger.warning("requests of operators have to wait", extra={"error": str(error)})
                 await self._look_again()
             except Exception:
-                log.exception("a request of an operator failed")
+                logger.exception("a request of an operator failed")
                 await self._look_again()
 
     async def _look_again(self) -> None:

@@ -18,21 +18,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from pg_kafka.broker.answers import OrderedWrites
-from pg_kafka.broker.group_timers import GroupTimers
 from pg_kafka.broker.groups import GroupCoordinator
+from pg_kafka.broker.timers import Timers
+from pg_kafka.clock import Clock
 from pg_kafka.config import Config
 from pg_kafka.coordinator.group_offsets import Committed, OffsetKey
-from pg_kafka.coordinator.group_steps import Record
+from pg_kafka.coordinator.open_transactions import OpenTransactions
+from pg_kafka.coordinator.records import Record
 from pg_kafka.coordinator.transaction_steps import (
     ONGOING,
-    Ending,
+    Decision,
     PendingOffset,
     Step,
     TopicPartition,
@@ -42,14 +43,14 @@ from pg_kafka.coordinator.transactions import Transaction
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import endings
 from pg_kafka.storage.endings import Marker
-from pg_kafka.storage.journal import MAX_GROUP_ID_BYTES, JournalWrite
+from pg_kafka.storage.journal import JournalWrite
 from pg_kafka.storage.log import Log
 from pg_kafka.storage.partition import Partition
 from pg_kafka.storage.topics import Topics
 from pg_kafka.storage.transactions import TransactionStore, transaction_write
 from pg_kafka.wire.error_codes import ErrorCode
 
-log = logging.getLogger("pg_kafka.transactions")
+logger = logging.getLogger("pg_kafka.transactions")
 
 # Delays between attempts to load machines, or the partitions of an ending.
 RETRY_DELAYS_S = (0.0, 0.1, 0.5, 1.0, 2.0)
@@ -88,10 +89,12 @@ class TransactionCoordinator:
         config: Config,
         topics: Topics,
         log: Log,
+        opened: OpenTransactions[TransactionalId],
         store: TransactionStore,
         groups: GroupCoordinator,
-        wall_ms: Callable[[], int],
+        clock: Clock,
     ) -> None:
+        self._opened = opened
         self.refusal = ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
         """What requests get instead of an answer; NONE while transactional ids are served."""
         self._settings = TransactionSettings(
@@ -102,18 +105,16 @@ class TransactionCoordinator:
         self._log = log
         self._store = store
         self._groups = groups
-        # Steady, and near enough to the time of day that what a machine stores of it means something after a restart.
-        self._began_ms = wall_ms()
-        self._epoch_ms = self._began_ms - time.monotonic_ns() // 1_000_000
+        self.steady_ms = clock.steady_ms
+        """The time of machines and of their timers."""
+        self._began_ms = clock.steady_ms()
         self._ids: dict[str, TransactionalId] = {}
-        self._by_producer: dict[int, TransactionalId] = {}
         self._pending = groups.pending
         self._term = 0
-        self._timers = GroupTimers(self.now_ms, self._on_timer)
+        self._timers = Timers(self.steady_ms, self._on_timer)
         self._reload = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()  # endings and timers that wait for something, of this term
-        log.admits_transactional = self._admits
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -125,6 +126,7 @@ class TransactionCoordinator:
     def release(self) -> None:
         """Take nothing new. What is under way goes on."""
         self.refusal = ErrorCode.NOT_COORDINATOR
+        self._opened.is_complete = False
 
     async def stop(self) -> None:
         """End timers and tasks. What is queued is written by the log's own stop."""
@@ -134,9 +136,6 @@ class TransactionCoordinator:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
         await self._end_tasks()
-
-    def now_ms(self) -> int:
-        return self._epoch_ms + time.monotonic_ns() // 1_000_000
 
     async def _load(self) -> None:
         await self._end_tasks()
@@ -152,16 +151,17 @@ class TransactionCoordinator:
             return
         self._ids = found
         self.refusal = ErrorCode.NONE
+        self._opened.is_complete = True
         self._pending.clear()
         for one in found.values():
             self._find_by_producer(one)
             for offset in one.machine.pending.values():
                 key = (offset.topic_id, offset.partition)
                 self._pending.add(one.id, offset.group, key, offset.committed_at_ms)
-        now_ms = self.now_ms()
+        steady_ms = self.steady_ms()
         for one in list(found.values()):
             steps = [partial(one.machine.forget_topic, topic_id) for topic_id in self._gone(one.machine)]
-            for step in (*steps, partial(one.machine.restart, now_ms, self._began_ms)):
+            for step in (*steps, partial(one.machine.restart, steady_ms, self._began_ms)):
                 if self.refusal is not ErrorCode.NONE:
                     return
                 self._run(one, step)
@@ -184,20 +184,20 @@ class TransactionCoordinator:
         tried_ms = 0
         while True:
             await self._reload.wait()
-            if self.now_ms() - tried_ms > SETTLED_MS:
+            if self.steady_ms() - tried_ms > SETTLED_MS:
                 attempt = 0
             await asyncio.sleep(RETRY_DELAYS_S[min(attempt, len(RETRY_DELAYS_S) - 1)])
             self._reload.clear()
             try:
                 await self._load()
             except StorageError as error:
-                log.warning("transactional ids cannot be loaded", extra={"error": str(error)})
+                logger.warning("transactional ids cannot be loaded", extra={"error": str(error)})
             except Exception:
-                log.exception("transactional ids cannot be loaded")
+                logger.exception("transactional ids cannot be loaded")
             else:
-                log.warning("transactional ids are loaded again", extra={"transactional_ids": len(self._ids)})
+                logger.warning("transactional ids are loaded again", extra={"transactional_ids": len(self._ids)})
             attempt += 1
-            tried_ms = self.now_ms()
+            tried_ms = self.steady_ms()
             if self.refusal is ErrorCode.COORDINATOR_LOAD_IN_PROGRESS:
                 self._reload.set()
 
@@ -205,7 +205,7 @@ class TransactionCoordinator:
         """Memory and database may differ: throw all machines away and load again."""
         if self.refusal is not ErrorCode.NONE:
             return
-        log.warning("transactional ids have to be loaded again", extra={"reason": reason}, exc_info=error)
+        logger.warning("transactional ids have to be loaded again", extra={"reason": reason}, exc_info=error)
         self.refusal = ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
         self._drop_machines()
         self._reload.set()
@@ -214,7 +214,7 @@ class TransactionCoordinator:
         self._term += 1
         self._timers.stop()
         self._ids = {}
-        self._by_producer = {}
+        self._opened.clear()
 
     # -- what handlers ask -------------------------------------------------------------------------------------------
 
@@ -229,14 +229,7 @@ class TransactionCoordinator:
 
     def find_producer(self, producer_id: int) -> TransactionalId | None:
         """Whose producer has this id."""
-        return self._by_producer.get(producer_id)
-
-    @staticmethod
-    def can_be_id(transactional_id: str) -> bool:
-        """Can this be stored? Kafka takes any text; PostgreSQL takes no NUL and indexes 2,000 bytes."""
-        return "\0" not in transactional_id and (
-            len(transactional_id) * 4 <= MAX_GROUP_ID_BYTES or len(transactional_id.encode()) <= MAX_GROUP_ID_BYTES
-        )
+        return self._opened.by_producer.get(producer_id)
 
     async def init_producer(
         self, transactional_id: str, producer_id: int, epoch: int, timeout_ms: int, version: int
@@ -249,7 +242,7 @@ class TransactionCoordinator:
         step = await self.step(
             transactional_id,
             lambda machine, fresh: machine.init_producer(
-                producer_id, epoch, timeout_ms, fresh_producer_id=fresh, version=version, now_ms=self.now_ms()
+                producer_id, epoch, timeout_ms, fresh_producer_id=fresh, version=version, steady_ms=self.steady_ms()
             ),
             may_need_producer_id=True,
         )
@@ -285,7 +278,7 @@ class TransactionCoordinator:
         step = self._run(one, act, one.machine, fresh)
         if step is None:
             return Step(ErrorCode.UNKNOWN_SERVER_ERROR)
-        if (not step.error or step.ending is not None) and (code := await one.written()):
+        if (not step.error or step.decision is not None) and (code := await one.written()):
             return Step(code)
         return step
 
@@ -311,7 +304,7 @@ class TransactionCoordinator:
             return
         places = [(*_place(partition), partition.high_watermark) for partition in partitions]
         step = self._run(
-            one, partial(one.machine.produce, version=version, now_ms=self.now_ms()), producer_id, epoch, places
+            one, partial(one.machine.produce, version=version, steady_ms=self.steady_ms()), producer_id, epoch, places
         )
         if step is None:
             then({_place(partition): int(ErrorCode.UNKNOWN_SERVER_ERROR) for partition in partitions})
@@ -334,7 +327,7 @@ class TransactionCoordinator:
                 return "that transaction is over"
         step = await self.step(
             transactional_id,
-            lambda machine, fresh: machine.abort(self.now_ms(), fresh_producer_id=fresh),
+            lambda machine, fresh: machine.abort(self.steady_ms(), fresh_producer_id=fresh),
             may_need_producer_id=True,
         )
         if step.error == ErrorCode.INVALID_TXN_STATE:
@@ -372,14 +365,14 @@ class TransactionCoordinator:
 
     def _perform(self, one: TransactionalId, step: Step) -> None:
         self._take_over(one, step)
-        if step.ending is not None:
-            self._end(one, step.records, step.ending)
+        if step.decision is not None:
+            self._end(one, step.records, step.decision)
         elif step.records:
             self._write(one, step.records)
         if step.is_dead:
             self._timers.clear(one)
             del self._ids[one.id]
-            self._by_producer.pop(one.producer_id, None)
+            self._opened.by_producer.pop(one.producer_id, None)
 
     def _take_over(self, one: TransactionalId, step: Step) -> None:
         """What follows from a step at once."""
@@ -389,33 +382,23 @@ class TransactionCoordinator:
             self._find_by_producer(one)
 
     def _find_by_producer(self, one: TransactionalId) -> None:
-        if self._by_producer.get(one.producer_id) is one:
-            del self._by_producer[one.producer_id]
+        by_producer = self._opened.by_producer
+        if by_producer.get(one.producer_id) is one:
+            del by_producer[one.producer_id]
         one.producer_id = one.machine.producer_id
-        self._by_producer[one.producer_id] = one
-
-    def _admits(self, place: TopicPartition, producer_id: int, epoch: int) -> int:
-        """Asked by a lane, as it gives a transactional batch its offset: is that transaction open there?"""
-        one = self._by_producer.get(producer_id)
-        if one is None:
-            return int(ErrorCode.NOT_ENOUGH_REPLICAS if self.refusal else ErrorCode.INVALID_PRODUCER_ID_MAPPING)
-        machine = one.machine
-        if epoch != machine.producer_epoch:
-            return int(ErrorCode.INVALID_PRODUCER_EPOCH)
-        is_open = machine.state == ONGOING and place in machine.partitions
-        return int(ErrorCode.NONE if is_open else ErrorCode.INVALID_TXN_STATE)
+        by_producer[one.producer_id] = one
 
     def _on_timer(self, owner: object, name: tuple[str, ...]) -> None:
         assert isinstance(owner, TransactionalId)
         if owner.machine.needs_producer_id:
             self._spawn(owner, self._fire_with_producer_id(owner, name[0]))
         else:
-            self._run(owner, owner.machine.on_timer, name[0], self.now_ms())
+            self._run(owner, owner.machine.on_timer, name[0], self.steady_ms())
 
     async def _fire_with_producer_id(self, one: TransactionalId, name: str) -> None:
         fresh = await self._persistently(self._log.allocate_producer_id)
         if one.term == self._term:
-            self._run(one, partial(one.machine.on_timer, name, self.now_ms(), fresh_producer_id=fresh))
+            self._run(one, partial(one.machine.on_timer, name, self.steady_ms(), fresh_producer_id=fresh))
 
     def _spawn(self, one: TransactionalId, work: Coroutine[Any, Any, None]) -> None:
         """A task that ends with the term; who waits for what it was to write is then told so."""
@@ -472,64 +455,64 @@ class TransactionCoordinator:
 
     # -- endings -----------------------------------------------------------------------------------------------------
 
-    def _end(self, one: TransactionalId, records: Sequence[Record], ending: Ending) -> None:
+    def _end(self, one: TransactionalId, records: Sequence[Record], decision: Decision) -> None:
         """Write what was decided, alone when more than one lane has to do with it, and carry it out."""
-        if ending.is_timeout:
-            log.warning("a transaction timed out", extra=self._about(one, ending))
-        elif ending.by_operator:
-            log.warning("an operator has aborted a transaction", extra=self._about(one, ending))
+        if decision.is_timeout:
+            logger.warning("a transaction timed out", extra=self._about(one, decision))
+        elif decision.by_operator:
+            logger.warning("an operator has aborted a transaction", extra=self._about(one, decision))
         one.issued += 1
-        if records and len(self._lanes_of(one, ending)) > 1:
-            self._store.write(one.id, records, partial(self._on_decided, one, ending))
+        if records and len(self._lanes_of(one, decision)) > 1:
+            self._store.write(one.id, records, partial(self._on_decided, one, decision))
         else:
-            self._carry_out(one, records, ending)
+            self._carry_out(one, records, decision)
 
-    def _about(self, one: TransactionalId, ending: Ending) -> dict[str, object]:
+    def _about(self, one: TransactionalId, decision: Decision) -> dict[str, object]:
         """Fields of a log line."""
         return {
             "transactional_id": one.id,
-            "producer_id": ending.producer_id,
+            "producer_id": decision.producer_id,
             "timeout_ms": one.machine.timeout_ms,
-            "open_ms": self.now_ms() - one.machine.started_ms,
-            "partitions": len(ending.partitions),
+            "open_ms": self.steady_ms() - one.machine.started_ms,
+            "partitions": len(decision.partitions),
         }
 
-    def _on_decided(self, one: TransactionalId, ending: Ending, error: StorageError | None) -> None:
+    def _on_decided(self, one: TransactionalId, decision: Decision, error: StorageError | None) -> None:
         if error is not None:
             self._on_written(one, (), error)
         elif one.term != self._term:
             one.settle(failed=True)
         else:
             try:
-                self._carry_out(one, (), ending)
+                self._carry_out(one, (), decision)
             except Exception as failure:
                 self._fail("a transaction cannot be ended", failure)
                 one.settle(failed=True)
 
-    def _lanes_of(self, one: TransactionalId, ending: Ending) -> set[int]:
+    def _lanes_of(self, one: TransactionalId, decision: Decision) -> set[int]:
         lanes = {self._log.lane_of_journal(one.id)}
-        if ending.commit:
-            lanes.update(self._log.lane_of_journal(offset.group) for offset in ending.offsets)
-        lanes.update(self._log.lane_of(topic_id, index) for topic_id, index in ending.partitions)
+        if decision.commit:
+            lanes.update(self._log.lane_of_journal(offset.group) for offset in decision.offsets)
+        lanes.update(self._log.lane_of(topic_id, index) for topic_id, index in decision.partitions)
         return lanes
 
-    def _carry_out(self, one: TransactionalId, records: Sequence[Record], ending: Ending) -> None:
+    def _carry_out(self, one: TransactionalId, records: Sequence[Record], decision: Decision) -> None:
         """Queue markers and offsets, at once when all that they touch is in memory, else as soon as it is."""
-        pairs = self._loaded(ending)
+        pairs = self._loaded(decision)
         if pairs is None:
-            self._spawn(one, self._carry_out_later(one, records, ending))
+            self._spawn(one, self._carry_out_later(one, records, decision))
         else:
-            self._queue(one, records, ending, pairs)
+            self._queue(one, records, decision, pairs)
 
-    async def _carry_out_later(self, one: TransactionalId, records: Sequence[Record], ending: Ending) -> None:
+    async def _carry_out_later(self, one: TransactionalId, records: Sequence[Record], decision: Decision) -> None:
         pairs: Pairs | None = None
         while pairs is None:
             await self._groups.loaded()
-            await self._persistently(partial(self._log.load_for_markers, self._markers(ending)))
-            pairs = self._loaded(ending)
+            await self._persistently(partial(self._log.load_for_markers, self._markers(decision)))
+            pairs = self._loaded(decision)
             if pairs is None:
                 await asyncio.sleep(LOOK_AGAIN_S)
-        self._queue(one, records, ending, pairs)
+        self._queue(one, records, decision, pairs)
 
     async def _persistently(self, ask: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         """What `ask` gives, however often the database has to be asked."""
@@ -539,21 +522,21 @@ class TransactionCoordinator:
                 return await ask()
             except StorageError as error:
                 attempt += 1
-                log.warning("the end of a transaction has to wait", extra={"error": str(error)})
+                logger.warning("the end of a transaction has to wait", extra={"error": str(error)})
             await asyncio.sleep(RETRY_DELAYS_S[min(attempt, len(RETRY_DELAYS_S) - 1)])
 
-    def _markers(self, ending: Ending) -> list[Marker]:
-        producer = (ending.producer_id, ending.producer_epoch)
-        return [Marker(*place, *producer, ending.commit, self._log.epoch) for place in ending.partitions]
+    def _markers(self, decision: Decision) -> list[Marker]:
+        producer = (decision.producer_id, decision.producer_epoch)
+        return [Marker(*place, *producer, decision.commit, self._log.epoch) for place in decision.partitions]
 
-    def _loaded(self, ending: Ending) -> Pairs | None:
+    def _loaded(self, decision: Decision) -> Pairs | None:
         """The markers with their partitions, without those of topics that are gone; None when there is something to wait for."""
-        if self._groups.refusal and ending.offsets:
+        if self._groups.refusal and decision.offsets:
             return None
-        if any(topic_id in self._topics.leaving for topic_id, _ in ending.partitions):
+        if any(topic_id in self._topics.leaving for topic_id, _ in decision.partitions):
             return None  # the deletion may fail
         pairs = []
-        for marker in self._markers(ending):
+        for marker in self._markers(decision):
             topic = self._topics.by_id.get(marker.topic_id)
             if topic is not None and marker.partition < topic.partitions:
                 partition = self._log.partition(topic, marker.partition)
@@ -562,22 +545,22 @@ class TransactionCoordinator:
                 pairs.append((partition, marker))
         return pairs
 
-    def _queue(self, one: TransactionalId, records: Sequence[Record], ending: Ending, pairs: Pairs) -> None:
+    def _queue(self, one: TransactionalId, records: Sequence[Record], decision: Decision, pairs: Pairs) -> None:
         """Hand an ending to its lanes. Nothing may come between the look at memory and this."""
         home = self._log.lane_of_journal(one.id)
-        is_whole = self._lanes_of(one, ending) == {home}
+        is_whole = self._lanes_of(one, decision) == {home}
         by_lane: defaultdict[int, tuple[list[JournalWrite], list[tuple[Partition, Marker]]]]
         by_lane = defaultdict(lambda: ([], []))
         kept: Sequence[Record] = ()
         if is_whole:
-            last = one.machine.ended(self.now_ms())
+            last = one.machine.ended(self.steady_ms())
             self._take_over(one, last)
             kept = list({(record.kind, record.key): record for record in (*records, *last.records)}.values())
             by_lane[home][0].append(_prepared(one.id, kept))
         for partition, marker in pairs:
             by_lane[self._log.lane_of(*_place(partition))][1].append((partition, marker))
-        for write in self._offset_writes(ending):
-            by_lane[self._log.lane_of_journal(write.group_id)][0].append(write)
+        for write in self._offset_writes(decision):
+            by_lane[self._log.lane_of_journal(write.owner_id)][0].append(write)
         if is_whole:
             self._queue_for_lane(
                 home, *by_lane[home], partial(self._on_written, one, self._ends_of_waiting(one.id, kept))
@@ -598,10 +581,10 @@ class TransactionCoordinator:
         if not by_lane:
             self._on_carried_out(one)
 
-    def _offset_writes(self, ending: Ending) -> list[JournalWrite]:
+    def _offset_writes(self, decision: Decision) -> list[JournalWrite]:
         """What groups write of it. Raises StorageError when one cannot."""
         by_group: dict[str, dict[OffsetKey, Committed]] = {}
-        for offset in ending.offsets if ending.commit else ():
+        for offset in decision.offsets if decision.commit else ():
             if offset.topic_id in self._topics.by_id:
                 committed = Committed(offset.offset, offset.leader_epoch, offset.metadata, offset.committed_at_ms)
                 by_group.setdefault(offset.group, {})[offset.topic_id, offset.partition] = committed
@@ -631,7 +614,7 @@ class TransactionCoordinator:
         """Markers and offsets are committed, if no lane has failed. That they are is written last, and nobody waits for it."""
         is_over = one.term != self._term
         if not is_over:
-            self._run(one, one.machine.ended, self.now_ms())
+            self._run(one, one.machine.ended, self.steady_ms())
         one.settle(failed=is_over)
 
 

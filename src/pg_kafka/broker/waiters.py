@@ -138,6 +138,12 @@ class Deadlines:
             if due_ms == end_ms:
                 waits.pop(waiting, None)
 
+    def wake_all(self) -> None:
+        """Wake all that wait, a few in each turn of the event loop: what they have looked up may be wrong."""
+        for waits in [waits for waits, _ in self._ticks.values()] + [waits for _, waits in self._due]:
+            for waiting in waits:
+                waiting.wake()
+
     def wake_soon(self, waiting: Waiting) -> None:
         """Call its `on_wake` in a later turn of the event loop, unless it is cancelled before."""
         waiting.is_woken = True

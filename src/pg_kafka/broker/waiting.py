@@ -8,74 +8,101 @@ any broker, and only the leader can do, is asked of the leader.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-from pg_kafka.broker.context import Api, Broker, Context, HotHandler, Reply
+from pg_kafka.broker.acl_book import AclBook
+from pg_kafka.broker.api import Api, HotHandler
+from pg_kafka.broker.audit import LoggedAudit
+from pg_kafka.broker.context import Broker, Context, Forwards, LogDir, Own, Versions
 from pg_kafka.broker.decoding import Decoding
-from pg_kafka.broker.handlers import configs
+from pg_kafka.broker.doors import House
+from pg_kafka.broker.forwarding import NotForwarded
+from pg_kafka.broker.handlers import configs, log_dirs
 from pg_kafka.broker.handlers import metadata as leader_metadata
+from pg_kafka.broker.permission import Authorizer
+from pg_kafka.broker.reply import Reply
+from pg_kafka.clock import Clock
 from pg_kafka.cluster.view import ClusterView
-from pg_kafka.config import Address, Config
-from pg_kafka.wire import codec
-from pg_kafka.wire.codec import MalformedRequest
+from pg_kafka.config import Config
+from pg_kafka.config.listeners import Listener
+from pg_kafka.config.settings import Settings
 from pg_kafka.wire.error_codes import ErrorCode
-from pg_kafka.wire.frames import RequestHeader, decode_response_header, encode_request_header
 from pg_kafka.wire.messages import fetch as fetched
 from pg_kafka.wire.messages import list_offsets as listed
 from pg_kafka.wire.messages import offset_for_leader_epoch as epochs
 from pg_kafka.wire.messages import produce as produced
 from pg_kafka.wire.messages.describe_configs import DescribeConfigsRequest
+from pg_kafka.wire.messages.describe_log_dirs import DescribeLogDirsResponse
 from pg_kafka.wire.messages.list_groups import ListGroupsResponse
 from pg_kafka.wire.messages.list_transactions import ListTransactionsResponse
 from pg_kafka.wire.messages.metadata import MetadataRequest, MetadataResponse
 
 _BROKER = 4  # a resource of DescribeConfigs
 _NOT_LEADER = ErrorCode.NOT_LEADER_OR_FOLLOWER
-# Of the leader's answer to what was asked for a client.
-ASK_TIMEOUT_S = 10.0
-MAX_ANSWER_BYTES = 64 * 1024 * 1024
-_CLIENT_ID = "pg_kafka waiting"
-_UNREACHABLE = (OSError, TimeoutError, EOFError, MalformedRequest)
 
 
-def waiting_broker(config: Config, apis: Mapping[int, Api], decoding: Decoding, view: ClusterView) -> Broker:
+def rows(apis: Mapping[int, Api]) -> Mapping[int, Api]:
+    """The same APIs, as they are answered here."""
+    return {key: _row(api) for key, api in apis.items()}
+
+
+def waiting_broker(
+    config: Config,
+    listeners: Sequence[Listener],
+    versions: Sequence[Versions],
+    decoding: Decoding,
+    log_dir: LogDir,
+    view: ClusterView,
+    authorizer: Authorizer | None = None,
+    acls: AclBook | None = None,
+    forwarder: Forwards | None = None,
+) -> tuple[Broker, House]:
     """What the listener and the handlers of the APIs that are answered here use of a broker."""
     unused: Any = None
     broker = Broker(
-        config=config,
-        topics=unused,
-        log=unused,
-        fetch_sessions=unused,
-        groups=unused,
-        transactions=unused,
-        apis={key: _row(api) for key, api in apis.items()},
-        now_ms=unused,
-        decoding=decoding,
-    )
-    show(broker, config, view)
-    return broker
-
-
-def show(broker: Broker, config: Config, view: ClusterView) -> None:
-    """Answer by this view from now on: the leader stands where a broker that leads would name itself."""
-    # Topics are created by the leader alone.
-    leader = Address(view.leader.host, view.leader.port)
-    broker.config = dataclasses.replace(config, advertise=leader, auto_create_topics_enable=False)
-    log: Any = SimpleNamespace(
+        settings=Settings(config),
         node_id=view.leader.node_id,
         epoch=view.leader_epoch,
         cluster_id=view.cluster_id,
-        queued_bytes=0,
-        own=(view.node_id, config),
+        records=unused,
+        fetch_sessions=unused,
+        versions=versions,
+        clock=unused,
+        log_dir=log_dir,
+        decoding=decoding,
+        listeners=listeners,
+        audit=LoggedAudit(Clock()),
+        forwarder=forwarder,
     )
+    house = House(
+        topics=unused,
+        log=unused,
+        groups=unused,
+        transactions=unused,
+        on_change=lambda: None,  # nothing is parked here
+        authorizer=authorizer,
+        acls=acls,
+    )
+    show(broker, house, config, view)
+    return broker, house
+
+
+def show(broker: Broker, house: House, config: Config, view: ClusterView) -> None:
+    """Answer by this view from now on: the leader stands where a broker that leads would name itself."""
+    # Topics are created by the leader alone.
+    broker.settings = Settings(dataclasses.replace(config, auto_create_topics_enable=False))
+    broker.leader = view.leader
+    broker.node_id = view.leader.node_id
+    broker.epoch = view.leader_epoch
+    broker.cluster_id = view.cluster_id
+    broker.own = Own(view.node_id, config)
     topics: Any = SimpleNamespace(by_name=view.topics, by_uuid={topic.uuid: topic for topic in view.topics.values()})
-    broker.log, broker.topics = log, topics
+    house.topics = topics
     broker.waiting = lambda: view.waiting
 
 
@@ -89,12 +116,17 @@ async def list_transactions(_ctx: Context, _request: Any) -> ListTransactionsRes
     return ListTransactionsResponse()
 
 
+async def describe_log_dirs(ctx: Context, _request: Any) -> DescribeLogDirsResponse:
+    """The log is the same; this broker leads nothing in it."""
+    return DescribeLogDirsResponse(results=[log_dirs.log_dir(ctx)])
+
+
 async def metadata(ctx: Context, request: MetadataRequest) -> MetadataResponse:
     """As the leader answers; it alone creates topics, so it is asked about a name that it may create."""
-    known = ctx.broker.topics.by_name
+    topics = ctx.doors.topics
     names = [wanted.name for wanted in request.topics or ()]
-    if request.allow_auto_topic_creation and any(name is not None and name not in known for name in names):
-        with contextlib.suppress(*_UNREACHABLE):
+    if request.allow_auto_topic_creation and any(name is not None and not topics.is_taken(name) for name in names):
+        with contextlib.suppress(NotForwarded):
             answer: MetadataResponse = await _ask_leader(ctx, request)
             return answer
     return await leader_metadata.metadata(ctx, request)
@@ -102,42 +134,27 @@ async def metadata(ctx: Context, request: MetadataRequest) -> MetadataResponse:
 
 async def _describe_configs(ctx: Context, request: DescribeConfigsRequest, reply: Reply) -> None:
     """A broker tells its own settings; those of topics and groups are asked of the leader."""
-    seen: Any = ctx.broker.log
-    node_id, config = seen.own
-    if any((r.resource_type, r.resource_name) != (_BROKER, str(node_id)) for r in request.resources):
+    own = ctx.broker.own
+    assert own is not None
+    if any((r.resource_type, r.resource_name) != (_BROKER, str(own.node_id)) for r in request.resources):
         await _asked(ctx, request, reply)
         return
-    log: Any = SimpleNamespace(node_id=node_id)
-    own = dataclasses.replace(ctx.broker, config=config, log=log)
-    reply.send(await configs.describe_configs(Context(own, ctx.header, ctx.connection), request))
+    itself = dataclasses.replace(ctx.broker, settings=Settings(own.config), node_id=own.node_id, leader=None)
+    reply.send(await configs.describe_configs(dataclasses.replace(ctx, broker=itself), request))
 
 
 async def _asked(ctx: Context, request: Any, reply: Reply) -> None:
     try:
         reply.send(await _ask_leader(ctx, request))
-    except _UNREACHABLE:
-        reply.close("this broker waits, and the one that leads cannot be reached")
+    except NotForwarded as reason:
+        reply.close(f"this broker waits, and the one that leads does not answer: {reason}")
 
 
 async def _ask_leader(ctx: Context, request: Any) -> Any:
-    """The leader's answer to a request, by a connection of its own."""
-    header, leader = ctx.header, ctx.broker.config.advertise
-    if header.client_id == _CLIENT_ID or leader is None:
-        raise ConnectionError("asked by a broker that takes this one for the leader")
-    head = encode_request_header(RequestHeader(header.api_key, header.api_version, header.correlation_id, _CLIENT_ID))
-    body = b"".join((head, *codec.encode_request(request, header.api_key, header.api_version)))
-    async with asyncio.timeout(ASK_TIMEOUT_S):
-        reader, writer = await asyncio.open_connection(leader.host, leader.port)
-        try:
-            writer.write(len(body).to_bytes(4, "big") + body)
-            size = int.from_bytes(await reader.readexactly(4), "big")
-            if size > MAX_ANSWER_BYTES:
-                raise ConnectionError(f"an answer of {size} bytes")
-            frame = await reader.readexactly(size)
-        finally:
-            writer.close()
-    _, offset = decode_response_header(frame, header.api_key, header.api_version)
-    return codec.decode_response(header.api_key, header.api_version, frame, offset)
+    """Raises NotForwarded."""
+    if ctx.broker.forwarder is None:
+        raise NotForwarded("there is no way to it")
+    return await ctx.broker.forwarder.ask(ctx, request)
 
 
 def produce(request: Any) -> produced.ProduceResponse | None:
@@ -223,14 +240,34 @@ _ANSWERED = (
     "DescribeCluster",
     "SaslHandshake",
     "SaslAuthenticate",
+    "DescribeAcls",
+    "CreateAcls",
+    "DeleteAcls",
 )
 _OWN: Mapping[str, Callable[[Context, Any], Any]] = {
     "Metadata": metadata,
+    "DescribeLogDirs": describe_log_dirs,
     "ListGroups": list_groups,
     "ListTransactions": list_transactions,
 }
-# Clients ask these of any broker, and InitProducerId when they have no transactional id.
-_ASKED = ("DescribeConfigs", "IncrementalAlterConfigs", "InitProducerId")
+# Clients ask these of any broker, and InitProducerId when they have no transactional id. Kafka's brokers pass what only
+# the controller can do on to it.
+_ASKED = (
+    "DescribeConfigs",
+    "AlterConfigs",
+    "IncrementalAlterConfigs",
+    "ListConfigResources",
+    "InitProducerId",
+    "ElectLeaders",
+    "AlterPartitionReassignments",
+    "ListPartitionReassignments",
+    "DescribeQuorum",
+    "UpdateFeatures",
+    "UnregisterBroker",
+    "DescribeUserScramCredentials",
+    "DescribeClientQuotas",
+    "AlterClientQuotas",
+)
 _NOT_LED_HERE: Mapping[str, Callable[[Any], Any | None]] = {
     "Produce": produce,
     "Fetch": fetch,
@@ -239,8 +276,10 @@ _NOT_LED_HERE: Mapping[str, Callable[[Any], Any | None]] = {
 }
 # In the API's own form for failures.
 _CODES: Mapping[str, ErrorCode] = {
-    **dict.fromkeys(("DescribeProducers", "WriteTxnMarkers"), _NOT_LEADER),
+    **dict.fromkeys(("DeleteRecords", "DescribeProducers", "WriteTxnMarkers", "AlterReplicaLogDirs"), _NOT_LEADER),
     **dict.fromkeys(("CreateTopics", "DeleteTopics", "CreatePartitions"), ErrorCode.NOT_CONTROLLER),
+    # It holds salted passwords, as good as passwords, which are not to pass through a table.
+    "AlterUserScramCredentials": ErrorCode.NOT_CONTROLLER,
     **dict.fromkeys(
         (
             "OffsetCommit",

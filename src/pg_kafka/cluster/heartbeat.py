@@ -16,11 +16,11 @@ import asyncio
 import contextlib
 import logging
 import threading
-import time
 from collections.abc import Callable
 
 import asyncpg
 
+from pg_kafka.clock import Clock
 from pg_kafka.cluster.incarnation import Incarnation
 from pg_kafka.cluster.silence import Silence
 from pg_kafka.cluster.view import Peer
@@ -42,7 +42,7 @@ from pg_kafka.storage.sessions import (
 )
 
 SQL = queries.load("cluster")
-log = logging.getLogger("pg_kafka.membership")
+logger = logging.getLogger("pg_kafka.membership")
 
 # A loop that has not turned for so long serves nobody; who waits may take over.
 HANG_S = 10.0
@@ -63,6 +63,7 @@ class Heartbeat:
         *,
         heartbeat_s: float,
         eviction_s: float,
+        clock: Clock,
         refuse_older: Callable[[Identity], None],
         on_beat: Callable[[int], None],
         on_waiting: Callable[[tuple[Peer, ...]], None],
@@ -71,6 +72,7 @@ class Heartbeat:
         self._dsn = dsn
         self._heartbeat_s = heartbeat_s
         self._eviction_s = eviction_s
+        self._clock = clock
         self._refuse_older = refuse_older  # looks at what no longer changes
         self._on_beat = on_beat
         self._on_waiting = on_waiting
@@ -79,7 +81,7 @@ class Heartbeat:
         self._claimed: asyncio.Future[int] = self._main.create_future()
         self._ended = asyncio.Event()  # the thread has come to its end
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
-        self._turned_at = time.monotonic()
+        self._turned_at = self._clock.steady_s()
         self.is_silent = False  # the loop hangs, and no heartbeat is under way
         # The thread's own; set before the number is told, and afterwards used from outside by call_soon_threadsafe alone.
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -118,7 +120,7 @@ class Heartbeat:
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 await self._ended.wait()
         except TimeoutError:
-            log.warning("the heartbeat's thread does not end", extra={"waited_s": STOP_TIMEOUT_S})
+            logger.warning("the heartbeat's thread does not end", extra={"waited_s": STOP_TIMEOUT_S})
 
     def abandon(self) -> None:
         """Drop its session, as if the process had been killed."""
@@ -131,7 +133,7 @@ class Heartbeat:
                 self._loop.call_soon_threadsafe(callback, *arguments)
 
     def _turned(self) -> None:
-        self._turned_at = time.monotonic()
+        self._turned_at = self._clock.steady_s()
 
     def _set_claimed(self, number: int | None, error: BaseException | None) -> None:
         if self._claimed.done():
@@ -154,7 +156,7 @@ class Heartbeat:
         except (StorageError, asyncio.CancelledError) as error:
             self._tell(self._set_claimed, None, error)
         except BaseException as error:
-            log.error("background task failed", exc_info=error, extra={"task": "heartbeat"})
+            logger.error("background task failed", exc_info=error, extra={"task": "heartbeat"})
             self._tell(self._set_claimed, None, error)
             self._tell(self._on_end, "the task heartbeat failed", False)
         finally:
@@ -202,23 +204,25 @@ class Heartbeat:
     async def _beat(self, incarnation: Incarnation) -> None:
         """Count up each second, until the incarnation is over; open the session again when it is lost."""
         beats = 0
-        shown_at = time.monotonic()  # when the last heartbeat that others can have seen began
+        shown_at = self._clock.steady_s()  # when the last heartbeat that others can have seen began
         while True:
             self._tell(self._turned)
-            hangs_s = time.monotonic() - self._turned_at
+            hangs_s = self._clock.steady_s() - self._turned_at
             if hangs_s > HANG_S:
                 if not self.is_silent:
-                    log.error("the event loop hangs, so the broker shows no life", extra={"hangs_s": f"{hangs_s:.0f}"})
+                    logger.error(
+                        "the event loop hangs, so the broker shows no life", extra={"hangs_s": f"{hangs_s:.0f}"}
+                    )
                 self.is_silent = True
                 await asyncio.sleep(self._heartbeat_s)
                 continue
             self.is_silent = False
             try:
-                left_s = max(shown_at + self._eviction_s - time.monotonic(), MIN_STATEMENT_S)
+                left_s = max(shown_at + self._eviction_s - self._clock.steady_s(), MIN_STATEMENT_S)
                 async with asyncio.timeout(left_s):
                     if self._session is None or self._session.is_closed:
                         self._session = await self._reopen(incarnation, beats)
-                    begun_at = time.monotonic()
+                    begun_at = self._clock.steady_s()
                     beats = await self._count(self._session.connection, incarnation, beats)
                     shown_at = begun_at
                     self._tell(self._on_beat, beats)
@@ -231,11 +235,11 @@ class Heartbeat:
                 self._tell(self._on_end, describe(error), True)
                 return
             except (*CONNECTION_ERRORS, asyncpg.PostgresError, StorageError) as error:
-                log.warning("heartbeat failed", extra={"error": describe(error)})
+                logger.warning("heartbeat failed", extra={"error": describe(error)})
                 if self._session is not None:
                     self._session.drop()
                     self._lost, self._session = self._session, None
-                if self._waiting and time.monotonic() - shown_at >= self._eviction_s:
+                if self._waiting and self._clock.steady_s() - shown_at >= self._eviction_s:
                     # Another broker may lead by now, and clients that only read here would never find it.
                     self._tell(self._on_end, "the heartbeat is late, and another broker waits", False)
                     return
@@ -253,9 +257,9 @@ class Heartbeat:
 
     async def _look(self, connection: asyncpg.Connection) -> None:
         """Find out who waits, and remove those that have ended or stand still."""
-        asked_at = time.monotonic()
+        asked_at = self._clock.steady_s()
         rows = await connection.fetch(SQL["waiting_brokers"])
-        answered_at = time.monotonic()
+        answered_at = self._clock.steady_s()
         self._silence.forget_others({row["incarnation"] for row in rows})
         waiting, dead = [], []
         for row in rows:
@@ -264,7 +268,7 @@ class Heartbeat:
             if row["is_heartbeat_gone"] or silent_s > self._eviction_s:
                 dead.append(row["incarnation"])
             else:
-                waiting.append(Peer(row["node_id"], row["host"], row["port"]))
+                waiting.append(Peer.of(row))
         if dead:
             await connection.fetch(SQL["drop_waiting"], dead)
         if tuple(waiting) != self._waiting:

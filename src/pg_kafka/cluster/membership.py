@@ -10,18 +10,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import asyncpg
 
+from pg_kafka.clock import Clock
 from pg_kafka.cluster import take_over
 from pg_kafka.cluster.heartbeat import Heartbeat
 from pg_kafka.cluster.incarnation import History, Incarnation
 from pg_kafka.cluster.place import Place
 from pg_kafka.cluster.silence import Silence
 from pg_kafka.cluster.take_over import Newcomer
-from pg_kafka.cluster.view import ClusterView, Peer
+from pg_kafka.cluster.view import ClusterView, Peer, Reachable
 from pg_kafka.storage import queries
 from pg_kafka.storage.sessions import (
     CONNECTION_ERRORS,
@@ -36,7 +36,7 @@ from pg_kafka.storage.sessions import (
 )
 
 SQL = queries.load("cluster")
-log = logging.getLogger("pg_kafka.membership")
+logger = logging.getLogger("pg_kafka.membership")
 
 LOCK_TIMEOUT_S = 5.0
 # How often a broker that waits looks at the one that leads.
@@ -53,17 +53,18 @@ class Membership:
         host: str,
         port: int,
         version: str,
+        endpoints: Sequence[str] = (),
         heartbeat_ms: int,
         eviction_ms: int,
+        clock: Clock,
         on_end: Callable[[str], None],
         history: History | None = None,
     ) -> None:
         self._dsn = dsn
-        self._host = host
-        self._port = port
-        self._version = version
+        self._here = Reachable(host, port, version, tuple(endpoints))
         self._heartbeat_s = heartbeat_ms / 1000
         self._eviction_s = eviction_ms / 1000
+        self._clock = clock
         self._on_end = on_end
         self._history = history or History()
         self._ended = False
@@ -92,7 +93,7 @@ class Membership:
                     session.drop()
                 if leader is not None:
                     if place is None:
-                        place = await Place.take(self._dsn, self._host, self._port, self._version, self._heartbeat_s)
+                        place = await Place.take(self._dsn, self._here, self._heartbeat_s, self._clock)
                     await self._wait(place, silence, on_wait)
             self._history.led(session.identity)
             return self.incarnation
@@ -127,9 +128,9 @@ class Membership:
 
         Dead is who has been silent for too long, and who has no session any more.
         """
-        asked_at = time.monotonic()
+        asked_at = self._clock.steady_s()
         brokers = await connection.fetch(SQL["live_brokers"], timeout=LOCK_TIMEOUT_S)
-        answered_at = time.monotonic()
+        answered_at = self._clock.steady_s()
         silence.forget_others({broker["incarnation"] for broker in brokers})
         dead: list[asyncpg.Record] = []
         for broker in brokers:
@@ -149,6 +150,7 @@ class Membership:
             self._dsn,
             heartbeat_s=self._heartbeat_s,
             eviction_s=self._eviction_s,
+            clock=self._clock,
             refuse_older=self._history.refuse_older,
             on_beat=self._on_beat,
             on_waiting=self._on_waiting,
@@ -159,9 +161,7 @@ class Membership:
             # Before others see the row: one that lives without this lock looks as if its process had ended.
             newcomer = Newcomer(
                 await heartbeat.claim(),
-                self._host,
-                self._port,
-                self._version,
+                self._here,
                 waiting=0 if place is None else place.incarnation,
             )
             if await take_over.fence(session, dead):
@@ -211,7 +211,7 @@ class Membership:
         self._history.went_back |= went_back
         if not self._ended:
             self._ended = True
-            log.warning("leadership ended", extra={"reason": reason})
+            logger.warning("leadership ended", extra={"reason": reason})
             self._on_end(reason)
 
     def _on_beat(self, beats: int) -> None:

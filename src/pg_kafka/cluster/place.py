@@ -5,11 +5,10 @@ The broker that leads names it to clients as a broker without partitions, and re
 
 from __future__ import annotations
 
-import time
-
 import asyncpg
 
-from pg_kafka.cluster.view import ClusterView, Peer, TopicSeen
+from pg_kafka.clock import Clock
+from pg_kafka.cluster.view import ClusterView, Peer, Reachable, TopicSeen
 from pg_kafka.storage import locks, queries
 from pg_kafka.storage.sessions import Session, connect
 
@@ -20,10 +19,11 @@ STATEMENT_TIMEOUT_S = 5.0
 class Place:
     """`session` is also the one to look at the others with. All methods raise as the driver does."""
 
-    def __init__(self, session: Session, host: str, port: int, version: str, heartbeat_s: float) -> None:
+    def __init__(self, session: Session, here: Reachable, heartbeat_s: float, clock: Clock) -> None:
         self.session = session
-        self._where = (host, port, version)
+        self._here = here
         self._heartbeat_s = heartbeat_s
+        self._clock = clock
         self._number = 0
         self._beaten_at = float("-inf")
         self._cluster_id = ""
@@ -33,8 +33,8 @@ class Place:
         self.node_id = 0
 
     @classmethod
-    async def take(cls, dsn: str, host: str, port: int, version: str, heartbeat_s: float) -> Place:
-        place = cls(await connect(dsn, "heartbeat"), host, port, version, heartbeat_s)
+    async def take(cls, dsn: str, here: Reachable, heartbeat_s: float, clock: Clock) -> Place:
+        place = cls(await connect(dsn, "heartbeat"), here, heartbeat_s, clock)
         try:
             place._number = await locks.take_number(place.session.connection)
             place._cluster_id = await place.session.connection.fetchval(SQL["cluster_id"])
@@ -46,17 +46,15 @@ class Place:
 
     async def beat(self) -> bool:
         """Show life when it is time, and be there again when another broker has taken this one for dead; True if it was."""
-        if time.monotonic() - self._beaten_at < self._heartbeat_s:
+        if self._clock.steady_s() - self._beaten_at < self._heartbeat_s:
             return False
-        self._beaten_at = time.monotonic()
+        self._beaten_at = self._clock.steady_s()
         connection = self.session.connection
         if await connection.fetchval(SQL["beat_waiting"], self.incarnation, timeout=STATEMENT_TIMEOUT_S) is None:
             row = None
             while row is None:
                 try:
-                    row = await connection.fetchrow(
-                        SQL["wait"], self._number, *self._where, timeout=STATEMENT_TIMEOUT_S
-                    )
+                    row = await connection.fetchrow(SQL["wait"], self._number, *self._here, timeout=STATEMENT_TIMEOUT_S)
                 except asyncpg.UniqueViolationError:
                     continue  # another broker has come in the same moment, and has the number
             self.incarnation, self.node_id = row["incarnation"], row["node_id"]
@@ -74,9 +72,9 @@ class Place:
         return ClusterView(
             self._cluster_id,
             self.node_id,
-            Peer(leader["node_id"], leader["host"], leader["port"]),
+            Peer.of(leader),
             leader["epoch"],
-            tuple(Peer(row["node_id"], row["host"], row["port"]) for row in waiting),
+            tuple(map(Peer.of, waiting)),
             self._topics,
         )
 

@@ -19,12 +19,13 @@ from dataclasses import dataclass
 import asyncpg
 
 from pg_kafka.cluster.incarnation import History, Incarnation
+from pg_kafka.cluster.view import Reachable
 from pg_kafka.storage import locks, queries
 from pg_kafka.storage.sessions import SQL as SESSION_SQL
 from pg_kafka.storage.sessions import Session, describe, only_row, unavailable
 
 SQL = queries.load("cluster")
-log = logging.getLogger("pg_kafka.membership")
+logger = logging.getLogger("pg_kafka.membership")
 
 # Each of the two transactions, and the time that the backends of the dead have for their end.
 TIMEOUT_S = 10.0
@@ -36,9 +37,7 @@ class Newcomer:
     """Who joins: the number that its heartbeat's session holds, where it can be reached, and its row while it waited."""
 
     heartbeat_lock_id: int
-    host: str
-    port: int
-    version: str
+    here: Reachable
     waiting: int = 0
 
 
@@ -68,7 +67,9 @@ async def fence(session: Session, dead: Sequence[asyncpg.Record]) -> bool:
             return False
         for other in dead:
             if await connection.fetchval(SQL["fence"], other["incarnation"]):
-                log.warning("fenced a dead broker", extra={"incarnation": other["incarnation"], "host": other["host"]})
+                logger.warning(
+                    "fenced a dead broker", extra={"incarnation": other["incarnation"], "host": other["host"]}
+                )
     await _commit(session)
     return True
 
@@ -96,7 +97,9 @@ async def join(session: Session, newcomer: Newcomer, history: History) -> Incarn
         changed = history.went_back or here != (cluster["system_identifier"], cluster["timeline"])
         if changed:
             was, now = (f"{c[0]}/{c[1]}" for c in (cluster[3:5], here))
-            log.warning("the server's history changed", extra={"was": was, "now": now, "went_back": history.went_back})
+            logger.warning(
+                "the server's history changed", extra={"was": was, "now": now, "went_back": history.went_back}
+            )
             await connection.fetchval(SQL["skip_producer_ids"])
         epoch = await connection.fetchval(
             SQL["advance_epoch"], HISTORY_EPOCHS if changed else 1, where.system_identifier, where.timeline
@@ -108,9 +111,7 @@ async def join(session: Session, newcomer: Newcomer, history: History) -> Incarn
             epoch,
             await locks.take_number(connection, in_transaction=True),
             newcomer.heartbeat_lock_id,
-            newcomer.host,
-            newcomer.port,
-            newcomer.version,
+            *newcomer.here,
             node_id,
         )
         await connection.execute(SQL["forget_old_incarnations"])

@@ -1,7 +1,7 @@
 """A classic group: members join, the broker picks a protocol and a leader, the leader assigns, all sync.
 
 Pure (see group_steps). The behaviour is that of Apache Kafka 4's group coordinator; KIP numbers stand where a rule
-comes from. `now_ms` counts milliseconds since 1970 and never goes back.
+comes from. `steady_ms` counts milliseconds since 1970 and never goes back.
 
 | state               | what is known           | JoinGroup waits until     | SyncGroup            | Heartbeat             |
 |---------------------|-------------------------|---------------------------|----------------------|-----------------------|
@@ -23,9 +23,12 @@ from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from pg_kafka.config.groups import GroupSettings
 from pg_kafka.coordinator.classic_member import CONSUMER_PROTOCOL_TYPE, ClassicMember
 from pg_kafka.coordinator.classic_state import COMPLETING, DEAD, EMPTY, PREPARING, STABLE, ClassicState
-from pg_kafka.coordinator.group_steps import GroupSettings, HistoryEntry, Record, Result, Sender, TimerName
+from pg_kafka.coordinator.group_steps import Sender, Step
+from pg_kafka.coordinator.records import HistoryEntry, Record
+from pg_kafka.coordinator.timers import TimerName
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.heartbeat import HeartbeatRequest, HeartbeatResponse
 from pg_kafka.wire.messages.join_group import JoinGroupRequest, JoinGroupResponse, JoinGroupResponseMember
@@ -88,7 +91,7 @@ class ClassicGroup(ClassicState):
         generation: int,
         protocol: str,
         leader: str,
-        now_ms: int,
+        steady_ms: int,
     ) -> tuple[ClassicGroup, Record]:
         """A Stable group of consumers, and the record that stores it: what a consumer group is downgraded to."""
         group = cls(group_id, settings)
@@ -96,8 +99,8 @@ class ClassicGroup(ClassicState):
         group.generation, group.protocol, group.leader = generation, protocol, leader
         for member in members:
             group._add(member)
-        out = Result()
-        group._store(STABLE, out, now_ms)
+        out = Step()
+        group._store(STABLE, out, steady_ms)
         return group, out.records[0]
 
     # -- for the edge --------------------------------------------------------------------------------------------
@@ -107,30 +110,30 @@ class ClassicGroup(ClassicState):
         """Nothing is stored and nobody is here: the group need not exist, unless it has offsets."""
         return not (self._stored or self.members or self._pending)
 
-    def restart(self, now_ms: int) -> Result:
+    def restart(self, steady_ms: int) -> Step:
         """Begin to serve what was loaded: sessions get their full time, and so has who has yet to sync."""
-        out = Result()
+        out = Step()
         for member in self.members.values():
-            self._start_session(out, member, now_ms)
+            self._start_session(out, member, steady_ms)
         if self.state == COMPLETING:
-            self._await_sync(out, now_ms)
+            self._await_sync(out, steady_ms)
         if len(self.members) > self.settings.group_max_size:
             self.note(out, "group over capacity", detail=f"{len(self.members)} members")
-            self._prepare(out, now_ms)
+            self._prepare(out, steady_ms)
         return out
 
-    def on_timer(self, name: TimerName, now_ms: int) -> Result:
+    def on_timer(self, name: TimerName, steady_ms: int) -> Step:
         """A deadline has passed: ("session", group, member), ("join", group) or ("sync", group)."""
-        out = Result()
+        out = Step()
         if name[0] == "session":
-            self._on_session_timeout(name[2], out, now_ms)
+            self._on_session_timeout(name[2], out, steady_ms)
         elif name[0] == "join" and self.state == PREPARING:
-            self._on_join_timeout(out, now_ms)
+            self._on_join_timeout(out, steady_ms)
         elif name[0] == "sync" and self.state in (COMPLETING, STABLE) and self._not_synced:
             for member_id in [member_id for member_id in self.members if member_id in self._not_synced]:
                 self.note(out, "member did not sync", self.members[member_id])
                 self._remove(member_id, out)
-            self._prepare(out, now_ms)
+            self._prepare(out, steady_ms)
         return out
 
     def drop(self) -> list[Hashable]:
@@ -140,9 +143,9 @@ class ClassicGroup(ClassicState):
         self._syncing.clear()
         return [each.token for each in waiting]
 
-    def dismiss(self, error: ErrorCode) -> Result:
+    def dismiss(self, error: ErrorCode) -> Step:
         """Answer all that wait with an error and cancel all timers, as when the group turns into one of another kind."""
-        out = Result()
+        out = Step()
         for member_id, waiting in self._joining.items():
             out.replies.append((waiting.token, _join_error(error, member_id, waiting.version)))
         for waiting in self._syncing.values():
@@ -153,14 +156,14 @@ class ClassicGroup(ClassicState):
         out.timers["join", self.group_id] = out.timers["sync", self.group_id] = None
         return out
 
-    def rebalance(self, event: str, now_ms: int, *, detail: str = "") -> Result:
+    def rebalance(self, event: str, steady_ms: int, *, detail: str = "") -> Step:
         """Have all members join again, for a reason that lies outside of the group."""
-        out = Result()
+        out = Step()
         self.note(out, event, detail=detail)
-        self._prepare(out, now_ms)
+        self._prepare(out, steady_ms)
         return out
 
-    def note(self, out: Result, event: str, member: ClassicMember | None = None, *, detail: str | None = "") -> None:
+    def note(self, out: Step, event: str, member: ClassicMember | None = None, *, detail: str | None = "") -> None:
         """Add to the history."""
         text = (detail or "")[:_REASON_LENGTH]
         entry = (member.member_id, member.client_id, member.client_host) if member else ("", "", "")
@@ -169,10 +172,10 @@ class ClassicGroup(ClassicState):
     # -- JoinGroup -----------------------------------------------------------------------------------------------
 
     def join(
-        self, request: JoinGroupRequest, token: Hashable, sender: Sender, new_member_id: str, now_ms: int
-    ) -> Result:
+        self, request: JoinGroupRequest, token: Hashable, sender: Sender, new_member_id: str, steady_ms: int
+    ) -> Step:
         """A member joins, or joins again. `new_member_id` is for one that has none."""
-        out = Result()
+        out = Step()
         waiting = _Waiting(token, sender.version)
         member_id = request.member_id
         error = self._refuse_join(request)
@@ -183,14 +186,14 @@ class ClassicGroup(ClassicState):
             if member_id in self.members or member_id in self._pending:
                 self._remove(member_id, out)
             out.replies.append((token, _join_error(ErrorCode.GROUP_MAX_SIZE_REACHED, "", sender.version)))
-            self._complete_if_all_joined(out, now_ms)
+            self._complete_if_all_joined(out, steady_ms)
         elif not self._supports(request):
             error = ErrorCode.INCONSISTENT_GROUP_PROTOCOL
             out.replies.append((token, _join_error(error, member_id, sender.version)))
         elif not member_id:
-            self._join_new(request, waiting, sender, new_member_id, out, now_ms)
+            self._join_new(request, waiting, sender, new_member_id, out, steady_ms)
         else:
-            self._join_known(request, waiting, sender, out, now_ms)
+            self._join_known(request, waiting, sender, out, steady_ms)
         return out
 
     def _refuse_join(self, request: JoinGroupRequest) -> ErrorCode:
@@ -219,29 +222,35 @@ class ClassicGroup(ClassicState):
         )
 
     def _join_new(
-        self, request: JoinGroupRequest, waiting: _Waiting, sender: Sender, new_member_id: str, out: Result, now_ms: int
+        self,
+        request: JoinGroupRequest,
+        waiting: _Waiting,
+        sender: Sender,
+        new_member_id: str,
+        out: Step,
+        steady_ms: int,
     ) -> None:
         instance_id = request.group_instance_id
         if instance_id is not None and instance_id in self._static:
-            self._replace_static(request, waiting, sender, new_member_id, out, now_ms)
+            self._replace_static(request, waiting, sender, new_member_id, out, steady_ms)
         elif instance_id is None and sender.version >= 4:
             # If it got in at once and lost the reply, it would come again and leave a dead member behind (KIP-394).
             if len(self._pending) >= MAX_PENDING:
                 self._remove(next(iter(self._pending)), out)
             self._pending[new_member_id] = None
-            out.timers["session", self.group_id, new_member_id] = now_ms + request.session_timeout_ms
+            out.timers["session", self.group_id, new_member_id] = steady_ms + request.session_timeout_ms
             out.replies.append(
                 (waiting.token, _join_error(ErrorCode.MEMBER_ID_REQUIRED, new_member_id, sender.version))
             )
         else:
-            self._join_as(new_member_id, request, waiting, sender, out, now_ms)
+            self._join_as(new_member_id, request, waiting, sender, out, steady_ms)
 
     def _join_known(
-        self, request: JoinGroupRequest, waiting: _Waiting, sender: Sender, out: Result, now_ms: int
+        self, request: JoinGroupRequest, waiting: _Waiting, sender: Sender, out: Step, steady_ms: int
     ) -> None:
         member_id = request.member_id
         if member_id in self._pending and request.group_instance_id is None:
-            self._join_as(member_id, request, waiting, sender, out, now_ms)
+            self._join_as(member_id, request, waiting, sender, out, steady_ms)
             return
         error = self._check_member(member_id, request.group_instance_id)
         if error:
@@ -253,20 +262,20 @@ class ClassicGroup(ClassicState):
         is_leader = member_id == self.leader
         if self.state == PREPARING:
             self._update(member, request, waiting, out)
-            self._complete_if_all_joined(out, now_ms)
+            self._complete_if_all_joined(out, steady_ms)
         elif is_changed or (is_leader and self.state == STABLE):
             # A leader that rejoins wants a rebalance for reasons that are not in its metadata, as new partitions.
             event = "subscription changed" if is_changed else "leader rejoined"
             self.note(out, event, member, detail=request.reason)
             self._update(member, request, waiting, out)
-            self._prepare(out, now_ms)
+            self._prepare(out, steady_ms)
         else:
             # It may have missed the first answer.
             response = self._joined(member_id, waiting.version, with_members=is_leader and self.state == COMPLETING)
             out.replies.append((waiting.token, response))
 
     def _join_as(
-        self, member_id: str, request: JoinGroupRequest, waiting: _Waiting, sender: Sender, out: Result, now_ms: int
+        self, member_id: str, request: JoinGroupRequest, waiting: _Waiting, sender: Sender, out: Step, steady_ms: int
     ) -> None:
         """A new member, by the id that it has from now on."""
         self._pending.pop(member_id, None)
@@ -279,12 +288,18 @@ class ClassicGroup(ClassicState):
         self._joining[member_id] = waiting
         self._new.add(member_id)
         self._has_newcomers = self._is_initial
-        self._start_session(out, member, now_ms, NEW_MEMBER_JOIN_TIMEOUT_MS)
+        self._start_session(out, member, steady_ms, NEW_MEMBER_JOIN_TIMEOUT_MS)
         self.note(out, "member joined", member, detail=request.reason)
-        self._prepare_or_complete(out, now_ms)
+        self._prepare_or_complete(out, steady_ms)
 
     def _replace_static(
-        self, request: JoinGroupRequest, waiting: _Waiting, sender: Sender, new_member_id: str, out: Result, now_ms: int
+        self,
+        request: JoinGroupRequest,
+        waiting: _Waiting,
+        sender: Sender,
+        new_member_id: str,
+        out: Step,
+        steady_ms: int,
     ) -> None:
         """A static member is back without its member id: it takes its place, and its former self is fenced (KIP-345)."""
         instance_id = request.group_instance_id or ""
@@ -307,16 +322,16 @@ class ClassicGroup(ClassicState):
         if self.leader == old.member_id:
             self.leader = new_member_id
         out.timers["session", self.group_id, old.member_id] = None
-        self._start_session(out, member, now_ms)
+        self._start_session(out, member, steady_ms)
         self.note(out, "static member replaced", member, detail=request.reason)
         if self.state != STABLE:
             self._joining[new_member_id] = waiting
-            self._prepare_or_complete(out, now_ms)
+            self._prepare_or_complete(out, steady_ms)
         elif member.protocol_names != old.protocol_names and self._select_protocol() != self.protocol:
             self._joining[new_member_id] = waiting
-            self._prepare(out, now_ms)
+            self._prepare(out, steady_ms)
         else:
-            self._store(STABLE, out, now_ms)
+            self._store(STABLE, out, steady_ms)
             is_leader = self.leader == new_member_id
             if waiting.version >= 9:
                 response = self._joined(new_member_id, 9, with_members=is_leader)
@@ -347,9 +362,9 @@ class ClassicGroup(ClassicState):
 
     # -- SyncGroup, Heartbeat, LeaveGroup ------------------------------------------------------------------------
 
-    def sync(self, request: SyncGroupRequest, token: Hashable, sender: Sender, now_ms: int) -> Result:
+    def sync(self, request: SyncGroupRequest, token: Hashable, sender: Sender, steady_ms: int) -> Step:
         """A member asks for its assignment; the leader brings all of them."""
-        out = Result()
+        out = Step()
         member_id = request.member_id
         error = self._refuse_sync(request, sender.version)
         if error:
@@ -366,7 +381,7 @@ class ClassicGroup(ClassicState):
             out.replies.append((former.token, SyncGroupResponse(error_code=ErrorCode.REBALANCE_IN_PROGRESS)))
         self._syncing[member_id] = _Waiting(token, sender.version)
         if member_id == self.leader:
-            self._assign({each.member_id: bytes(each.assignment) for each in request.assignments}, out, now_ms)
+            self._assign({each.member_id: bytes(each.assignment) for each in request.assignments}, out, steady_ms)
         return out
 
     def _refuse_sync(self, request: SyncGroupRequest, version: int) -> ErrorCode:
@@ -385,17 +400,17 @@ class ClassicGroup(ClassicState):
             return ErrorCode.INCONSISTENT_GROUP_PROTOCOL
         return ErrorCode.REBALANCE_IN_PROGRESS if self.state == PREPARING else ErrorCode.NONE
 
-    def _assign(self, assignments: Mapping[str, bytes], out: Result, now_ms: int) -> None:
+    def _assign(self, assignments: Mapping[str, bytes], out: Step, steady_ms: int) -> None:
         for member_id, member in self.members.items():
             assignment = assignments.get(member_id, b"")
             if assignment != member.assignment:
                 self.members[member_id] = replace(member, assignment=assignment)
-        self._store(TRANSITIONS[self.state, "assigned"], out, now_ms)
+        self._store(TRANSITIONS[self.state, "assigned"], out, steady_ms)
         self.note(out, "assigned", self.members[self.leader or ""], detail=f"{len(self.members)} members")
         for member_id, waiting in self._syncing.items():
             out.replies.append((waiting.token, self._synced(member_id)))
             # While it waited, its session could not expire, and the timer may be gone.
-            self._start_session(out, self.members[member_id], now_ms)
+            self._start_session(out, self.members[member_id], steady_ms)
         self._syncing.clear()
 
     def _synced(self, member_id: str) -> SyncGroupResponse:
@@ -405,32 +420,32 @@ class ClassicGroup(ClassicState):
             assignment=self.members[member_id].assignment,
         )
 
-    def heartbeat(self, request: HeartbeatRequest, token: Hashable, sender: Sender, now_ms: int) -> Result:
+    def heartbeat(self, request: HeartbeatRequest, token: Hashable, sender: Sender, steady_ms: int) -> Step:
         """A member is alive."""
-        out = Result()
+        out = Step()
         error = ErrorCode.COORDINATOR_NOT_AVAILABLE
         if self.state != DEAD:
             error = self._check_member(request.member_id, request.group_instance_id)
             if not error and request.generation_id != self.generation:
                 error = ErrorCode.ILLEGAL_GENERATION
         if not error:
-            self._start_session(out, self.members[request.member_id], now_ms)
+            self._start_session(out, self.members[request.member_id], steady_ms)
             if self.state == PREPARING:
                 error = ErrorCode.REBALANCE_IN_PROGRESS
         out.replies.append((token, HeartbeatResponse(error_code=error)))
         return out
 
-    def committed(self, member_id: str, now_ms: int) -> Result:
+    def committed(self, member_id: str, steady_ms: int) -> Step:
         """A commit is a sign of life."""
-        out = Result()
+        out = Step()
         member = self.members.get(member_id)
         if member and self.state in (STABLE, PREPARING):
-            self._start_session(out, member, now_ms)
+            self._start_session(out, member, steady_ms)
         return out
 
-    def leave(self, request: LeaveGroupRequest, token: Hashable, sender: Sender, now_ms: int) -> Result:
+    def leave(self, request: LeaveGroupRequest, token: Hashable, sender: Sender, steady_ms: int) -> Step:
         """Members leave; from version 3 many at once, static ones also by their instance id alone."""
-        out = Result()
+        out = Step()
         if self.state == DEAD:
             out.replies.append((token, LeaveGroupResponse(error_code=ErrorCode.COORDINATOR_NOT_AVAILABLE)))
             return out
@@ -447,10 +462,10 @@ class ClassicGroup(ClassicState):
             response = LeaveGroupResponse(error_code=answers[0].error_code)
         out.replies.append((token, response))
         if any(answer.error_code == ErrorCode.NONE for answer in answers) and self.state != EMPTY:
-            self._prepare_or_complete(out, now_ms)
+            self._prepare_or_complete(out, steady_ms)
         return out
 
-    def _leave(self, identity: MemberIdentity, out: Result) -> ErrorCode:
+    def _leave(self, identity: MemberIdentity, out: Step) -> ErrorCode:
         member_id = identity.member_id
         if not member_id:
             # How an administrator removes a static member.
@@ -468,51 +483,51 @@ class ClassicGroup(ClassicState):
 
     # -- rebalance -----------------------------------------------------------------------------------------------
 
-    def _prepare_or_complete(self, out: Result, now_ms: int) -> None:
+    def _prepare_or_complete(self, out: Step, steady_ms: int) -> None:
         if self.state == PREPARING:
-            self._complete_if_all_joined(out, now_ms)
+            self._complete_if_all_joined(out, steady_ms)
         else:
-            self._prepare(out, now_ms)
+            self._prepare(out, steady_ms)
 
-    def _prepare(self, out: Result, now_ms: int) -> None:
+    def _prepare(self, out: Step, steady_ms: int) -> None:
         """Begin to wait for the members' JoinGroup."""
         for member_id, waiting in self._syncing.items():
             out.replies.append((waiting.token, SyncGroupResponse(error_code=ErrorCode.REBALANCE_IN_PROGRESS)))
-            self._start_session(out, self.members[member_id], now_ms)
+            self._start_session(out, self.members[member_id], steady_ms)
         self._syncing.clear()
         self._not_synced.clear()
         out.timers["sync", self.group_id] = None
         self._is_initial = self.state == EMPTY
         self._has_newcomers = False
-        self.state, self.state_since_ms = TRANSITIONS[self.state, "rebalance"], now_ms
+        self.state, self.state_since_ms = TRANSITIONS[self.state, "rebalance"], steady_ms
         if self._is_initial:
             # Members of a new group start together; each that comes extends the wait, as long as its time allows.
             self._initial_delay_ms = self.settings.group_initial_rebalance_delay_ms
             self._initial_left_ms = max(self._rebalance_timeout_ms() - self._initial_delay_ms, 0)
-            out.timers["join", self.group_id] = now_ms + self._initial_delay_ms
+            out.timers["join", self.group_id] = steady_ms + self._initial_delay_ms
         elif self._have_all_joined():
-            self._complete_join(out, now_ms)
+            self._complete_join(out, steady_ms)
         else:
-            out.timers["join", self.group_id] = now_ms + self._rebalance_timeout_ms()
+            out.timers["join", self.group_id] = steady_ms + self._rebalance_timeout_ms()
 
-    def _on_join_timeout(self, out: Result, now_ms: int) -> None:
+    def _on_join_timeout(self, out: Step, steady_ms: int) -> None:
         if not (self._is_initial and self._has_newcomers and self._initial_left_ms):
-            self._complete_join(out, now_ms)
+            self._complete_join(out, steady_ms)
             return
         self._has_newcomers = False
         passed_ms = self._initial_delay_ms
         self._initial_delay_ms = min(self.settings.group_initial_rebalance_delay_ms, self._initial_left_ms)
         self._initial_left_ms = max(self._initial_left_ms - passed_ms, 0)
-        out.timers["join", self.group_id] = now_ms + self._initial_delay_ms
+        out.timers["join", self.group_id] = steady_ms + self._initial_delay_ms
 
     def _have_all_joined(self) -> bool:
         return len(self._joining) == len(self.members) and not self._pending
 
-    def _complete_if_all_joined(self, out: Result, now_ms: int) -> None:
+    def _complete_if_all_joined(self, out: Step, steady_ms: int) -> None:
         if self.state == PREPARING and not self._is_initial and self._have_all_joined():
-            self._complete_join(out, now_ms)
+            self._complete_join(out, steady_ms)
 
-    def _complete_join(self, out: Result, now_ms: int) -> None:
+    def _complete_join(self, out: Step, steady_ms: int) -> None:
         """The next generation, of those who have joined and of static members, who may be restarting."""
         out.timers["join", self.group_id] = None
         for member in [each for each in self.members.values() if each.member_id not in self._joining]:
@@ -522,7 +537,7 @@ class ClassicGroup(ClassicState):
         if self.members and not self._joining:
             # None but static members, all away: until they are back, or their sessions have expired.
             self._initial_left_ms = 0
-            out.timers["join", self.group_id] = now_ms + self._rebalance_timeout_ms()
+            out.timers["join", self.group_id] = steady_ms + self._rebalance_timeout_ms()
             return
         if self.leader not in self._joining:
             self.leader = next((each for each in self.members if each in self._joining), None)
@@ -530,14 +545,14 @@ class ClassicGroup(ClassicState):
         self._is_initial = False
         if not self.members:
             self.protocol = None
-            self._store(TRANSITIONS[self.state, "none left"], out, now_ms)
+            self._store(TRANSITIONS[self.state, "none left"], out, steady_ms)
             self.note(out, "group empty")
             return
         self.protocol = self._select_protocol()
         for member_id, member in self.members.items():
             if member.assignment:
                 self.members[member_id] = replace(member, assignment=b"")
-        self._store(TRANSITIONS[self.state, "all joined"], out, now_ms)
+        self._store(TRANSITIONS[self.state, "all joined"], out, steady_ms)
         self.note(out, "generation begun", detail=f"{len(self.members)} members, protocol {self.protocol}")
         for member_id, waiting in self._joining.items():
             response = self._joined(member_id, waiting.version, with_members=member_id == self.leader)
@@ -545,26 +560,26 @@ class ClassicGroup(ClassicState):
         self._joining.clear()
         self._new.clear()
         for member in self.members.values():
-            self._start_session(out, member, now_ms)
-        self._await_sync(out, now_ms)
+            self._start_session(out, member, steady_ms)
+        self._await_sync(out, steady_ms)
 
-    def _await_sync(self, out: Result, now_ms: int) -> None:
+    def _await_sync(self, out: Step, steady_ms: int) -> None:
         self._not_synced = set(self.members)
-        out.timers["sync", self.group_id] = now_ms + self._rebalance_timeout_ms()
+        out.timers["sync", self.group_id] = steady_ms + self._rebalance_timeout_ms()
 
-    def _store(self, state: str, out: Result, now_ms: int) -> None:
-        since_ms = now_ms if state != self.state else self.state_since_ms
+    def _store(self, state: str, out: Step, steady_ms: int) -> None:
+        since_ms = steady_ms if state != self.state else self.state_since_ms
         record = self._record(state, since_ms)
         self.apply(record)
         out.records.append(record)
 
     # -- members -------------------------------------------------------------------------------------------------
 
-    def _start_session(self, out: Result, member: ClassicMember, now_ms: int, timeout_ms: int | None = None) -> None:
+    def _start_session(self, out: Step, member: ClassicMember, steady_ms: int, timeout_ms: int | None = None) -> None:
         timeout_ms = member.session_timeout_ms if timeout_ms is None else timeout_ms
-        out.timers["session", self.group_id, member.member_id] = now_ms + timeout_ms
+        out.timers["session", self.group_id, member.member_id] = steady_ms + timeout_ms
 
-    def _on_session_timeout(self, member_id: str, out: Result, now_ms: int) -> None:
+    def _on_session_timeout(self, member_id: str, out: Step, steady_ms: int) -> None:
         member = self.members.get(member_id)
         if member:
             is_waiting = member_id in self._joining or member_id in self._syncing
@@ -577,11 +592,11 @@ class ClassicGroup(ClassicState):
         self._remove(member_id, out)
         if self.state == PREPARING:
             if self._have_all_joined():
-                self._complete_join(out, now_ms)
+                self._complete_join(out, steady_ms)
         elif member:
-            self._prepare(out, now_ms)
+            self._prepare(out, steady_ms)
 
-    def _update(self, member: ClassicMember, request: JoinGroupRequest, waiting: _Waiting, out: Result) -> None:
+    def _update(self, member: ClassicMember, request: JoinGroupRequest, waiting: _Waiting, out: Step) -> None:
         """What a member says as it rejoins."""
         self._count_protocols(member, -1)
         member = replace(
@@ -599,7 +614,7 @@ class ClassicGroup(ClassicState):
             out.replies.append((former.token, response))
         self._joining[member.member_id] = waiting
 
-    def _remove(self, member_id: str, out: Result) -> None:
+    def _remove(self, member_id: str, out: Step) -> None:
         """Forget a member, or one that has only been given an id. If it waits, it is told to start over."""
         out.timers["session", self.group_id, member_id] = None
         self._pending.pop(member_id, None)

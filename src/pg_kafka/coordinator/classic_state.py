@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from pg_kafka.config.groups import GroupSettings
 from pg_kafka.coordinator.classic_member import CONSUMER_PROTOCOL_TYPE, ClassicMember, from_value, to_value
-from pg_kafka.coordinator.group_steps import GroupSettings, Record
+from pg_kafka.coordinator.records import Record
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages import consumer_group_describe as consumer_describe
 from pg_kafka.wire.messages.describe_groups import DescribedGroup, DescribedGroupMember
@@ -131,9 +132,9 @@ class ClassicState:
             del self._static[member.group_instance_id]
         self._count_protocols(member, -1)
 
-    def _count_protocols(self, member: ClassicMember, step: int) -> None:
+    def _count_protocols(self, member: ClassicMember, by: int) -> None:
         for name in member.protocol_names:
-            supporters = self._supporters.get(name, 0) + step
+            supporters = self._supporters.get(name, 0) + by
             if supporters:
                 self._supporters[name] = supporters
             else:

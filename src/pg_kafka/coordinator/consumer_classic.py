@@ -23,8 +23,8 @@ from pg_kafka.coordinator.consumer_protocol import (
     version_of,
     write_assignment,
 )
-from pg_kafka.coordinator.consumer_rebalance import ConsumerRebalance, Refused, Step
-from pg_kafka.coordinator.group_steps import Result, Sender
+from pg_kafka.coordinator.consumer_rebalance import ConsumerRebalance, MemberChange, RequestRefused
+from pg_kafka.coordinator.group_steps import Sender, Step
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.heartbeat import HeartbeatRequest, HeartbeatResponse
 from pg_kafka.wire.messages.join_group import JoinGroupRequest, JoinGroupResponse
@@ -44,15 +44,15 @@ class ConsumerClassic(ConsumerRebalance):
     # -- JoinGroup -----------------------------------------------------------------------------------------------
 
     def join(
-        self, request: JoinGroupRequest, token: Hashable, sender: Sender, new_member_id: str, now_ms: int
-    ) -> Result:
+        self, request: JoinGroupRequest, token: Hashable, sender: Sender, new_member_id: str, steady_ms: int
+    ) -> Step:
         """A classic member joins, or joins again. To an empty group the group becomes a classic one."""
         if not self.members:
-            return self._become_new_classic(request, token, sender, new_member_id, now_ms)
-        out = Result()
+            return self._become_new_classic(request, token, sender, new_member_id, steady_ms)
+        out = Step()
         try:
-            response = self._join(request, sender, new_member_id, out, now_ms)
-        except Refused as refused:
+            response = self._join(request, sender, new_member_id, out, steady_ms)
+        except RequestRefused as refused:
             told = new_member_id if refused.error == ErrorCode.MEMBER_ID_REQUIRED else ""
             name = "" if sender.version < 7 else None
             response = JoinGroupResponse(error_code=refused.error, member_id=told, protocol_name=name)
@@ -60,50 +60,52 @@ class ConsumerClassic(ConsumerRebalance):
         return out
 
     def _join(
-        self, request: JoinGroupRequest, sender: Sender, new_member_id: str, out: Result, now_ms: int
+        self, request: JoinGroupRequest, sender: Sender, new_member_id: str, out: Step, steady_ms: int
     ) -> JoinGroupResponse:
         subscription = self._check_join(request, sender)
         member_id = request.member_id or new_member_id
         former = self._former(request, member_id)
         member = _joining(request, sender, member_id, former, subscription)
         if former is not None and request.group_instance_id is not None and self._may_downgrade_for(former):
-            return self._join_as_last(former, member, request, out, now_ms)
+            return self._join_as_last(former, member, request, out, steady_ms)
         # Clients that do not say what they own have given up everything before they join.
         by_name = self.catalogue.by_name
         owned = {by_name[name].uuid: ids for name, ids in subscription.owned.items() if name in by_name}
-        step = self._take_in(out, former, member, now_ms, owned)
+        change = self._take_in(out, former, member, steady_ms, owned)
         self._has_rejoined(out, member_id)
-        self._start_session(out, step.after, now_ms)
-        out.timers[self._timer("sync", member_id)] = now_ms + step.after.rebalance_timeout_ms
-        self._note_join(out, former, step, request.reason)
-        return _joined(step.after)
+        self._start_session(out, change.after, steady_ms)
+        out.timers[self._timer("sync", member_id)] = steady_ms + change.after.rebalance_timeout_ms
+        self._note_join(out, former, change, request.reason)
+        return _joined(change.after)
 
     def _check_join(self, request: JoinGroupRequest, sender: Sender) -> Subscription:
         settings = self.settings
         session_timeout_ms = request.session_timeout_ms
         if not settings.group_min_session_timeout_ms <= session_timeout_ms <= settings.group_max_session_timeout_ms:
-            raise Refused(ErrorCode.INVALID_SESSION_TIMEOUT, "The session timeout is outside of the broker's bounds.")
+            raise RequestRefused(
+                ErrorCode.INVALID_SESSION_TIMEOUT, "The session timeout is outside of the broker's bounds."
+            )
         names = [each.name for each in request.protocols]
         if len(names) > MAX_PROTOCOLS:
-            raise Refused(ErrorCode.INVALID_REQUEST, "Too many protocols.")
+            raise RequestRefused(ErrorCode.INVALID_REQUEST, "Too many protocols.")
         if settings.group_consumer_migration_policy == "disabled":
-            raise Refused(ErrorCode.INCONSISTENT_GROUP_PROTOCOL, "The group migration is disabled.")
+            raise RequestRefused(ErrorCode.INCONSISTENT_GROUP_PROTOCOL, "The group migration is disabled.")
         self._check_size(request.member_id)
         if not self.supports_classic(request.protocol_type, names):
-            raise Refused(ErrorCode.INCONSISTENT_GROUP_PROTOCOL, "The member's protocols are not supported.")
+            raise RequestRefused(ErrorCode.INCONSISTENT_GROUP_PROTOCOL, "The member's protocols are not supported.")
         is_dynamic = request.group_instance_id is None
         if is_dynamic and not request.member_id and sender.version >= _FIRST_JOIN_WITH_MEMBER_ID:
-            raise Refused(ErrorCode.MEMBER_ID_REQUIRED, "The member has to join with its id.")
+            raise RequestRefused(ErrorCode.MEMBER_ID_REQUIRED, "The member has to join with its id.")
         try:
             subscription = read_subscription(bytes(request.protocols[0].metadata))
         except MalformedConsumerProtocol as error:
-            raise Refused(ErrorCode.UNKNOWN_SERVER_ERROR, f"Malformed subscription: {error}") from None
+            raise RequestRefused(ErrorCode.UNKNOWN_SERVER_ERROR, f"Malformed subscription: {error}") from None
         return subscription
 
     def _check_size(self, member_id: str) -> None:
         most = self.settings.group_consumer_max_size
         if len(self.members) >= most and member_id not in self.members:
-            raise Refused(
+            raise RequestRefused(
                 ErrorCode.GROUP_MAX_SIZE_REACHED,
                 f"The consumer group has reached its maximum capacity of {most} members.",
             )
@@ -116,68 +118,72 @@ class ConsumerClassic(ConsumerRebalance):
         return self._static_member(instance_id) if not request.member_id else self._known(member_id, instance_id)
 
     def _known(self, member_id: str, instance_id: str | None) -> ConsumerMember:
-        """Raises Refused for who is no member, or no longer has the instance id."""
+        """Raises RequestRefused for who is no member, or no longer has the instance id."""
         member = self.members.get(member_id) if instance_id is None else self._static_member(instance_id)
         if member is None:
             who = f"Member {member_id}" if instance_id is None else f"Instance id {instance_id}"
-            raise Refused(ErrorCode.UNKNOWN_MEMBER_ID, f"{who} is not a member of group {self.group_id}.")
+            raise RequestRefused(ErrorCode.UNKNOWN_MEMBER_ID, f"{who} is not a member of group {self.group_id}.")
         if member.member_id != member_id:
-            raise Refused(
+            raise RequestRefused(
                 ErrorCode.FENCED_INSTANCE_ID,
                 f"Static member {member_id} with instance id {instance_id} was fenced by member {member.member_id}.",
             )
         return member
 
-    def _note_join(self, out: Result, former: ConsumerMember | None, step: Step, detail: str | None = "") -> None:
+    def _note_join(
+        self, out: Step, former: ConsumerMember | None, change: MemberChange, detail: str | None = ""
+    ) -> None:
         """What the history says of a member that came, or came back with something else."""
         if former is None:
-            self._note(out, "member joined", step.after, detail)
-        elif former.member_id != step.after.member_id:
-            self._note(out, "static member replaced", step.after, detail)
-        elif step.subscription_changed:
-            self._note(out, "subscription changed", step.after, detail)
+            self._note(out, "member joined", change.after, detail)
+        elif former.member_id != change.after.member_id:
+            self._note(out, "static member replaced", change.after, detail)
+        elif change.subscription_changed:
+            self._note(out, "subscription changed", change.after, detail)
 
     # -- SyncGroup, Heartbeat, LeaveGroup ------------------------------------------------------------------------
 
-    def sync(self, request: SyncGroupRequest, token: Hashable, sender: Sender, now_ms: int) -> Result:
+    def sync(self, request: SyncGroupRequest, token: Hashable, sender: Sender, steady_ms: int) -> Step:
         """A classic member asks for its assignment."""
-        out = Result()
+        out = Step()
         try:
-            response = self._sync(request, sender, out, now_ms)
-        except Refused as refused:
+            response = self._sync(request, sender, out, steady_ms)
+        except RequestRefused as refused:
             response = SyncGroupResponse(error_code=refused.error)
         out.replies.append((token, response))
         return out
 
-    def _sync(self, request: SyncGroupRequest, sender: Sender, out: Result, now_ms: int) -> SyncGroupResponse:
+    def _sync(self, request: SyncGroupRequest, sender: Sender, out: Step, steady_ms: int) -> SyncGroupResponse:
         if sender.version >= 5 and (request.protocol_type is None or request.protocol_name is None):
-            raise Refused(ErrorCode.INCONSISTENT_GROUP_PROTOCOL, "The protocol is not said.")  # KIP-559
+            raise RequestRefused(ErrorCode.INCONSISTENT_GROUP_PROTOCOL, "The protocol is not said.")  # KIP-559
         member, classic = self._classic(request.member_id, request.group_instance_id, request.generation_id)
         if request.protocol_type not in (None, CONSUMER_PROTOCOL_TYPE):
-            raise Refused(ErrorCode.INCONSISTENT_GROUP_PROTOCOL, "Another protocol type.")
+            raise RequestRefused(ErrorCode.INCONSISTENT_GROUP_PROTOCOL, "Another protocol type.")
         if request.protocol_name not in (None, classic.protocols[0][0]):
-            raise Refused(ErrorCode.INCONSISTENT_GROUP_PROTOCOL, "Another protocol than JoinGroup was answered with.")
+            raise RequestRefused(
+                ErrorCode.INCONSISTENT_GROUP_PROTOCOL, "Another protocol than JoinGroup was answered with."
+            )
         # Who has yet to revoke has joined for the new epoch already; it is told to join again when that is done.
         if self.epoch > member.epoch and member.state is not MemberState.UNREVOKED_PARTITIONS:
-            self._tell_to_rejoin(out, member, now_ms)
+            self._tell_to_rejoin(out, member, steady_ms)
             return SyncGroupResponse(error_code=ErrorCode.REBALANCE_IN_PROGRESS)
         out.timers[self._timer("sync", member.member_id)] = None
-        self._start_session(out, member, now_ms)
+        self._start_session(out, member, steady_ms)
         return SyncGroupResponse(
             protocol_type=request.protocol_type,
             protocol_name=request.protocol_name,
             assignment=self._assignment_bytes(classic, member.assigned),
         )
 
-    def heartbeat(self, request: HeartbeatRequest, token: Hashable, sender: Sender, now_ms: int) -> Result:
+    def heartbeat(self, request: HeartbeatRequest, token: Hashable, sender: Sender, steady_ms: int) -> Step:
         """A classic member is alive."""
-        out = Result()
+        out = Step()
         try:
             member, _ = self._classic(request.member_id, request.group_instance_id, request.generation_id)
-        except Refused as refused:
+        except RequestRefused as refused:
             out.replies.append((token, HeartbeatResponse(error_code=refused.error)))
             return out
-        self._start_session(out, member, now_ms)
+        self._start_session(out, member, steady_ms)
         error = ErrorCode.NONE
         if (
             member.epoch < self.epoch
@@ -185,7 +191,7 @@ class ConsumerClassic(ConsumerRebalance):
             or (member.state is MemberState.UNRELEASED_PARTITIONS and not self.waits_for_others(member))
         ):
             error = ErrorCode.REBALANCE_IN_PROGRESS
-            self._tell_to_rejoin(out, member, now_ms)
+            self._tell_to_rejoin(out, member, steady_ms)
         out.replies.append((token, HeartbeatResponse(error_code=error)))
         return out
 
@@ -194,14 +200,16 @@ class ConsumerClassic(ConsumerRebalance):
     ) -> tuple[ConsumerMember, ClassicProtocols]:
         member = self._known(member_id, instance_id)
         if member.classic is None:
-            raise Refused(ErrorCode.UNKNOWN_MEMBER_ID, f"Member {member_id} does not use the classic protocol.")
+            raise RequestRefused(ErrorCode.UNKNOWN_MEMBER_ID, f"Member {member_id} does not use the classic protocol.")
         if member.epoch != generation:
-            raise Refused(ErrorCode.ILLEGAL_GENERATION, f"Generation {generation} where the epoch is {member.epoch}.")
+            raise RequestRefused(
+                ErrorCode.ILLEGAL_GENERATION, f"Generation {generation} where the epoch is {member.epoch}."
+            )
         return member, member.classic
 
-    def leave(self, request: LeaveGroupRequest, token: Hashable, sender: Sender, now_ms: int) -> Result:
+    def leave(self, request: LeaveGroupRequest, token: Hashable, sender: Sender, steady_ms: int) -> Step:
         """Members of either protocol leave; an administrator removes static ones by their instance id alone."""
-        out = Result()
+        out = Step()
         has_members = sender.version >= _FIRST_LEAVE_WITH_MEMBERS
         identities = request.members if has_members else [MemberIdentity(member_id=request.member_id)]
         leaving: dict[str, ConsumerMember] = {}
@@ -213,7 +221,7 @@ class ConsumerClassic(ConsumerRebalance):
                 if member.member_id not in leaving:
                     self._note(out, "member left", member, each.reason)
                 leaving[member.member_id] = member
-            except Refused as refused:
+            except RequestRefused as refused:
                 error = refused.error
             answers.append(
                 MemberResponse(member_id=each.member_id, group_instance_id=each.group_instance_id, error_code=error)
@@ -224,7 +232,7 @@ class ConsumerClassic(ConsumerRebalance):
             response = LeaveGroupResponse(error_code=answers[0].error_code)
         out.replies.append((token, response))
         if leaving:
-            self._dismiss(out, leaving.values(), now_ms)
+            self._dismiss(out, leaving.values(), steady_ms)
         return out
 
     def _leaving(self, identity: MemberIdentity) -> ConsumerMember:
@@ -237,13 +245,13 @@ class ConsumerClassic(ConsumerRebalance):
 
     # -- to a classic group --------------------------------------------------------------------------------------
 
-    def _dismiss(self, out: Result, leaving: Collection[ConsumerMember], now_ms: int) -> None:
+    def _dismiss(self, out: Step, leaving: Collection[ConsumerMember], steady_ms: int) -> None:
         """Members go; when only classic ones stay, the group becomes one of theirs."""
         gone = {member.member_id for member in leaving}
         staying = [member for member_id, member in self.members.items() if member_id not in gone]
         if self._may_downgrade(staying):
-            group = self._become_classic(out, staying, now_ms)
-            out.add(group.rebalance("downgraded to classic protocol", now_ms, detail="member left"))
+            group = self._become_classic(out, staying, steady_ms)
+            out.add(group.rebalance("downgraded to classic protocol", steady_ms, detail="member left"))
             out.becomes = group
         else:
             self._remove_members(out, leaving)
@@ -266,7 +274,7 @@ class ConsumerClassic(ConsumerRebalance):
         )
 
     def _join_as_last(
-        self, former: ConsumerMember, member: ConsumerMember, request: JoinGroupRequest, out: Result, now_ms: int
+        self, former: ConsumerMember, member: ConsumerMember, request: JoinGroupRequest, out: Step, steady_ms: int
     ) -> JoinGroupResponse:
         """All are classic members with this one. They need a rebalance unless they have what the targets say."""
         is_settled = (
@@ -276,17 +284,17 @@ class ConsumerClassic(ConsumerRebalance):
             and all(each.is_reconciled_to(self.target_epoch) for each in self.members.values() if each is not former)
         )
         staying = [each for each in self.members.values() if each.member_id != former.member_id]
-        group = self._become_classic(out, [*staying, member], now_ms, former)
+        group = self._become_classic(out, [*staying, member], steady_ms, former)
         detail = "static member replaced"
         if is_settled:
             group.note(out, "downgraded to classic protocol", detail=detail)
         else:
-            out.add(group.rebalance("downgraded to classic protocol", now_ms, detail=detail))
+            out.add(group.rebalance("downgraded to classic protocol", steady_ms, detail=detail))
         out.becomes = group
         return _joined(replace(member, epoch=group.generation))
 
     def _become_classic(
-        self, out: Result, members: Iterable[ConsumerMember], now_ms: int, former: ConsumerMember | None = None
+        self, out: Step, members: Iterable[ConsumerMember], steady_ms: int, former: ConsumerMember | None = None
     ) -> ClassicGroup:
         """The classic group of these members. Each has its target; who takes the place of `former` has that one's."""
         classic_members = []
@@ -316,13 +324,13 @@ class ConsumerClassic(ConsumerRebalance):
             generation=generation,
             protocol=_elected(classic_members),
             leader=classic_members[0].member_id,
-            now_ms=now_ms,
+            steady_ms=steady_ms,
         )
         out.records.append(record)
-        out.add(group.restart(now_ms))
+        out.add(group.restart(steady_ms))
         return group
 
-    def _end(self, out: Result) -> None:
+    def _end(self, out: Step) -> None:
         """Nothing of the group is left, nor are its timers."""
         for member_id in self.members:
             self._cancel_timers(out, member_id)
@@ -332,11 +340,11 @@ class ConsumerClassic(ConsumerRebalance):
         self.is_dead = True
 
     def _become_new_classic(
-        self, request: JoinGroupRequest, token: Hashable, sender: Sender, new_member_id: str, now_ms: int
-    ) -> Result:
-        out = Result()
+        self, request: JoinGroupRequest, token: Hashable, sender: Sender, new_member_id: str, steady_ms: int
+    ) -> Step:
+        out = Step()
         group = ClassicGroup(self.group_id, self.settings)
-        joined = group.join(request, token, sender, new_member_id, now_ms)
+        joined = group.join(request, token, sender, new_member_id, steady_ms)
         if not group.is_blank:
             self._end(out)
             out.becomes = group

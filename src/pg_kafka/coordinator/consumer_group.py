@@ -1,6 +1,6 @@
 """A group of the consumer protocol (KIP-848): the broker assigns, and members reconcile one by one.
 
-Pure (see group_steps). The behaviour is that of Apache Kafka 4.3's group coordinator. `now_ms` counts milliseconds
+Pure (see group_steps). The behaviour is that of Apache Kafka 4.4's group coordinator. `steady_ms` counts milliseconds
 since 1970 and never goes back.
 
 | ConsumerGroupHeartbeat with member epoch | means                                                                  |
@@ -28,6 +28,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from dataclasses import replace
 
+from pg_kafka.config.groups import GroupSettings
 from pg_kafka.coordinator.consumer_classic import ConsumerClassic
 from pg_kafka.coordinator.consumer_member import (
     AWAY,
@@ -39,9 +40,10 @@ from pg_kafka.coordinator.consumer_member import (
     member_value,
     target_value,
 )
-from pg_kafka.coordinator.consumer_rebalance import Refused, owned_by_topic
-from pg_kafka.coordinator.group_steps import GroupSettings, Result, Sender, TimerName
+from pg_kafka.coordinator.consumer_rebalance import RequestRefused, owned_by_topic
+from pg_kafka.coordinator.group_steps import Sender, Step
 from pg_kafka.coordinator.reconciliation import Owned
+from pg_kafka.coordinator.timers import TimerName
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.consumer_group_heartbeat import (
     Assignment,
@@ -68,46 +70,46 @@ class ConsumerGroup(ConsumerClassic):
         """The group's own settings have changed; timeouts count from each member's next heartbeat."""
         self.settings = settings
 
-    def restart(self, now_ms: int) -> Result:
+    def restart(self, steady_ms: int) -> Step:
         """Begin to serve what was loaded: sessions get their full time, and topics may have changed meanwhile."""
-        out = Result()
+        out = Step()
         for member in self.members.values():
-            self._start_session(out, member, now_ms)
-            self._start_revocation(out, member, now_ms)
-        out.add(self.on_catalogue(now_ms))
+            self._start_session(out, member, steady_ms)
+            self._start_revocation(out, member, steady_ms)
+        out.add(self.on_catalogue(steady_ms))
         return out
 
-    def take_over(self, members: Iterable[ConsumerMember], epoch: int, now_ms: int) -> Result:
+    def take_over(self, members: Iterable[ConsumerMember], epoch: int, steady_ms: int) -> Step:
         """Begin with the members of a classic group, their generation as epoch, and what they have as target."""
-        out = Result()
+        out = Step()
         for member in members:
             target = {topic: tuple(partitions) for topic, partitions in member.assigned.items()}
             self._write(out, "member", member.member_id, member_value(member))
             self._write(out, "target", member.member_id, target_value(target))
             self._write(out, "current", member.member_id, current_value(member))
-            self._start_session(out, member, now_ms)
+            self._start_session(out, member, steady_ms)
         self._write_group(out, epoch, epoch)
         self._note(out, "upgraded to consumer protocol")
         return out
 
-    def on_timer(self, name: TimerName, now_ms: int) -> Result:
+    def on_timer(self, name: TimerName, steady_ms: int) -> Step:
         """A deadline has passed."""
-        out = Result()
+        out = Step()
         timer, _, member_id = name
         member = self.members.get(member_id)
         has_moved_on = timer == "rebalance" and member and self._must_revoke_at.get(member_id) != member.epoch
         if member is not None and not has_moved_on:
             self._note(out, _REASONS[timer], member)
-            self._dismiss(out, [member], now_ms)
+            self._dismiss(out, [member], steady_ms)
         return out
 
     def drop(self) -> list[Hashable]:
         """No request ever waits."""
         return []
 
-    def committed(self, member_id: str, now_ms: int) -> Result:
+    def committed(self, member_id: str, steady_ms: int) -> Step:
         """A commit says nothing about a session."""
-        return Result()
+        return Step()
 
     # -- ConsumerGroupHeartbeat ----------------------------------------------------------------------------------
 
@@ -117,17 +119,17 @@ class ConsumerGroup(ConsumerClassic):
         token: Hashable,
         sender: Sender,
         new_member_id: str,
-        now_ms: int,
-    ) -> Result:
+        steady_ms: int,
+    ) -> Step:
         """Join, heartbeat, change or leave. `new_member_id` is for who comes without (version 0)."""
-        out = Result()
+        out = Step()
         try:
             self._check_request(request, sender.version)
             if request.member_epoch in (LEAVING, AWAY):
-                response = self._leave(request, out, now_ms)
+                response = self._leave(request, out, steady_ms)
             else:
-                response = self._heartbeat(request, sender, request.member_id or new_member_id, out, now_ms)
-        except Refused as refused:
+                response = self._heartbeat(request, sender, request.member_id or new_member_id, out, steady_ms)
+        except RequestRefused as refused:
             response = ConsumerGroupHeartbeatResponse(error_code=refused.error, error_message=refused.message)
         out.replies.append((token, response))
         return out
@@ -136,29 +138,29 @@ class ConsumerGroup(ConsumerClassic):
         check_heartbeat(request, version, self.settings)
         if self.is_blank and request.member_epoch != 0:
             what = "Consumer group" if request.member_epoch > 0 else "Group"
-            raise Refused(ErrorCode.GROUP_ID_NOT_FOUND, f"{what} {self.group_id} not found.")
+            raise RequestRefused(ErrorCode.GROUP_ID_NOT_FOUND, f"{what} {self.group_id} not found.")
 
     def _heartbeat(
-        self, request: ConsumerGroupHeartbeatRequest, sender: Sender, member_id: str, out: Result, now_ms: int
+        self, request: ConsumerGroupHeartbeatRequest, sender: Sender, member_id: str, out: Step, steady_ms: int
     ) -> ConsumerGroupHeartbeatResponse:
         self._check_size(request.member_id)
         owned = None if request.topic_partitions is None else owned_by_topic(request.topic_partitions)
         former = self._former_of(request, member_id, owned)
         member = _as_requested(request, sender, member_id, former)
         self._check_regex(former.regex if former else "", request.subscribed_topic_regex)
-        step = self._take_in(out, former, member, now_ms, owned)
-        after = step.after
+        change = self._take_in(out, former, member, steady_ms, owned)
+        after = change.after
         if former is not None and former.classic is not None:
             self._has_rejoined(out, member_id)
             out.timers[self._timer("sync", member_id)] = None
-        self._start_session(out, after, now_ms)
-        self._note_join(out, former, step)
+        self._start_session(out, after, steady_ms)
+        self._note_join(out, former, change)
         response = ConsumerGroupHeartbeatResponse(
             member_id=member_id,
             member_epoch=after.epoch,
             heartbeat_interval_ms=self._interval_ms(after),
         )
-        if request.member_epoch == 0 or _is_full(request) or step.before.assigned != after.assigned:
+        if request.member_epoch == 0 or _is_full(request) or change.before.assigned != after.assigned:
             response.assignment = Assignment(
                 topic_partitions=[
                     ResponseTopicPartitions(topic_id=topic, partitions=list(partitions))
@@ -176,14 +178,14 @@ class ConsumerGroup(ConsumerClassic):
     def _former_of(
         self, request: ConsumerGroupHeartbeatRequest, member_id: str, owned: Owned | None
     ) -> ConsumerMember | None:
-        """Who the member was until now; None when it is new. Raises Refused when it may not speak."""
+        """Who the member was until now; None when it is new. Raises RequestRefused when it may not speak."""
         instance_id, epoch = request.instance_id, request.member_epoch
         if epoch == 0 and instance_id is None:
             return self.members.get(member_id)
         if epoch == 0 and instance_id is not None:
             former = self._static_member(instance_id)
             if former is not None and former.classic is None and not former.is_away:
-                raise Refused(
+                raise RequestRefused(
                     ErrorCode.UNRELEASED_INSTANCE_ID,
                     f"Static member {member_id} with instance id {instance_id} cannot join the group because the"
                     f" instance id is owned by {former.member_id} member.",
@@ -194,7 +196,7 @@ class ConsumerGroup(ConsumerClassic):
         return former
 
     def _leave(
-        self, request: ConsumerGroupHeartbeatRequest, out: Result, now_ms: int
+        self, request: ConsumerGroupHeartbeatRequest, out: Step, steady_ms: int
     ) -> ConsumerGroupHeartbeatResponse:
         member = self._known(request.member_id, request.instance_id)
         if request.member_epoch == AWAY:
@@ -203,7 +205,7 @@ class ConsumerGroup(ConsumerClassic):
             self._note(out, "static member away", member)
         else:
             self._note(out, "member left", member)
-            self._dismiss(out, [member], now_ms)
+            self._dismiss(out, [member], steady_ms)
         return ConsumerGroupHeartbeatResponse(member_id=request.member_id, member_epoch=request.member_epoch)
 
 
@@ -217,11 +219,11 @@ def _is_full(request: ConsumerGroupHeartbeatRequest) -> bool:
 
 
 def check_heartbeat(request: ConsumerGroupHeartbeatRequest, version: int, settings: GroupSettings) -> None:
-    """Raises Refused for what no group takes, whatever its state."""
+    """Raises RequestRefused for what no group takes, whatever its state."""
     epoch = request.member_epoch
 
-    def invalid(message: str) -> Refused:
-        return Refused(ErrorCode.INVALID_REQUEST, message)
+    def invalid(message: str) -> RequestRefused:
+        return RequestRefused(ErrorCode.INVALID_REQUEST, message)
 
     if (version >= 1 or epoch > 0 or epoch == LEAVING) and not request.member_id.strip():
         raise invalid("MemberId can't be empty.")
@@ -243,7 +245,7 @@ def check_heartbeat(request: ConsumerGroupHeartbeatRequest, version: int, settin
         raise invalid("MemberEpoch is invalid.")
     assignors = settings.group_consumer_assignors
     if request.server_assignor is not None and request.server_assignor not in assignors:
-        raise Refused(
+        raise RequestRefused(
             ErrorCode.UNSUPPORTED_ASSIGNOR,
             f"ServerAssignor {request.server_assignor} is not supported. Supported assignors: {', '.join(assignors)}.",
         )
@@ -258,7 +260,7 @@ def _check_epoch(member: ConsumerMember, epoch: int, owned: Owned | None) -> Non
         return
     else:
         compared = "smaller"
-    raise Refused(
+    raise RequestRefused(
         ErrorCode.FENCED_MEMBER_EPOCH,
         f"The consumer group member has a {compared} member epoch ({epoch}) than the one known by the group"
         f" coordinator ({member.epoch}). The member must abandon all its partitions and rejoin.",
@@ -292,6 +294,7 @@ def _as_requested(
         "regex": request.subscribed_topic_regex,
         "client_id": sender.client_id,
         "client_host": sender.host,
+        "principal": sender.principal or None,
     }
     new = {name: value for name, value in changes.items() if value is not None and value != getattr(member, name)}
     if new or member.classic is not None:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from pg_kafka.coordinator.assignors import Assignment
@@ -49,6 +49,14 @@ class ClassicProtocols:
     protocols: tuple[tuple[str, bytes], ...]
 
 
+class Pattern(NamedTuple):
+    """A regular expression, and who has asked for what it matches, where it is asked what they may see."""
+
+    regex: str
+    principal: str = ""
+    host: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class ConsumerMember:
     """See the three records above. `topics` are sorted; no regular expression is ""."""
@@ -58,6 +66,7 @@ class ConsumerMember:
     rack_id: str | None = None
     client_id: str = ""
     client_host: str = ""
+    principal: str = ""
     rebalance_timeout_ms: int = -1
     topics: tuple[str, ...] = ()
     regex: str = ""
@@ -68,6 +77,10 @@ class ConsumerMember:
     state: MemberState = MemberState.STABLE
     assigned: OwnedPartitions = field(default_factory=dict)
     pending: OwnedPartitions = field(default_factory=dict)  # to be revoked
+
+    @property
+    def pattern(self) -> Pattern:
+        return Pattern(self.regex, self.principal, self.client_host if self.principal else "")
 
     @property
     def is_away(self) -> bool:
@@ -103,6 +116,7 @@ def member_value(member: ConsumerMember) -> dict[str, Any]:
         "rack_id": member.rack_id,
         "client_id": member.client_id,
         "client_host": member.client_host,
+        **({"principal": member.principal} if member.principal else {}),
         "rebalance_timeout_ms": member.rebalance_timeout_ms,
         "topics": list(member.topics),
         "regex": member.regex,
@@ -125,6 +139,7 @@ def with_member_value(member: ConsumerMember, value: Mapping[str, Any]) -> Consu
         rack_id=value["rack_id"],
         client_id=value["client_id"],
         client_host=value["client_host"],
+        principal=value.get("principal", ""),
         rebalance_timeout_ms=value["rebalance_timeout_ms"],
         topics=tuple(value["topics"]),
         regex=value["regex"],

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import UUID
 
+from pg_kafka.config.groups import GroupSettings
 from pg_kafka.coordinator.assignors import ASSIGNORS, NOTHING, Subscriber
 from pg_kafka.coordinator.consumer_member import (
     ConsumerMember,
@@ -21,8 +22,10 @@ from pg_kafka.coordinator.consumer_member import (
     target_value,
 )
 from pg_kafka.coordinator.consumer_state import ConsumerState
-from pg_kafka.coordinator.group_steps import Catalogue, GroupSettings, HistoryEntry, Record, Result, TimerName
+from pg_kafka.coordinator.group_steps import Catalogue, Step
 from pg_kafka.coordinator.reconciliation import Owned, reconcile
+from pg_kafka.coordinator.records import HistoryEntry, Record
+from pg_kafka.coordinator.timers import TimerName
 from pg_kafka.coordinator.topic_regex import InvalidTopicRegex, check
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.consumer_group_heartbeat import RequestTopicPartitions
@@ -33,7 +36,7 @@ TIMERS: Final = ("session", "rebalance", "rejoin", "sync")
 _DETAIL_LENGTH: Final = 255  # what clients cut their reasons to (KIP-800)
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """The request is answered with an error. Raised before anything is changed."""
 
     def __init__(self, error: ErrorCode, message: str) -> None:
@@ -43,7 +46,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class MemberChange:
     """What became of a member: the state before its request, and after it."""
 
     before: ConsumerMember
@@ -61,12 +64,12 @@ class ConsumerRebalance(ConsumerState):
         self._must_revoke_at: dict[str, int] = {}  # member epoch in which the rebalance timer was set
         self._must_rejoin: set[str] = set()  # classic members that were told so
 
-    def _write(self, out: Result, kind: str, key: str, value: dict[str, Any] | None) -> None:
+    def _write(self, out: Step, kind: str, key: str, value: dict[str, Any] | None) -> None:
         record = Record(kind, key, value)
         self.apply(record)
         out.records.append(record)
 
-    def _note(self, out: Result, event: str, member: ConsumerMember | None = None, detail: str | None = "") -> None:
+    def _note(self, out: Step, event: str, member: ConsumerMember | None = None, detail: str | None = "") -> None:
         text = (detail or "")[:_DETAIL_LENGTH]
         who = (member.member_id, member.client_id, member.client_host) if member else ("", "", "")
         out.history.append(HistoryEntry(event, self.epoch, *who, text))
@@ -75,30 +78,30 @@ class ConsumerRebalance(ConsumerState):
 
     def _check_regex(self, former: str, regex: str | None) -> None:
         """An expression that nobody has used yet must be one."""
-        if not regex or regex == former or regex in self._regexes:
+        if not regex or regex == former or any(regex == pattern.regex for pattern in self._patterns):
             return
         try:
             check(regex)
         except InvalidTopicRegex as error:
-            raise Refused(
+            raise RequestRefused(
                 ErrorCode.INVALID_REGULAR_EXPRESSION,
                 f"SubscribedTopicRegex `{regex}` is not a valid regular expression: {error}.",
             ) from None
 
     def _take_in(
-        self, out: Result, former: ConsumerMember | None, member: ConsumerMember, now_ms: int, owned: Owned | None
-    ) -> Step:
+        self, out: Step, former: ConsumerMember | None, member: ConsumerMember, steady_ms: int, owned: Owned | None
+    ) -> MemberChange:
         """A member as it is after its request: new, changed or as before; then its next step towards the target.
 
         `former` is who it was: None for a new member, another member id for a static member that comes back.
         """
         before = self._replaced(out, former, member) if former else ConsumerMember(member.member_id)
-        changed = before.topics != member.topics or before.regex != member.regex
+        changed = before.topics != member.topics or before.pattern != member.pattern
         if member != self.members.get(member.member_id):
             self._write(out, "member", member.member_id, member_value(member))
         target_epoch_before = self.target_epoch
         epoch = self.epoch + 1 if changed or self.epoch == 0 else self.epoch
-        target_epoch = self._make_targets(out, epoch, now_ms)
+        target_epoch = self._make_targets(out, epoch, steady_ms)
         if epoch != self.epoch or target_epoch != target_epoch_before:
             self._write_group(out, epoch, target_epoch)
         after = reconcile(
@@ -112,10 +115,10 @@ class ConsumerRebalance(ConsumerState):
         )
         if after != self.members[member.member_id]:
             self._write(out, "current", member.member_id, current_value(after))
-            self._start_revocation(out, after, now_ms)
-        return Step(before, after, changed)
+            self._start_revocation(out, after, steady_ms)
+        return MemberChange(before, after, changed)
 
-    def _replaced(self, out: Result, former: ConsumerMember, member: ConsumerMember) -> ConsumerMember:
+    def _replaced(self, out: Step, former: ConsumerMember, member: ConsumerMember) -> ConsumerMember:
         """A static member in the place of its former self, whose target is its own now."""
         if former.member_id == member.member_id:
             return former
@@ -125,7 +128,7 @@ class ConsumerRebalance(ConsumerState):
             self._write(out, "target", member.member_id, target_value(target))
         return replace(former, member_id=member.member_id, epoch=0, previous_epoch=0)
 
-    def _forget(self, out: Result, member: ConsumerMember) -> None:
+    def _forget(self, out: Step, member: ConsumerMember) -> None:
         member_id = member.member_id
         self._write(out, "current", member_id, None)
         if member_id in self.targets:
@@ -137,18 +140,18 @@ class ConsumerRebalance(ConsumerState):
 
     # -- the group -----------------------------------------------------------------------------------------------
 
-    def _write_group(self, out: Result, epoch: int, target_epoch: int) -> None:
+    def _write_group(self, out: Step, epoch: int, target_epoch: int) -> None:
         record = self._group_record(epoch, target_epoch, self.hash_of_topics())
         self.apply(record)
         out.records.append(record)
 
-    def _make_targets(self, out: Result, epoch: int, now_ms: int) -> int:
+    def _make_targets(self, out: Step, epoch: int, steady_ms: int) -> int:
         """Write targets for this group epoch when it is time; returns the epoch that targets are of then."""
         if epoch <= self.target_epoch:
             return self.target_epoch
         interval_ms = self.settings.group_consumer_assignment_interval_ms
         made_at_ms = self._target_made_at_ms
-        if interval_ms > 0 and made_at_ms is not None and 0 <= now_ms - made_at_ms < interval_ms:
+        if interval_ms > 0 and made_at_ms is not None and 0 <= steady_ms - made_at_ms < interval_ms:
             return self.target_epoch
         subscribers = {
             member_id: Subscriber(self.subscribed_ids(member), self.targets.get(member_id, NOTHING), member.instance_id)
@@ -161,10 +164,10 @@ class ConsumerRebalance(ConsumerState):
         for member_id, target in assign(subscribers, {topic.uuid: topic.partitions for topic in topics}).items():
             if target != self.targets.get(member_id, NOTHING):
                 self._write(out, "target", member_id, target_value(target))
-        self._target_made_at_ms = now_ms
+        self._target_made_at_ms = steady_ms
         return epoch
 
-    def _remove_members(self, out: Result, members: Iterable[ConsumerMember]) -> None:
+    def _remove_members(self, out: Step, members: Iterable[ConsumerMember]) -> None:
         """They are members no more, and what they had is free."""
         for member in members:
             self._forget(out, member)
@@ -172,9 +175,9 @@ class ConsumerRebalance(ConsumerState):
         if not self.members:
             self._note(out, "group empty")
 
-    def on_catalogue(self, now_ms: int) -> Result:
+    def on_catalogue(self, steady_ms: int) -> Step:
         """Topics have come, gone, or have more partitions: a new epoch when any is subscribed to."""
-        out = Result()
+        out = Step()
         self._look_at_catalogue()
         if self.members and self.hash_of_topics() != self.topics_hash:
             self._write_group(out, self.epoch + 1, self.target_epoch)
@@ -186,31 +189,31 @@ class ConsumerRebalance(ConsumerState):
     def _timer(self, name: str, member_id: str) -> TimerName:
         return (name, self.group_id, member_id)
 
-    def _cancel_timers(self, out: Result, member_id: str) -> None:
+    def _cancel_timers(self, out: Step, member_id: str) -> None:
         for name in TIMERS:
             out.timers[self._timer(name, member_id)] = None
 
-    def _start_session(self, out: Result, member: ConsumerMember, now_ms: int) -> None:
+    def _start_session(self, out: Step, member: ConsumerMember, steady_ms: int) -> None:
         classic = member.classic
         timeout_ms = self.settings.group_consumer_session_timeout_ms if classic is None else classic.session_timeout_ms
-        out.timers[self._timer("session", member.member_id)] = now_ms + timeout_ms
+        out.timers[self._timer("session", member.member_id)] = steady_ms + timeout_ms
 
-    def _start_revocation(self, out: Result, member: ConsumerMember, now_ms: int) -> None:
+    def _start_revocation(self, out: Step, member: ConsumerMember, steady_ms: int) -> None:
         """A member of the consumer protocol has its rebalance timeout to give up partitions; a classic one to rejoin."""
         timer = self._timer("rebalance", member.member_id)
         if member.classic is None and member.state is MemberState.UNREVOKED_PARTITIONS:
             self._must_revoke_at[member.member_id] = member.epoch
-            out.timers[timer] = now_ms + member.rebalance_timeout_ms
+            out.timers[timer] = steady_ms + member.rebalance_timeout_ms
         elif self._must_revoke_at.pop(member.member_id, None) is not None:
             out.timers[timer] = None
 
-    def _tell_to_rejoin(self, out: Result, member: ConsumerMember, now_ms: int) -> None:
+    def _tell_to_rejoin(self, out: Step, member: ConsumerMember, steady_ms: int) -> None:
         """A classic member has its rebalance timeout from the first time that it is told."""
         if member.member_id not in self._must_rejoin:
             self._must_rejoin.add(member.member_id)
-            out.timers[self._timer("rejoin", member.member_id)] = now_ms + member.rebalance_timeout_ms
+            out.timers[self._timer("rejoin", member.member_id)] = steady_ms + member.rebalance_timeout_ms
 
-    def _has_rejoined(self, out: Result, member_id: str) -> None:
+    def _has_rejoined(self, out: Step, member_id: str) -> None:
         if member_id in self._must_rejoin:
             self._must_rejoin.remove(member_id)
             out.timers[self._timer("rejoin", member_id)] = None

@@ -25,9 +25,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from hashlib import blake2b
-from typing import Final
+from typing import Final, TypeVar
 from uuid import UUID
 
+from pg_kafka.config.groups import GroupSettings
 from pg_kafka.coordinator.assignors import NOTHING, Assignment
 from pg_kafka.coordinator.classic_member import CONSUMER_PROTOCOL_TYPE
 from pg_kafka.coordinator.consumer_member import (
@@ -35,6 +36,7 @@ from pg_kafka.coordinator.consumer_member import (
     ConsumerMember,
     MemberState,
     OwnedPartitions,
+    Pattern,
     current_value,
     member_value,
     target_from_value,
@@ -42,7 +44,8 @@ from pg_kafka.coordinator.consumer_member import (
     with_current_value,
     with_member_value,
 )
-from pg_kafka.coordinator.group_steps import Catalogue, GroupSettings, Record
+from pg_kafka.coordinator.group_steps import Catalogue
+from pg_kafka.coordinator.records import Record
 from pg_kafka.coordinator.topic_regex import matching
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages import consumer_group_describe as consumer_describe
@@ -88,13 +91,14 @@ class ConsumerState:
         self.classic_members = 0
         self._owners: dict[UUID, dict[int, str]] = {}  # who owns a partition, or has yet to give it up
         self._names: Counter[str] = Counter()  # how many subscribe to a topic by name
-        self._regexes: Counter[str] = Counter()
+        self._patterns: Counter[Pattern] = Counter()
         self._assignors: Counter[str] = Counter()
         self._protocols: Counter[str] = Counter()  # how many classic members have a protocol
         # What follows from the catalogue, as it was when the group last looked.
         self._seen_names: frozenset[str] = frozenset(catalogue.by_name)
-        self._matched: dict[str, frozenset[str]] = {}  # topics by regular expression
-        self._topic_ids: dict[tuple[tuple[str, ...], str], frozenset[UUID]] = {}  # by subscription
+        self._matched: dict[Pattern, frozenset[str]] = {}
+        self._seen_permissions = catalogue.permissions
+        self._topic_ids: dict[tuple[tuple[str, ...], Pattern], frozenset[UUID]] = {}  # by subscription
         self._subscribed_hash: int | None = None
 
     @property
@@ -174,7 +178,7 @@ class ConsumerState:
     def _put(self, member: ConsumerMember) -> None:
         old = self.members.get(member.member_id)
         self.members[member.member_id] = member
-        if old is None or old.topics != member.topics or old.regex != member.regex:
+        if old is None or old.topics != member.topics or old.pattern != member.pattern:
             self._count_subscription(old, -1)
             self._count_subscription(member, 1)
         if old is None or old.assignor != member.assignor:
@@ -221,27 +225,27 @@ class ConsumerState:
                 if not owners:
                     self._owners.pop(topic, None)
 
-    def _count_subscription(self, member: ConsumerMember | None, step: int) -> None:
+    def _count_subscription(self, member: ConsumerMember | None, by: int) -> None:
         if member is None or not (member.topics or member.regex):
             return
         for name in member.topics:
-            if _count(self._names, name, step):
+            if _count(self._names, name, by):
                 self._subscribed_hash = None
-        if member.regex and _count(self._regexes, member.regex, step):
+        if member.regex and _count(self._patterns, member.pattern, by):
             self._subscribed_hash = None
-            if step < 0:
-                self._matched.pop(member.regex, None)
+            if by < 0:
+                self._matched.pop(member.pattern, None)
 
-    def _count_assignor(self, member: ConsumerMember | None, step: int) -> None:
+    def _count_assignor(self, member: ConsumerMember | None, by: int) -> None:
         if member is not None and member.assignor is not None:
-            _count(self._assignors, member.assignor, step)
+            _count(self._assignors, member.assignor, by)
 
-    def _count_protocols(self, member: ConsumerMember | None, step: int) -> None:
+    def _count_protocols(self, member: ConsumerMember | None, by: int) -> None:
         if member is None or member.classic is None:
             return
-        self.classic_members += step
+        self.classic_members += by
         for name in dict.fromkeys(name for name, _ in member.classic.protocols):
-            _count(self._protocols, name, step)
+            _count(self._protocols, name, by)
 
     def _static_member(self, instance_id: str) -> ConsumerMember | None:
         member_id = self.static.get(instance_id)
@@ -274,19 +278,27 @@ class ConsumerState:
 
     # -- topics --------------------------------------------------------------------------------------------------
 
-    def _topics_of(self, regex: str) -> frozenset[str]:
-        found = self._matched.get(regex)
+    def _topics_of(self, pattern: Pattern) -> frozenset[str]:
+        found = self._matched.get(pattern)
         if found is None:
-            found = self._matched[regex] = matching(regex, self._seen_names)
+            found = self._matched[pattern] = self._matching(pattern, self._seen_names)
         return found
 
+    def _matching(self, pattern: Pattern, names: frozenset[str]) -> frozenset[str]:
+        """What an expression matches of these, without what its member may not describe."""
+        found = matching(pattern.regex, names)
+        return self.catalogue.seen_by(pattern.principal, pattern.host, found) if pattern.principal else found
+
     def _look_at_catalogue(self) -> None:
-        """Take the topics that there are now; expressions look at the new names only."""
+        """Take the topics that there are now; expressions look at the new names only, unless permissions have changed."""
+        if self._seen_permissions != self.catalogue.permissions:
+            self._seen_permissions = self.catalogue.permissions
+            self._matched.clear()
         names = frozenset(self.catalogue.by_name)
         new = names - self._seen_names
         self._matched = {
-            regex: (topics & names) | matching(regex, new) if new or topics - names else topics
-            for regex, topics in self._matched.items()
+            pattern: (topics & names) | self._matching(pattern, new) if new or topics - names else topics
+            for pattern, topics in self._matched.items()
         }
         self._seen_names = names
         self._topic_ids.clear()
@@ -294,10 +306,10 @@ class ConsumerState:
 
     def subscribed_ids(self, member: ConsumerMember) -> frozenset[UUID]:
         """The topics that exist and that the member subscribes to; one object for all of the same subscription."""
-        key = (member.topics, member.regex)
+        key = (member.topics, member.pattern)
         found = self._topic_ids.get(key)
         if found is None:
-            names = self._topics_of(member.regex).union(member.topics) if member.regex else member.topics
+            names = self._topics_of(member.pattern).union(member.topics) if member.regex else member.topics
             by_name = self.catalogue.by_name
             if len(self._topic_ids) > 2 * len(self.members) + 16:
                 self._topic_ids.clear()  # of subscriptions that nobody has any more
@@ -306,18 +318,28 @@ class ConsumerState:
         return found
 
     def hash_of_topics(self) -> int:
-        """Changes when a subscribed topic appears, goes, or has more partitions. The order of topics is no matter."""
+        """Changes when a subscribed topic appears, goes, or has more partitions, and when somebody may see another one.
+
+        The order of topics is no matter.
+        """
         if self._subscribed_hash is None:
-            names = set(self._names).union(*(self._topics_of(regex) for regex in self._regexes))
+            names = set(self._names).union(*(self._topics_of(pattern) for pattern in self._patterns))
             by_name = self.catalogue.by_name
             topics = (by_name[name] for name in names if name in by_name)
             total = sum(_topic_hash(topic.name, topic.id, topic.partitions) for topic in topics)
+            total += sum(
+                _topic_hash(f"{pattern.principal} {pattern.host} {name}", by_name[name].id, 0)
+                for pattern in self._patterns
+                if pattern.principal
+                for name in self._topics_of(pattern)
+                if name in by_name
+            )
             self._subscribed_hash = total % _HASH_RANGE
         return self._subscribed_hash
 
     def is_subscribed(self, topic_name: str) -> bool:
         """A member subscribes to the topic, by name or by expression."""
-        return topic_name in self._names or any(topic_name in self._topics_of(regex) for regex in self._regexes)
+        return topic_name in self._names or any(topic_name in self._topics_of(pattern) for pattern in self._patterns)
 
     # -- offsets -------------------------------------------------------------------------------------------------
 
@@ -433,14 +455,17 @@ class ConsumerState:
         )
 
 
-def _count(counter: Counter[str], name: str, step: int) -> bool:
+_Counted = TypeVar("_Counted", str, Pattern)
+
+
+def _count(counter: Counter[_Counted], name: _Counted, by: int) -> bool:
     """Whether the name is there for the first time, or no longer."""
-    count = counter.get(name, 0) + step
+    count = counter.get(name, 0) + by
     if count:
         counter[name] = count
     else:
         counter.pop(name, None)
-    return count == 0 or (count == 1 and step > 0)
+    return count == 0 or (count == 1 and by > 0)
 
 
 def _wrong_epoch(member: ConsumerMember) -> ErrorCode:

@@ -113,14 +113,14 @@ class GroupOffsets:
         return keys
 
     def expired(
-        self, group: ExpiringGroup, topic_name: Callable[[int], str | None], now_ms: int, retention_ms: int
+        self, group: ExpiringGroup, topic_name: Callable[[int], str | None], wall_ms: int, retention_ms: int
     ) -> list[OffsetKey]:
         """What is to be deleted now. `topic_name` gives None for a topic that is gone; times are since 1970."""
         subscribed: dict[int, bool] = {}
         expired = []
         for key, committed in self._committed.items():
             base_ms = group.offset_expiry_base_ms(committed.committed_at_ms)
-            if base_ms is None or now_ms - base_ms < retention_ms or key in self._staged:
+            if base_ms is None or wall_ms - base_ms < retention_ms or key in self._staged:
                 continue
             topic_id = key[0]
             if topic_id not in subscribed:

@@ -21,8 +21,8 @@ from pg_kafka.coordinator.consumer_protocol import (
     read_assignment,
     read_subscription,
 )
-from pg_kafka.coordinator.consumer_rebalance import Refused
-from pg_kafka.coordinator.group_steps import Catalogue, Result, Sender
+from pg_kafka.coordinator.consumer_rebalance import RequestRefused
+from pg_kafka.coordinator.group_steps import Catalogue, Sender, Step
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.consumer_group_heartbeat import (
     ConsumerGroupHeartbeatRequest,
@@ -36,9 +36,9 @@ def upgrade(
     token: Hashable,
     sender: Sender,
     new_member_id: str,
-    now_ms: int,
+    steady_ms: int,
     catalogue: Catalogue,
-) -> Result:
+) -> Step:
     """A ConsumerGroupHeartbeat to a classic group: it becomes a ConsumerGroup, or the request is refused.
 
     When the request is refused, the classic group stays as it is.
@@ -46,16 +46,16 @@ def upgrade(
     try:
         check_heartbeat(request, sender.version, classic.settings)
         if request.member_epoch != 0:
-            raise Refused(ErrorCode.GROUP_ID_NOT_FOUND, f"Group {classic.group_id} is not a consumer group.")
+            raise RequestRefused(ErrorCode.GROUP_ID_NOT_FOUND, f"Group {classic.group_id} is not a consumer group.")
         group = ConsumerGroup(classic.group_id, classic.settings, catalogue)
-        converted = _converted(classic, group, now_ms) if classic.members else Result()
-    except Refused as refused:
-        out = Result()
+        converted = _converted(classic, group, steady_ms) if classic.members else Step()
+    except RequestRefused as refused:
+        out = Step()
         out.replies.append(
             (token, ConsumerGroupHeartbeatResponse(error_code=refused.error, error_message=refused.message))
         )
         return out
-    joined = group.consumer_heartbeat(request, token, sender, new_member_id, now_ms)
+    joined = group.consumer_heartbeat(request, token, sender, new_member_id, steady_ms)
     if joined.replies[-1][1].error_code:
         return joined
     out = classic.dismiss(ErrorCode.REBALANCE_IN_PROGRESS)
@@ -68,12 +68,12 @@ def upgrade(
     return out
 
 
-def _converted(classic: ClassicGroup, group: ConsumerGroup, now_ms: int) -> Result:
+def _converted(classic: ClassicGroup, group: ConsumerGroup, steady_ms: int) -> Step:
     settings = classic.settings
 
-    def refuse(why: str) -> Refused:
+    def refuse(why: str) -> RequestRefused:
         message = f"Cannot upgrade classic group {classic.group_id} to consumer group because {why}."
-        return Refused(ErrorCode.GROUP_ID_NOT_FOUND, message)
+        return RequestRefused(ErrorCode.GROUP_ID_NOT_FOUND, message)
 
     if settings.group_consumer_migration_policy not in UPGRADE_POLICIES:
         raise refuse("online upgrade is disabled")
@@ -90,14 +90,14 @@ def _converted(classic: ClassicGroup, group: ConsumerGroup, now_ms: int) -> Resu
         except MalformedConsumerProtocol:
             raise refuse("the embedded consumer protocol is malformed") from None
         if assignment.has_user_data:
-            raise Refused(
+            raise RequestRefused(
                 ErrorCode.GROUP_ID_NOT_FOUND,
                 f"Cannot upgrade classic group {classic.group_id} to consumer group because an unsupported custom"
                 " assignor is in use. Please refer to the documentation or switch to a default assignor before"
                 " re-attempting the upgrade.",
             )
         members.append(_member(each, subscription, assignment, classic.generation, group.catalogue, taken))
-    return group.take_over(members, classic.generation, now_ms)
+    return group.take_over(members, classic.generation, steady_ms)
 
 
 def _member(

@@ -64,7 +64,7 @@ class Duplicate:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class BatchRefused:
     """The batch must not be appended."""
 
     error: ErrorCode
@@ -74,14 +74,14 @@ class Refused:
 _ACCEPTED: Final = Accepted()
 
 
-def sequence_after(sequence: int, steps: int) -> int:
-    """The sequence number `steps` after `sequence`: after 2^31 - 1 comes 0."""
-    return (sequence + steps) % _SEQUENCES
+def sequence_after(sequence: int, count: int) -> int:
+    """The sequence number `count` after `sequence`: after 2^31 - 1 comes 0."""
+    return (sequence + count) % _SEQUENCES
 
 
 def check(
     window: ProducerWindow | None, *, epoch: int, base_sequence: int, count: int
-) -> Accepted | Duplicate | Refused:
+) -> Accepted | Duplicate | BatchRefused:
     """What becomes of a batch of `count` records with this epoch and first sequence number."""
     if window is None:
         # The state may be gone because retention or DeleteRecords took the producer's last records (KIP-360).
@@ -95,14 +95,14 @@ def check(
                 return Duplicate(batch)
         if base_sequence == expected:
             return _ACCEPTED
-        return Refused(
+        return BatchRefused(
             ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER,
             f"sequence number {base_sequence} where {expected} comes next in epoch {epoch}",
         )
     if epoch < window.epoch:
-        return Refused(ErrorCode.INVALID_PRODUCER_EPOCH, f"producer epoch {epoch} is older than {window.epoch}")
+        return BatchRefused(ErrorCode.INVALID_PRODUCER_EPOCH, f"producer epoch {epoch} is older than {window.epoch}")
     if base_sequence != 0:
-        return Refused(
+        return BatchRefused(
             ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER,
             f"sequence number {base_sequence} where 0 begins the new epoch {epoch} (after epoch {window.epoch})",
         )

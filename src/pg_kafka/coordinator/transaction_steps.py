@@ -1,6 +1,6 @@
 """What the machine of a transactional id takes and gives.
 
-A machine never awaits and knows no clock. Its methods take `now_ms` (milliseconds since 1970) and return a `Step`; the
+A machine never awaits and knows no clock. Its methods take `steady_ms` (`pg_kafka.clock`) and return a `Step`; the
 records in it are applied to the machine already, through `apply`, which is also what rebuilds it after a restart.
 Whoever runs the machine writes the records in their order, and replies only after these and all earlier records of the
 transactional id are committed. When a write fails, the machine is thrown away and built again from what is stored.
@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from pg_kafka.coordinator.group_steps import Record
+from pg_kafka.coordinator.records import Record
 
 # Kafka's names, as ListTransactions and DescribeTransactions show them.
 EMPTY: Final = "Empty"
@@ -30,6 +30,9 @@ DEAD: Final = "Dead"
 
 NO_PRODUCER: Final = (-1, -1)
 """Producer id and epoch where there are none."""
+
+PRODUCE_REGISTERS: Final = 12
+"""Produce from this version on registers partitions by itself (KIP-890)."""
 
 TopicPartition = tuple[int, int]
 """Topic id, as in kafka.topics, and partition."""
@@ -92,8 +95,8 @@ class PendingOffset(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """The end of a transaction, to be carried out: a marker in each partition, and the offsets committed or dropped.
+class Decision:
+    """How a transaction ends, to be carried out: a marker in each partition, and the offsets committed or dropped.
 
     Markers bear this producer id and epoch. Carried out twice, it does no harm.
     """
@@ -111,7 +114,7 @@ class Ending:
 class Step:
     """What has to be done after an event, in this order: write, then reply; timers at once.
 
-    With an `ending`, the records say what was decided. Whoever runs the machine writes the markers and offsets, and
+    With a `decision`, the records say what was decided. Whoever runs the machine writes the markers and offsets, and
     calls `ended` for the records that say so. When all goes into one commit, `ended` is called at once, and of each
     record only the last value need be written.
 
@@ -121,7 +124,7 @@ class Step:
 
     error: int = 0
     records: list[Record] = field(default_factory=list)
-    ending: Ending | None = None
+    decision: Decision | None = None
     reply: Any = None
     timers: dict[str, int | None] = field(default_factory=dict)
     is_dead: bool = False

@@ -1,6 +1,6 @@
 """One transactional id: who its producer is, and what belongs to the open transaction.
 
-Pure (see transaction_steps). The behaviour is that of Apache Kafka 4.3's transaction coordinator with the feature
+Pure (see transaction_steps). The behaviour is that of Apache Kafka 4.4's transaction coordinator with the feature
 transaction.version at 2; KIP numbers stand where a rule comes from. Requests of versions below those of KIP-890
 (Produce 12, TxnOffsetCommit 5, EndTxn 5) follow the older rules, side by side with the newer.
 
@@ -33,7 +33,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from pg_kafka.coordinator.group_steps import Record
+from pg_kafka.coordinator.records import Record
 from pg_kafka.coordinator.transaction_steps import (
     COMPLETE_ABORT,
     COMPLETE_COMMIT,
@@ -43,8 +43,9 @@ from pg_kafka.coordinator.transaction_steps import (
     ONGOING,
     PREPARE_ABORT,
     PREPARE_COMMIT,
+    PRODUCE_REGISTERS,
+    Decision,
     Description,
-    Ending,
     PendingOffset,
     Registration,
     Step,
@@ -80,7 +81,6 @@ HOLD_AFTER_START_MS: Final = 900_000
 """No id is forgotten so soon after a start, unless it may be forgotten sooner anyway: a clock that is ahead must not
 take those of producers that live."""
 
-PRODUCE_REGISTERS: Final = 12  # Produce from this version on registers partitions by itself (KIP-890)
 PRODUCE_KNOWS_ABORTABLE: Final = 11
 OFFSET_COMMIT_REGISTERS: Final = 5  # and TxnOffsetCommit groups
 OFFSET_COMMIT_KNOWS_ABORTABLE: Final = 4
@@ -193,19 +193,19 @@ class Transaction:
 
     @property
     def is_prepared(self) -> bool:
-        """An ending is decided, and not yet carried out."""
+        """A decision is made, and not yet carried out."""
         return self.state in _PREPARED
 
-    def restart(self, now_ms: int, began_ms: int) -> Step:
+    def restart(self, steady_ms: int, began_ms: int) -> Step:
         """Begin to serve what was loaded: an ending that was decided is carried out, timers go on.
 
         What was stored before the broker began, at `began_ms`, has times of a clock that may have been set since.
         """
         out = Step()
         if self.is_prepared:
-            out.ending = self._ending()
-        if self.state == ONGOING and not began_ms <= self._updated_ms <= now_ms:
-            self._go_on(out, now_ms, began_ms)
+            out.decision = self._decision()
+        if self.state == ONGOING and not began_ms <= self._updated_ms <= steady_ms:
+            self._go_on(out, steady_ms, began_ms)
         self._set_timers(out)
         expires_ms = out.timers["expire"]
         if expires_ms is not None:
@@ -213,7 +213,7 @@ class Transaction:
             out.timers["expire"] = max(expires_ms, began_ms + hold_ms)
         return out
 
-    def _go_on(self, out: Step, now_ms: int, began_ms: int) -> None:
+    def _go_on(self, out: Step, steady_ms: int, began_ms: int) -> None:
         """Count how long the transaction has been open: what is known of it counts whole, and what the clock says has
         passed since then up to half of the timeout. So a clock that was set back holds readers up for no longer than
         the timeout, and one that is ahead does not abort what a producer goes on with."""
@@ -221,44 +221,44 @@ class Transaction:
         told_ms = min(max(began_ms - self.started_ms, known_ms), known_ms + self.timeout_ms // 2)
         started_ms = began_ms - told_ms
         if started_ms != self.started_ms:
-            times = {"started_ms": started_ms, "updated_ms": now_ms}
+            times = {"started_ms": started_ms, "updated_ms": steady_ms}
             self._write(out, Record("transaction", "", self._value() | times))
 
-    def on_timer(self, name: str, now_ms: int, *, fresh_producer_id: int | None = None) -> Step:
+    def on_timer(self, name: str, steady_ms: int, *, fresh_producer_id: int | None = None) -> Step:
         """A deadline has passed: "timeout" or "expire"."""
         out = Step()
         deadline_ms = self._deadline_ms(name)
         if deadline_ms is None:
             return out
-        if now_ms < deadline_ms:  # a clock that was set back
+        if steady_ms < deadline_ms:  # a clock that was set back
             out.timers[name] = deadline_ms
         elif name == "timeout":
-            self._prepare(out, "abort", now_ms, fresh_producer_id, bumps=True)
-            out.ending = self._ending(is_timeout=True)
+            self._prepare(out, "abort", steady_ms, fresh_producer_id, bumps=True)
+            out.decision = self._decision(is_timeout=True)
         else:
             self._write(out, Record("transaction", "", None))
             out.timers = {"timeout": None, "expire": None}
             out.is_dead = True
         return out
 
-    def abort(self, now_ms: int, *, fresh_producer_id: int | None = None) -> Step:
+    def abort(self, steady_ms: int, *, fresh_producer_id: int | None = None) -> Step:
         """An operator ends the open transaction; its producer is fenced. INVALID_TXN_STATE when there is none."""
         out = Step()
         if self.state == ONGOING:
-            self._prepare(out, "abort", now_ms, fresh_producer_id, bumps=True)
-            out.ending = self._ending(by_operator=True)
+            self._prepare(out, "abort", steady_ms, fresh_producer_id, bumps=True)
+            out.decision = self._decision(by_operator=True)
         else:
             out.error = ErrorCode.CONCURRENT_TRANSACTIONS if self.is_prepared else ErrorCode.INVALID_TXN_STATE
         return out
 
-    def ended(self, now_ms: int) -> Step:
-        """The ending is carried out, or will be in the same commit as the records of this step."""
+    def ended(self, steady_ms: int) -> Step:
+        """The decision is carried out, or will be in the same commit as the records of this step."""
         out = Step()
         producer = self._client_producer()
         self._transit(
             out,
             "ended",
-            now_ms,
+            steady_ms,
             producer_id=producer[0],
             producer_epoch=producer[1],
             next_producer_id=-1,
@@ -313,7 +313,7 @@ class Transaction:
         version: int,
         enable_2pc: bool = False,
         keep_prepared: bool = False,
-        now_ms: int,
+        steady_ms: int,
     ) -> Step:
         """A producer begins, or begins again: the reply is its id and epoch.
 
@@ -326,8 +326,8 @@ class Transaction:
         if error:
             return out
         if self.state == ONGOING:
-            self._prepare(out, "abort", now_ms, fresh_producer_id, bumps=True)
-            out.ending = self._ending()
+            self._prepare(out, "abort", steady_ms, fresh_producer_id, bumps=True)
+            out.decision = self._decision()
             out.error = ErrorCode.CONCURRENT_TRANSACTIONS
             return out
         producer = self._next_producer(expected, fresh_producer_id)
@@ -337,7 +337,7 @@ class Transaction:
         self._transit(
             out,
             "init",
-            now_ms,
+            steady_ms,
             producer_id=producer[0],
             producer_epoch=producer[1],
             last_producer_epoch=producer[2],
@@ -384,13 +384,13 @@ class Transaction:
     # -- what belongs to the transaction -----------------------------------------------------------------------------
 
     def add_partitions(
-        self, producer_id: int, epoch: int, partitions: Sequence[Registration], *, version: int, now_ms: int
+        self, producer_id: int, epoch: int, partitions: Sequence[Registration], *, version: int, steady_ms: int
     ) -> Step:
         """AddPartitionsToTxn: they belong to the transaction, which begins when there is none."""
         error = self._refuse(producer_id, epoch, _fenced(version >= KNOWS_FENCED))
         out = Step(error)
         if not error:
-            self._register(out, partitions, (), 2 if version >= ADD_PARTITIONS_BY_BROKERS else 0, now_ms)
+            self._register(out, partitions, (), 2 if version >= ADD_PARTITIONS_BY_BROKERS else 0, steady_ms)
         return out
 
     def verify_partitions(
@@ -401,16 +401,16 @@ class Transaction:
         missing = ErrorCode.TRANSACTION_ABORTABLE
         return {each: error or (0 if each in self.partitions else missing) for each in partitions}
 
-    def add_offsets(self, producer_id: int, epoch: int, group_id: str, *, version: int, now_ms: int) -> Step:
+    def add_offsets(self, producer_id: int, epoch: int, group_id: str, *, version: int, steady_ms: int) -> Step:
         """AddOffsetsToTxn: offsets of the group belong to the transaction, which begins when there is none."""
         error = self._refuse(producer_id, epoch, _fenced(version >= KNOWS_FENCED))
         out = Step(error)
         if not error:
-            self._register(out, (), (group_id,), 0, now_ms)
+            self._register(out, (), (group_id,), 0, steady_ms)
         return out
 
     def produce(
-        self, producer_id: int, epoch: int, partitions: Sequence[Registration], *, version: int, now_ms: int
+        self, producer_id: int, epoch: int, partitions: Sequence[Registration], *, version: int, steady_ms: int
     ) -> Step:
         """A Produce request with transactional batches.
 
@@ -426,7 +426,7 @@ class Transaction:
         if error:
             out.reply = {(topic_id, index): error for topic_id, index, _ in partitions}
         elif registers:
-            self._register(out, partitions, (), 2, now_ms)
+            self._register(out, partitions, (), 2, steady_ms)
         else:
             knows_abortable = version >= PRODUCE_KNOWS_ABORTABLE
             missing = ErrorCode.TRANSACTION_ABORTABLE if knows_abortable else ErrorCode.INVALID_TXN_STATE
@@ -453,13 +453,13 @@ class Transaction:
         offsets: Sequence[PendingOffset],
         *,
         version: int,
-        now_ms: int,
+        steady_ms: int,
     ) -> Step:
         """TxnOffsetCommit: the offsets are the group's when the transaction commits."""
         error = self.check_offsets(producer_id, epoch, group_id, version=version)
         out = Step(error)
         if not error:
-            self._register(out, (), (group_id,), 2 if version >= OFFSET_COMMIT_REGISTERS else self._version, now_ms)
+            self._register(out, (), (group_id,), 2 if version >= OFFSET_COMMIT_REGISTERS else self._version, steady_ms)
             for offset in offsets:
                 self._write(out, offset.record())
         return out
@@ -479,7 +479,7 @@ class Transaction:
         return ErrorCode.CONCURRENT_TRANSACTIONS if self.state in _BUSY else ErrorCode.NONE
 
     def _register(
-        self, out: Step, partitions: Sequence[Registration], groups: tuple[str, ...], version: int, now_ms: int
+        self, out: Step, partitions: Sequence[Registration], groups: tuple[str, ...], version: int, steady_ms: int
     ) -> None:
         known, known_groups = self.partitions, self.groups
         new = {(topic_id, index): offset for topic_id, index, offset in partitions if (topic_id, index) not in known}
@@ -489,10 +489,10 @@ class Transaction:
             self._transit(
                 out,
                 "register",
-                now_ms,
+                steady_ms,
                 partitions=[[*partition, offset] for partition, offset in (known | new).items()],
                 groups=[*known_groups, *new_groups],
-                started_ms=now_ms if is_new else self.started_ms,
+                started_ms=steady_ms if is_new else self.started_ms,
                 version=version,
             )
 
@@ -506,7 +506,7 @@ class Transaction:
         *,
         version: int,
         fresh_producer_id: int | None = None,
-        now_ms: int,
+        steady_ms: int,
     ) -> Step:
         """EndTxn: the reply is the id and epoch that the producer has from now on; older versions do not send it."""
         bumps = version >= END_BUMPS_EPOCH
@@ -518,8 +518,8 @@ class Transaction:
         if out.error:
             return out
         if not is_decided:
-            self._prepare(out, "commit" if commit else "abort", now_ms, fresh_producer_id, bumps=bumps)
-            out.ending = self._ending()
+            self._prepare(out, "commit" if commit else "abort", steady_ms, fresh_producer_id, bumps=bumps)
+            out.decision = self._decision()
         out.reply = self._client_producer()
         return out
 
@@ -550,7 +550,7 @@ class Transaction:
         is_same = self.state == (COMPLETE_COMMIT if commit else COMPLETE_ABORT)
         return (ErrorCode.NONE if is_same else ErrorCode.INVALID_TXN_STATE), is_same
 
-    def _prepare(self, out: Step, event: str, now_ms: int, fresh_producer_id: int | None, *, bumps: bool) -> None:
+    def _prepare(self, out: Step, event: str, steady_ms: int, fresh_producer_id: int | None, *, bumps: bool) -> None:
         """Decide. From here on, nothing but the ending can happen."""
         changes: dict[str, Any] = {}
         if bumps:
@@ -559,11 +559,11 @@ class Transaction:
             if self.producer_epoch >= LAST_EPOCH:
                 changes["next_producer_id"] = _need(fresh_producer_id)
         if self.state != ONGOING:
-            changes["started_ms"] = now_ms
-        self._transit(out, event, now_ms, **changes, version=2 if bumps else 0)
+            changes["started_ms"] = steady_ms
+        self._transit(out, event, steady_ms, **changes, version=2 if bumps else 0)
 
-    def _ending(self, *, is_timeout: bool = False, by_operator: bool = False) -> Ending:
-        return Ending(
+    def _decision(self, *, is_timeout: bool = False, by_operator: bool = False) -> Decision:
+        return Decision(
             self.state == PREPARE_COMMIT,
             self.producer_id,
             self.producer_epoch,
@@ -581,11 +581,11 @@ class Transaction:
 
     # -- changes -----------------------------------------------------------------------------------------------------
 
-    def _transit(self, out: Step, event: str, now_ms: int, **changes: Any) -> None:
+    def _transit(self, out: Step, event: str, steady_ms: int, **changes: Any) -> None:
         """The only way to another state. Fields of the record that are not named stay as they are."""
         before = self.state
         changes["state"] = TRANSITIONS[before, event]
-        changes["updated_ms"] = now_ms
+        changes["updated_ms"] = steady_ms
         changes["previous_producer_id"] = self.producer_id
         self._write(out, Record("transaction", "", self._value() | changes))
         if before != self.state or before != ONGOING:

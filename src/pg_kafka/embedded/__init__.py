@@ -1,6 +1,6 @@
 """PostgreSQL that we start (EmbeddedPostgres) and PostgreSQL that we are given (GivenPostgres), with one interface.
 
-    postgres: Postgres = GivenPostgres(url, log) if url else EmbeddedPostgres(folder, log)
+    postgres: Postgres = GivenPostgres(url, logger) if url else EmbeddedPostgres(folder, logger)
     await postgres.start()
     ...                      # connect to postgres.dsn
     await postgres.stop()
@@ -11,7 +11,7 @@ Nobody asks which one it has.
 from typing import Protocol
 
 from pg_kafka.embedded.given import GivenPostgres
-from pg_kafka.embedded.server import EmbeddedPostgres
+from pg_kafka.embedded.server import EmbeddedPostgres, dsn_of_running
 
 
 class Postgres(Protocol):
@@ -29,6 +29,13 @@ class Postgres(Protocol):
     def description(self) -> str:
         """Version and place, for the banner; holds no password."""
 
+    @property
+    def log_dir(self) -> str:
+        """What Kafka's clients are told where they ask for log directories; holds no password."""
+
+    def disk_bytes(self) -> tuple[int, int] | None:
+        """Size of the disk that the log is on, and what is free there; None when that cannot be seen from here."""
+
     def free_disk_bytes(self) -> int | None:
         """Free space where the server writes, None when that cannot be seen from here. Raises OSError."""
 
@@ -42,4 +49,4 @@ class Postgres(Protocol):
         """End it without waiting, for a program that is about to exit."""
 
 
-__all__ = ["EmbeddedPostgres", "GivenPostgres", "Postgres"]
+__all__ = ["EmbeddedPostgres", "GivenPostgres", "Postgres", "dsn_of_running"]

@@ -101,6 +101,13 @@ class DataFolder:
         """What to say when the operating system refuses the folder."""
         return FatalError(f"data folder {self.path} cannot be used: {with_advice(error.strerror or str(error))}")
 
+    def disk_bytes(self) -> tuple[int, int] | None:
+        """Size of the volume of the tables, and what is free there; None when it cannot be looked at."""
+        with contextlib.suppress(OSError):
+            usage = shutil.disk_usage(self.cluster)
+            return usage.total, usage.free
+        return None
+
     def free_bytes(self) -> int:
         """Free space for the server: the least of the volumes of the folder and of the WAL. Raises OSError."""
         places = (place for place in (self.path, self.cluster, self.cluster / "pg_wal") if place.exists())

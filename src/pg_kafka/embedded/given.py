@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import shlex
 import time
 
 import asyncpg
 
-from pg_kafka.database_url import place, without_password
+from pg_kafka.database_url import named_files, place, without_password
 from pg_kafka.errors import FatalError
 
 OLDEST = 14
@@ -22,9 +23,9 @@ _STARTING_UP_S = 60.0
 class GivenPostgres:
     """A server that somebody else runs; `start` checks that it can be used, `stop` leaves it alone."""
 
-    def __init__(self, dsn: str, log: logging.Logger) -> None:
+    def __init__(self, dsn: str, logger: logging.Logger) -> None:
         self._dsn = dsn
-        self._log = log
+        self._logger = logger
         self._version = ""
 
     @property
@@ -39,12 +40,26 @@ class GivenPostgres:
     def description(self) -> str:
         return f"PostgreSQL {self._version}, {place(self._dsn)}"
 
+    @property
+    def log_dir(self) -> str:
+        return f"postgresql://{place(self._dsn)}"
+
+    def disk_bytes(self) -> tuple[int, int] | None:
+        """None: its disk is another machine's."""
+        return None
+
     def free_disk_bytes(self) -> int | None:
         """None: its disk is another machine's."""
         return None
 
     async def start(self) -> None:
         """Raises FatalError when the server cannot be reached, is too old, or the database is not UTF8."""
+        for option, file in named_files(self._dsn, os.environ):
+            if not os.access(file, os.R_OK):
+                # The driver would say that some file is missing.
+                raise FatalError(
+                    f"the database {place(self._dsn)} cannot be used: {option} names {file}, which cannot be read"
+                )
         connection = await self._connect()
         try:
             self._version = connection.get_settings().server_version.split()[0]
@@ -77,7 +92,7 @@ class GivenPostgres:
             except asyncpg.CannotConnectNowError as error:
                 if time.monotonic() > deadline:
                     raise FatalError(f"the database {place(self._dsn)} does not come up: {error}") from error
-                self._log.info("the database is starting up", extra={"reason": str(error)})
+                self._logger.info("the database is starting up", extra={"reason": str(error)})
                 await asyncio.sleep(0.5)
             except TimeoutError as error:
                 raise FatalError(

@@ -51,9 +51,9 @@ _PORTS = range(20_000, 30_000)
 class EmbeddedPostgres:
     """A PostgreSQL server of our own."""
 
-    def __init__(self, data: Path, log: logging.Logger, *, copies: Path = binaries.COPIES) -> None:
+    def __init__(self, data: Path, logger: logging.Logger, *, copies: Path = binaries.COPIES) -> None:
         self._folder = DataFolder(data)
-        self._log = log
+        self._logger = logger
         self._copies = copies
         self._user: ServerUser | None = None
         self._postmaster: Postmaster | None = None
@@ -88,6 +88,13 @@ class EmbeddedPostgres:
     def description(self) -> str:
         return f"PostgreSQL {self._version}, embedded, {self._folder.path}"
 
+    @property
+    def log_dir(self) -> str:
+        return str(self._folder.path)
+
+    def disk_bytes(self) -> tuple[int, int] | None:
+        return self._folder.disk_bytes()
+
     def free_disk_bytes(self) -> int | None:
         """The least of the volumes of the data folder and of the WAL, which may have been moved to another. Raises OSError."""
         return self._folder.free_bytes()
@@ -114,7 +121,7 @@ class EmbeddedPostgres:
                 postmaster.signal(signal.SIGINT)
                 immediate = not await postmaster.wait_ended(deadline_s)
                 if immediate:
-                    self._log.warning(
+                    self._logger.warning(
                         "PostgreSQL is slow to shut down, stopping it at once", extra={"after_s": deadline_s}
                     )
             if immediate:
@@ -131,7 +138,7 @@ class EmbeddedPostgres:
         """Start the server again whenever it ends by itself. Raises FatalError when it does not come back."""
         while self._postmaster is not None:
             await self._postmaster.ended()
-            self._log.error("PostgreSQL ended, starting it again", extra={"data": str(self._folder.path)})
+            self._logger.error("PostgreSQL ended, starting it again", extra={"data": str(self._folder.path)})
             self._postmaster = None
             try:
                 await self._bring_up()
@@ -200,7 +207,7 @@ class EmbeddedPostgres:
         ]
         process = _spawn(arguments, owner)
         slow = asyncio.get_running_loop().call_later(
-            _SLOW_S, lambda: self._log.warning("making a new PostgreSQL takes long, the disk is slow")
+            _SLOW_S, lambda: self._logger.warning("making a new PostgreSQL takes long, the disk is slow")
         )
         try:
             output, _ = await asyncio.to_thread(process.communicate)
@@ -220,7 +227,7 @@ class EmbeddedPostgres:
         if found is None:
             return False
         if not self._is_stopping():
-            self._log.info("taking over the PostgreSQL of an earlier pg-kafka", extra={"postmaster": found.pid})
+            self._logger.info("taking over the PostgreSQL of an earlier pg-kafka", extra={"postmaster": found.pid})
             self._postmaster = found
             try:
                 self._status = await self._wait_ready(found)
@@ -232,7 +239,7 @@ class EmbeddedPostgres:
                 if found.is_alive() and not self._is_stopping():
                     raise
             self._postmaster = None
-        self._log.info("waiting for PostgreSQL to finish shutting down", extra={"postmaster": found.pid})
+        self._logger.info("waiting for PostgreSQL to finish shutting down", extra={"postmaster": found.pid})
         if not await found.wait_ended(_STATEMENT_TIMEOUT_S):
             raise FatalError(f"PostgreSQL on {self._folder.path} (process {found.pid}) does not finish shutting down")
         return False
@@ -302,7 +309,7 @@ class EmbeddedPostgres:
             try:
                 return await postmaster.wait_ready()
             except TimeoutError:
-                self._log.info("PostgreSQL is still starting or recovering", extra={"postmaster": postmaster.pid})
+                self._logger.info("PostgreSQL is still starting or recovering", extra={"postmaster": postmaster.pid})
 
     def _log_sizes(self) -> dict[Path, int]:
         return {path: path.stat().st_size for path in (self._folder.cluster / "log").glob("*.log")}
@@ -358,7 +365,7 @@ class EmbeddedPostgres:
                 )
             if not told:
                 told = True
-                self._log.info("PostgreSQL is recovering to a point in time", extra={"data": str(self._folder.path)})
+                self._logger.info("PostgreSQL is recovering to a point in time", extra={"data": str(self._folder.path)})
             await asyncio.sleep(_RECOVERY_POLL_S)
 
     async def _make_password(self, connection: asyncpg.Connection) -> None:
@@ -373,6 +380,13 @@ class EmbeddedPostgres:
         if self._status is None:
             raise RuntimeError("the embedded PostgreSQL has not been started")
         return self._status
+
+
+def dsn_of_running(data: Path) -> str | None:
+    """How to reach the server of a broker that runs on this folder; None when none does."""
+    status = read_status(DataFolder(data).cluster)
+    is_running = status is not None and status.is_ready and Postmaster.find(DataFolder(data).cluster) is not None
+    return _dsn(status, settings.DATABASE) if status is not None and is_running else None
 
 
 def _spawn(arguments: list[str], owner: ServerUser) -> subprocess.Popen[bytes]:

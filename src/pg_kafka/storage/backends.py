@@ -21,7 +21,7 @@ from pg_kafka.storage import queries, sessions
 from pg_kafka.storage.sessions import Session
 
 SQL = queries.load("sessions")
-log = logging.getLogger("pg_kafka.backends")
+logger = logging.getLogger("pg_kafka.backends")
 
 NOTICE_S = 5.0
 REPEAT_S = 60.0
@@ -53,7 +53,7 @@ class Backends:
         if watch is not None:
             watch.cancel()
             if not session.is_closed:
-                log.warning("a backend answers again", extra=_names(session))
+                logger.warning("a backend answers again", extra=_names(session))
 
     def close(self) -> None:
         """Look at nothing any more."""
@@ -83,7 +83,7 @@ class Backends:
     def _watched(self, watch: asyncio.Task[None], session: Session) -> None:
         del self._watches[session]
         if not watch.cancelled() and (error := watch.exception()) is not None:
-            log.error("a backend cannot be watched", exc_info=error)
+            logger.error("a backend cannot be watched", exc_info=error)
             session.drop()  # whoever waits starts over rather than wait unwatched
 
     def _waited_s(self, session: Session) -> float:
@@ -99,17 +99,17 @@ class Backends:
                 return  # it goes on
             facts |= {"waited_s": round(waited_s, 1)}
             if facts.get("waits_for") == "IPC/SyncRep":
-                log.warning("a commit waits for a synchronous standby", extra=extra | facts)
+                logger.warning("a commit waits for a synchronous standby", extra=extra | facts)
                 pause_s = REPEAT_S
             elif session.lock_id is None:
-                log.warning("a backend does not answer", extra=extra | facts)
+                logger.warning("a backend does not answer", extra=extra | facts)
                 pause_s = REPEAT_S  # whoever reads has a deadline
             elif waited_s >= self._timeout_s:
-                log.error("a backend did not answer in time and is given up", extra=extra | facts)
+                logger.error("a backend did not answer in time and is given up", extra=extra | facts)
                 await self._give_up(session)
                 return
             else:
-                log.warning("a backend does not answer", extra=extra | facts)
+                logger.warning("a backend does not answer", extra=extra | facts)
                 pause_s = self._timeout_s - waited_s
             await asyncio.sleep(pause_s)
 

@@ -5,7 +5,7 @@ that was admitted before it, counted as what PostgreSQL makes of it on the disk.
 is looked at, each second, and again when a batch would not fit. The reserve is for what is small and goes on (offsets,
 groups, ends of transactions, down to a quarter of it), for checkpoints, and for the deletions that free space.
 
-    disk = DiskWatch(postgres.free_disk_bytes, reserve_bytes, on_room=janitor.poke)
+    disk = DiskWatch(postgres.free_disk_bytes, reserve_bytes, on_room=growth.look)
     disk.look()
     reason = disk.admit(batch_bytes)    # None, or why the batch is refused, retriably
     ...
@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
 
-log = logging.getLogger("pg_kafka.disk")
+from pg_kafka.clock import Clock
+
+logger = logging.getLogger("pg_kafka.disk")
 
 # Nothing tells when a disk fills. Looking takes microseconds.
 CHECK_S = 1.0
@@ -49,9 +50,11 @@ class DiskWatch:
         free_bytes: Callable[[], int | None],
         reserve_bytes: int,
         *,
+        clock: Clock | None = None,
         on_room: Callable[[], None] = lambda: None,
         check_s: float = CHECK_S,
     ) -> None:
+        self._clock = clock or Clock()
         self._free_bytes = free_bytes
         self._reserve_bytes = reserve_bytes
         self._last_bytes = reserve_bytes // LAST_PART
@@ -106,7 +109,7 @@ class DiskWatch:
     def _take(self, size: int, mark: int) -> str | None:
         if self._free is not None:
             wanted = WRITE_FACTOR * size + BATCH_BYTES
-            if self._lacks(wanted, mark) and time.monotonic() - self._looked_at >= RECHECK_S:
+            if self._lacks(wanted, mark) and self._clock.steady_s() - self._looked_at >= RECHECK_S:
                 self.look()
             if self._lacks(wanted, mark):
                 if self._told_at is not None:
@@ -138,11 +141,11 @@ class DiskWatch:
             free_bytes = self._free_bytes()
         except OSError as error:
             # A data folder in trouble is PostgreSQL's to report.
-            log.warning("cannot look at the free disk space", extra={"error": str(error)})
+            logger.warning("cannot look at the free disk space", extra={"error": str(error)})
             return True
         if free_bytes is None:
             return False
-        now = self._looked_at = time.monotonic()
+        now = self._looked_at = self._clock.steady_s()
         self._free = free_bytes
         # What is half written is counted by both, so this errs on the safe side.
         self._unseen = self._queued
@@ -151,7 +154,7 @@ class DiskWatch:
                 self._tell(free_bytes, now)
         elif free_bytes >= self._reserve_bytes * ROOM_AGAIN:
             self._told_at = None
-            log.warning("disk has room again, records are taken", extra={"free_bytes": free_bytes})
+            logger.warning("disk has room again, records are taken", extra={"free_bytes": free_bytes})
             self._on_room()
         elif now - self._told_at >= REMIND_S:
             self._tell(free_bytes, now)
@@ -159,16 +162,16 @@ class DiskWatch:
 
     def _tell(self, free_bytes: int, now: float) -> None:
         self._told_at = now
-        log.error(
+        logger.error(
             "disk nearly full, records are refused",
             extra={"free_bytes": free_bytes, "limit": f"pg_kafka.disk_reserve_bytes = {self._reserve_bytes}"},
         )
 
     def _tell_of_queue(self, wanted: float) -> None:
-        now = time.monotonic()
+        now = self._clock.steady_s()
         if now - self._told_of_queue_at >= REMIND_S:
             self._told_of_queue_at = now
-            log.warning(
+            logger.warning(
                 "disk has no room for a batch, it is refused",
                 extra={
                     "free_bytes": self._free,

@@ -1,4 +1,4 @@
-"""One round trip for a simple query and the data of the COPYs in it.
+"""One round trip for a simple query and the data of the COPYs in it, or for a prepared INSERT of one row (storage/prepared.py).
 
 The driver sends COPY, waits until the server asks for data, sends that, and waits again. The server does not need the
 first wait: it reads the messages one after the other, and ignores data that follows a refused COPY. So all of it goes out
@@ -21,7 +21,11 @@ from typing import Any
 
 import asyncpg
 
+from pg_kafka.storage import queries
+from pg_kafka.storage.prepared import Slot, messages
 from pg_kafka.storage.sessions import Session
+
+SQL = queries.load("sessions")
 
 _READY, _COMPLETE, _ERROR, _NOTICE = b"ZCEN"
 _COPY_DONE = b"c\x00\x00\x00\x04"
@@ -44,6 +48,28 @@ async def run(
     asyncpg.PostgresError as the driver does, ConnectionError when the connection is lost, and TimeoutError; after the last
     two, and when cancelled, the connection is closed.
     """
+    return await _send(session, _messages(query, copies), query, timeout_s, on_progress)
+
+
+async def insert(session: Session, statement: str, slot: Slot, row: bytes) -> None:
+    """Run an INSERT of one row, which is its own transaction, without a deadline. Raises as `run` does.
+
+    From the first row on the session plans each of its statements once, and not for each execution. That is right for those of
+    a lane: they insert rows, or look for a row of one table by its key, so that all values have the same plan. An INSERT
+    without RETURNING has no result whose type a changed table could change.
+    """
+    await _send(session, [messages(slot, statement, SQL["plan_once"], row)], statement, None, None)
+    slot.is_parsed = True
+
+
+async def _send(
+    session: Session,
+    pieces: Iterable[Sequence[bytes]],
+    query: str,
+    timeout_s: float | None,
+    on_progress: Callable[[], None] | None,
+) -> list[str]:
+    """Send messages, each of them whole, and wait until the server is ready; the command tags."""
     connection: Any = session.connection
     if connection.is_closed():
         raise asyncpg.InterfaceError("connection is closed")
@@ -55,12 +81,12 @@ async def run(
     exchange = switch.begin()
     try:
         if on_progress is None:
-            switch.transport.writelines(list(itertools.chain.from_iterable(_messages(query, copies))))
+            switch.transport.writelines(list(itertools.chain.from_iterable(pieces)))
         else:
-            for message in _messages(query, copies):
+            for piece in pieces:
                 if exchange.ready.done():  # refused: the server ignores the rest
                     break
-                switch.transport.writelines(message)
+                switch.transport.writelines(piece)
                 async with asyncio.timeout(timeout_s):
                     await switch.drained(exchange)
                 on_progress()

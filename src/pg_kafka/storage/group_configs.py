@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 
 from pg_kafka.storage import queries
+from pg_kafka.storage.config_texts import as_texts
 from pg_kafka.storage.control import ControlSession
 
 SQL = queries.load("groups")
@@ -20,7 +21,7 @@ class GroupConfigs:
     async def load(self) -> dict[str, dict[str, str]]:
         """All configs by group. Raises StorageError."""
         rows = await self._control.fetch(SQL["load_configs"])
-        return {row["group_id"]: json.loads(row["configs"]) for row in rows}
+        return {row["group_id"]: as_texts(json.loads(row["configs"])) for row in rows}
 
     async def set(self, group_id: str, configs: Mapping[str, str]) -> None:
         """Replace the configs of a group; none removes them. Raises StorageError."""

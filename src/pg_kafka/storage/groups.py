@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from pg_kafka.coordinator.group_steps import HistoryEntry, Record
+from pg_kafka.coordinator.records import HistoryEntry, Record
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import queries
 from pg_kafka.storage.client_text import from_stored, from_stored_json
@@ -132,7 +132,7 @@ class GroupStore:
         return write
 
     def _tell_refusal(self, write: JournalWrite, error: StorageError) -> None:
-        self._refused[write.group_id] -= 1
-        if not self._refused[write.group_id]:
-            del self._refused[write.group_id]
+        self._refused[write.owner_id] -= 1
+        if not self._refused[write.owner_id]:
+            del self._refused[write.owner_id]
         write.done(error)

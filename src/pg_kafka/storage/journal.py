@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
-from pg_kafka.coordinator.group_steps import HistoryEntry, Record
+from pg_kafka.coordinator.records import HistoryEntry, Record
 from pg_kafka.errors import StorageError
 from pg_kafka.storage.client_text import to_stored, to_stored_json
 from pg_kafka.wire import _records
 from pg_kafka.wire.error_codes import ErrorCode
 
-log = logging.getLogger("pg_kafka.lane")
+logger = logging.getLogger("pg_kafka.lane")
 
 _FIVE_FIELDS, _EIGHT_FIELDS = b"\0\5", b"\0\10"
 _NULL = b"\xff\xff\xff\xff"
@@ -64,7 +64,7 @@ class JournalWrite:
     What belongs to the end of a transaction is answered with that instead.
     """
 
-    group_id: str  # or the transactional id
+    owner_id: str  # a group id, or a transactional id
     records: Sequence[Record]
     offsets: Sequence[OffsetWrite]
     history: Sequence[HistoryEntry]
@@ -78,7 +78,7 @@ class JournalWrite:
     @property
     def owner(self) -> tuple[str, str]:
         """Whose later writes build on this one."""
-        return self.journal, self.group_id
+        return self.journal, self.owner_id
 
     @property
     def entries(self) -> int:
@@ -87,9 +87,9 @@ class JournalWrite:
     def prepare(self) -> str | None:
         """Make the values and count the bytes; says what PostgreSQL would refuse, and then nothing is to be written."""
         try:
-            if "\0" in self.group_id:
+            if "\0" in self.owner_id:
                 return "the group id has a NUL character"
-            size = len(self.group_id.encode())
+            size = len(self.owner_id.encode())
             if size > MAX_GROUP_ID_BYTES:
                 return f"the group id has {size} bytes, {MAX_GROUP_ID_BYTES} are allowed"
             for record in self.records:
@@ -114,7 +114,7 @@ class JournalWrite:
 
 
 @dataclass(slots=True, eq=False)
-class GroupPart:
+class JournalPart:
     """The share of one group, or of one transactional id, in a transaction: all of it is written, or none."""
 
     owner: tuple[str, str]
@@ -208,7 +208,7 @@ class JournalQueue:
         try:
             item.done(error)
         except Exception:
-            log.exception("what waited for a group's write failed")
+            logger.exception("what waited for a group's write failed")
 
     def _pop(self) -> JournalItem:
         item = self._waiting.popleft()
@@ -233,9 +233,17 @@ def journal_table(journal: str, number: int) -> str:
 
 def copies(writes: Sequence[JournalWrite]) -> dict[str, bytes]:
     """The rows of each journal that gets some, by the journal's name, as the data of a binary COPY (`sql/queries/groups.sql`)."""
+    return {
+        journal: b"".join((_records.COPY_HEADER, *those, _records.COPY_TRAILER))
+        for journal, those in rows_of(writes).items()
+    }
+
+
+def rows_of(writes: Sequence[JournalWrite]) -> dict[str, list[bytes]]:
+    """The rows of each journal that gets some, in the form that a binary COPY has."""
     rows: dict[str, list[bytes]] = {journal: [] for journal in _TABLES}
     for write in writes:
-        group = _piece(write.group_id)
+        group = _piece(write.owner_id)
         if write.offsets:
             _add_offsets(rows["offsets"], write, group)
         start = write.first_entry + len(write.offsets)
@@ -251,11 +259,7 @@ def copies(writes: Sequence[JournalWrite]) -> dict[str, bytes]:
             fields = (_BIGINT(8, entry), group, _piece(line.event), _INTEGER(4, line.generation))
             texts = (line.member_id, line.client_id, line.client_host, line.detail)
             rows["history"].append(b"".join((_EIGHT_FIELDS, *fields, *map(_text_piece, texts))))
-    return {
-        journal: b"".join((_records.COPY_HEADER, *those, _records.COPY_TRAILER))
-        for journal, those in rows.items()
-        if those
-    }
+    return {journal: those for journal, those in rows.items() if those}
 
 
 def first_entry(writes: Iterable[JournalWrite]) -> tuple[str, int] | None:

@@ -22,10 +22,23 @@ from typing import Protocol
 import asyncpg
 
 from pg_kafka.errors import StorageError
-from pg_kafka.storage import locks, queries, staging
+from pg_kafka.storage import queries, staging
 from pg_kafka.storage.backends import Backends
 from pg_kafka.storage.endings import Ending
-from pg_kafka.storage.journal import GroupPart, JournalWrite, not_written
+from pg_kafka.storage.flight import (
+    GLOBAL_BLOCK,
+    Control,
+    Flight,
+    Outcome,
+    Share,
+    halves,
+    move,
+    named_culprit,
+    shares_of,
+)
+from pg_kafka.storage.journal import JournalWrite, not_written
+from pg_kafka.storage.lane_outcomes import Outcomes, UnderWay, finish_controls
+from pg_kafka.storage.lane_recovery import Readiness, Recovery
 from pg_kafka.storage.partition import Append, AppendResult, Partition
 from pg_kafka.storage.sessions import (
     CONNECTION_ERRORS,
@@ -33,55 +46,36 @@ from pg_kafka.storage.sessions import (
     Session,
     describe,
     is_data_error,
-    unavailable,
 )
-from pg_kafka.storage.staging import Staging
-from pg_kafka.storage.transaction import (
-    GLOBAL_BLOCK,
-    Control,
-    Outcome,
-    Part,
-    Share,
-    Transaction,
-    halves,
-    move,
-    named_culprit,
-    shares_of,
-)
+from pg_kafka.storage.staging import Shared, Staging
 from pg_kafka.storage.writes import (
     STATEMENT_TIMEOUT_S,
     StorageLost,
     check_doubt,
     commit,
     copy,
-    was_committed,
     write_statements,
 )
 from pg_kafka.wire.error_codes import ErrorCode
 
 SQL = queries.load("log")
 GROUPS_SQL = queries.load("groups")
-log = logging.getLogger("pg_kafka.lane")
+logger = logging.getLogger("pg_kafka.lane")
 
-# Up to this a COPY that is its own transaction is cheaper than BEGIN, COPY and COMMIT.
+# Up to this a COPY, or INSERT, that is its own transaction is cheaper than BEGIN, COPY and COMMIT.
 ALONE_BYTES = 256 * 1024
 # Below this much queued data, loading beside a flush only splits what one later transaction would hold.
 OVERLAP_BYTES = 128 * 1024
-RESOLVE_TIMEOUT_S = 30.0
-END_TIMEOUT_S = 10.0
-# Clients get exact answers when the outcome is known within this time; then they are told that it is not.
-DOUBT_S = 5.0
-RECONNECT_DELAYS_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 
 class Owner(staging.Owner, Protocol):
-    """What a lane needs from the log that it belongs to."""
+    """The log that a lane belongs to."""
 
-    incarnation: int
+    def forget(self, partition: Partition) -> None:
+        """Its state has to be loaded again."""
 
-    def journal_grown(self, added_bytes: int) -> None: ...
-    def forget(self, partition: Partition) -> None: ...
-    def fenced(self, reason: str) -> None: ...
+    def fenced(self, reason: str) -> None:
+        """The incarnation is over."""
 
 
 class Lane:
@@ -91,6 +85,9 @@ class Lane:
         self,
         number: int,
         owner: Owner,
+        shared: Shared,
+        incarnation: int,
+        on_journal_growth: Callable[[int], None],
         open_session: Callable[[str], Awaitable[Session]],
         backends: Backends,
         *,
@@ -99,42 +96,58 @@ class Lane:
     ) -> None:
         self.number = number
         self._owner = owner
-        self._open_session = open_session
         self._backends = backends
-        self._refusal: str | None = None  # why no batches are taken, while lost backends may still write
-        self._broken_controls: list[Control] = []  # of failed transactions; done when nothing is in doubt any more
-        self._sessions: list[Session] = []
-        self._in_flight: deque[Transaction] = deque()
-        self._giant: Transaction | None = None  # in flight as well, beside those
-        self._building: Transaction | None = None  # taken from the queue, not yet in flight
-        self._touched: dict[Partition, None] = {}  # their state has to be loaded again
+        self._under_way = UnderWay()
         self._staging = Staging(
             owner,
-            self._in_flight,
+            shared,
+            self._under_way.queue,
             checkpoint_bytes=checkpoint_bytes,
             checkpoint_ms=checkpoint_ms,
         )
+        self._outcomes = Outcomes(number, self._staging, on_journal_growth)
+        self._readiness = Readiness()
+        self._recovery = Recovery(
+            number,
+            incarnation,
+            self._staging,
+            self._under_way,
+            self._outcomes,
+            self._readiness,
+            open_session,
+            backends,
+            owner.forget,
+        )
+        self._sessions = self._recovery.sessions
         self._checkpoint_timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
-        self._stopping = False
-        self.ready = asyncio.Event()  # sessions are open and nothing is in doubt
-        self.term = 0  # grows each time the lane starts over
+
+    @property
+    def ready(self) -> asyncio.Event:
+        """Set while sessions are open and nothing is in doubt."""
+        return self._readiness.event
+
+    @property
+    def term(self) -> int:
+        """Grows each time the lane starts over."""
+        return self._readiness.term
 
     # -- the queue ---------------------------------------------------------------------------------------------------
 
     def append(self, partition: Partition, append: Append) -> None:
         """Queue a batch, or answer at once when the lane cannot write now."""
-        if partition.is_closed or not self.ready.is_set() or self._stopping or self._refusal is not None:
+        readiness = self._readiness
+        if partition.is_closed or not self._is_open or readiness.refusal is not None:
             code = ErrorCode.NOT_LEADER_OR_FOLLOWER if partition.is_closed else ErrorCode.KAFKA_STORAGE_ERROR
-            message = self._refusal or "the partition cannot be written now"
+            message = readiness.refusal or "the partition cannot be written now"
             self._staging.answer(append, AppendResult(code, message=message))
             return
         self._staging.add(partition, append)
         self._wake.set()
 
     def write_journal(self, write: JournalWrite) -> StorageError | None:
-        """Queue what a group writes; or the error, when it is refused and will have no other answer."""
-        if not self.ready.is_set() or self._stopping:
+        """Queue what a group or transactional id writes; or the error, when it is refused and will have no other answer."""
+        if not self._is_open:
             return not_written("groups cannot be written now")
         refusal = self._staging.journal.add(write)
         self._wake.set()
@@ -142,11 +155,15 @@ class Lane:
 
     def end_transaction(self, ending: Ending) -> StorageError | None:
         """Queue the end of a transaction; or the error, when it is refused and will have no other answer."""
-        if not self.ready.is_set() or self._stopping:
+        if not self._is_open:
             return not_written("transactions cannot be ended now")
         refusal = self._staging.journal.add(ending)
         self._wake.set()
         return refusal
+
+    @property
+    def _is_open(self) -> bool:
+        return self._readiness.event.is_set() and not self._readiness.is_stopping
 
     async def settle_journal(self) -> None:
         """Wait until every write to the journals has its answer."""
@@ -162,6 +179,11 @@ class Lane:
         self._wake.set()
         await done
 
+    def write_checkpoint(self, partition: Partition) -> None:
+        """Write a partition's checkpoint with the next transaction, whether it has changed or not."""
+        self._staging.checkpoints_due[partition] = None
+        self._wake.set()
+
     def close_topic(self, topic_id: int) -> None:
         """For control(): fail what a topic has queued and take no more from it."""
         self._staging.close_topic(topic_id)
@@ -173,9 +195,7 @@ class Lane:
 
     async def open(self) -> None:
         """Open the sessions. Raises StorageError or Fenced."""
-        while len(self._sessions) < 2:
-            self._sessions.append(await self._open_session(f"lane {self.number}"))
-        self.ready.set()
+        await self._recovery.open()
 
     async def run(self) -> None:
         """Write until stopped. Connection and resource errors fail what is queued, retriably, and start over."""
@@ -184,18 +204,18 @@ class Lane:
                 await self._serve()
                 return
             except Fenced as error:
-                self._break("the broker was fenced", in_doubt=False)
-                self._end_controls("the broker was fenced")
+                self._recovery.break_off("the broker was fenced", in_doubt=False)
+                self._outcomes.end_controls("the broker was fenced")
                 self._owner.fenced(str(error))
                 return
             except (*CONNECTION_ERRORS, asyncpg.PostgresError, StorageError) as error:
-                log.warning("lane broken", extra=self._extra(error))
+                logger.warning("lane broken", extra=self._extra(error))
             except Exception as error:
                 if isinstance(error, RuntimeError) and any(session.is_closed for session in self._sessions):
                     # The event loop's word for a write to a connection that was lost a moment before.
-                    log.warning("lane broken", extra=self._extra(error))
+                    logger.warning("lane broken", extra=self._extra(error))
                 else:
-                    log.exception("lane crashed", extra=self._extra())
+                    logger.exception("lane crashed", extra=self._extra())
             try:
                 await self._recover()
             except Fenced as error:
@@ -204,7 +224,7 @@ class Lane:
 
     async def stop(self) -> None:
         """Let run() end after everything queued has been written and every changed partition has a checkpoint."""
-        self._stopping = True
+        self._readiness.is_stopping = True
         self._wake.set()
 
     async def close(self) -> None:
@@ -221,27 +241,30 @@ class Lane:
         for session in self._sessions:
             session.drop()
 
+    async def _recover(self) -> None:
+        await self._recovery.run()
+
     def _extra(self, error: BaseException | None = None) -> dict[str, object]:
         """Fields of a log line."""
         return {"lane": self.number} | ({"error": describe(error)} if error else {})
 
     async def _serve(self) -> None:
         while True:
-            if self._giant is not None and _is_over(self._giant):
+            if self._under_way.giant is not None and _is_over(self._under_way.giant):
                 await self._settle_giant()
                 continue
-            if self._in_flight:
-                if _is_over(self._in_flight[0]):
+            if self._under_way.queue:
+                if _is_over(self._under_way.queue[0]):
                     await self._settle_oldest()
                     continue
-                if self._staging.bytes < OVERLAP_BYTES or self._is_full or not self._staging:
+                if self._staging.bytes < OVERLAP_BYTES or self._under_way.is_full or not self._staging:
                     # The flush goes on; what arrives meanwhile shares the next transaction.
                     await self._wait_for_commit()
                     continue
             elif not self._staging:
-                if self._giant is not None:
+                if self._under_way.giant is not None:
                     await self._wait_for_commit()
-                elif not self._stopping:
+                elif not self._readiness.is_stopping:
                     await self._wait_for_work()
                 elif self._staging.dirty:
                     self._staging.mark_checkpoints()
@@ -257,39 +280,29 @@ class Lane:
                 continue
             if self._staging.has_giant:
                 # It commits in its own time, but not before what its partition has on the way.
-                if self._in_flight:
+                if self._under_way.queue:
                     await self._settle_oldest()
                 else:
                     self._begin_giant()
                 continue
-            transaction = self._building = Transaction()
-            self._staging.build(transaction)
-            if transaction.parts or transaction.checkpoints or transaction.groups:
-                await self._write(transaction)
-            elif transaction.controls or transaction.endings:
+            flight = self._under_way.building = Flight()
+            self._staging.build(flight)
+            if flight.parts or flight.checkpoints or flight.journal_parts:
+                await self._write(flight)
+            elif flight.controls or flight.endings:
                 await self._drain()
-                self._apply(transaction)
-            self._building = None
+                self._outcomes.apply(flight)
+            self._under_way.building = None
 
     async def _wait_for_commit(self) -> None:
         """Until something under way is over, or something arrives."""
         self._wake.clear()
-        if not any(_is_over(transaction) for transaction in self._under_way):
+        if not any(_is_over(flight) for flight in self._under_way.written):
             await self._wake.wait()
-
-    @property
-    def _under_way(self) -> list[Transaction]:
-        """All that is in flight."""
-        return [*self._in_flight, *((self._giant,) if self._giant is not None else ())]
-
-    @property
-    def _is_full(self) -> bool:
-        """No session is free."""
-        return len(self._under_way) >= 2
 
     async def _wait_for_work(self) -> None:
         self._wake.clear()
-        if self._staging or self._stopping:
+        if self._staging or self._readiness.is_stopping:
             return
         if self._staging.dirty:
             left_s = self._staging.until_checkpoint_s()
@@ -304,55 +317,55 @@ class Lane:
         self._checkpoint_timer = None
         self._wake.set()
 
-    async def _write(self, transaction: Transaction) -> None:
+    async def _write(self, flight: Flight) -> None:
         """Load a transaction beside the one that is being flushed, then commit it in order."""
-        transaction.session = session = self._free_session()
+        flight.session = session = self._free_session()
         session.commit_in_doubt = False
         self._backends.asked(session)
-        has_statements = transaction.has_statements
-        transaction.is_alone = (
-            not self._in_flight
+        has_statements = flight.has_statements
+        flight.is_alone = (
+            not self._under_way.queue
             and not has_statements
             and self._staging.bytes < OVERLAP_BYTES
-            and transaction.bytes < ALONE_BYTES
+            and flight.bytes < ALONE_BYTES
         )
-        self._in_flight.append(transaction)
-        self._building = None
+        self._under_way.queue.append(flight)
+        self._under_way.building = None
         try:
-            if transaction.is_alone:
-                # One round trip less: the COPY is its own transaction. So its flush is inside and has no deadline.
-                transaction.outcome = Outcome.COMMITTING
-                await copy(session, transaction, timeout_s=None)
+            if flight.is_alone:
+                # One round trip less: the COPY, or INSERT, is its own transaction. So its flush is inside and has no deadline.
+                flight.outcome = Outcome.COMMITTING
+                await copy(session, flight, timeout_s=None)
                 check_doubt(session)
                 self._backends.answered(session)
-                transaction.outcome = Outcome.COMMITTED
-                self._in_flight.popleft()
-                self._apply(transaction)
+                flight.outcome = Outcome.COMMITTED
+                self._under_way.queue.popleft()
+                self._outcomes.apply(flight)
                 return
             if has_statements:
                 await session.connection.execute("BEGIN", timeout=STATEMENT_TIMEOUT_S)
-                await write_statements(session, transaction)
-                await copy(session, transaction, timeout_s=STATEMENT_TIMEOUT_S)
+                await write_statements(session, flight)
+                await copy(session, flight, timeout_s=STATEMENT_TIMEOUT_S)
             else:
-                await copy(session, transaction, timeout_s=STATEMENT_TIMEOUT_S, begins=True)
+                await copy(session, flight, timeout_s=STATEMENT_TIMEOUT_S, begins=True)
         except asyncpg.PostgresError as error:
             self._refuse_unique_violation(error)
             if _is_abort(error):
-                transaction.outcome = Outcome.OPEN
+                flight.outcome = Outcome.OPEN
             if not is_data_error(error):
                 raise
-            await self._fail_culprits(transaction, error)
+            await self._fail_culprits(flight, error)
             return
-        if len(self._in_flight) > 1:
+        if len(self._under_way.queue) > 1:
             self._backends.answered(session)
-        while len(self._in_flight) > 1:
+        while len(self._under_way.queue) > 1:
             await self._settle_oldest()
         self._backends.asked(session)
-        transaction.outcome = Outcome.COMMITTING
-        transaction.commit = asyncio.create_task(
+        flight.outcome = Outcome.COMMITTING
+        flight.commit = asyncio.create_task(
             commit(session, driver_began=has_statements), name=f"lane {self.number} commit"
         )
-        transaction.commit.add_done_callback(self._on_commit_done)
+        flight.commit.add_done_callback(self._on_commit_done)
 
     def _on_commit_done(self, commit: asyncio.Task[None]) -> None:
         if not commit.cancelled():
@@ -361,69 +374,69 @@ class Lane:
 
     def _begin_giant(self) -> None:
         """Write the next giant beside the transactions of other partitions, in its own time."""
-        transaction = self._building = Transaction()
-        self._staging.build_giant(transaction)
-        if transaction.parts:
-            transaction.session = self._free_session()
-            self._giant = transaction
-            transaction.commit = asyncio.create_task(self._write_giant(transaction), name=f"lane {self.number} giant")
-            transaction.commit.add_done_callback(self._on_commit_done)
-        self._building = None
+        flight = self._under_way.building = Flight()
+        self._staging.build_giant(flight)
+        if flight.parts:
+            flight.session = self._free_session()
+            self._under_way.giant = flight
+            flight.commit = asyncio.create_task(self._write_giant(flight), name=f"lane {self.number} giant")
+            flight.commit.add_done_callback(self._on_commit_done)
+        self._under_way.building = None
 
-    async def _write_giant(self, transaction: Transaction) -> None:
+    async def _write_giant(self, flight: Flight) -> None:
         """It takes its locks by itself and waits for no other transaction, so nothing can wait for it in a circle."""
-        session = transaction.session
+        session = flight.session
         assert session is not None
         session.commit_in_doubt = False
         self._backends.asked(session)
         await session.connection.execute("BEGIN", timeout=STATEMENT_TIMEOUT_S)
-        await write_statements(session, transaction)
-        await copy(session, transaction, STATEMENT_TIMEOUT_S, on_progress=lambda: self._backends.asked(session))
-        transaction.outcome = Outcome.COMMITTING
+        await write_statements(session, flight)
+        await copy(session, flight, STATEMENT_TIMEOUT_S, on_progress=lambda: self._backends.asked(session))
+        flight.outcome = Outcome.COMMITTING
         self._backends.asked(session)
         await commit(session, driver_began=True)
 
     async def _settle_giant(self) -> None:
         """Wait until the giant is written, and make it real; or have it fail alone."""
-        transaction = self._giant
-        assert transaction is not None and transaction.commit is not None and transaction.session is not None
+        flight = self._under_way.giant
+        assert flight is not None and flight.commit is not None and flight.session is not None
         try:
-            await asyncio.shield(transaction.commit)
+            await asyncio.shield(flight.commit)
         except asyncpg.PostgresError as error:
             self._refuse_unique_violation(error)
             if _is_abort(error):
-                transaction.outcome = Outcome.OPEN
+                flight.outcome = Outcome.OPEN
             if not is_data_error(error):
                 raise
-            await transaction.session.connection.execute("ROLLBACK", timeout=STATEMENT_TIMEOUT_S)
-            (part,) = transaction.parts.values()
-            transaction.parts.clear()
-            self._fail_part(part, error)
+            await flight.session.connection.execute("ROLLBACK", timeout=STATEMENT_TIMEOUT_S)
+            (part,) = flight.parts.values()
+            flight.parts.clear()
+            self._outcomes.fail_part(part, error)
         else:
-            transaction.outcome = Outcome.COMMITTED
-        self._backends.answered(transaction.session)
-        self._giant = None
+            flight.outcome = Outcome.COMMITTED
+        self._backends.answered(flight.session)
+        self._under_way.giant = None
         self._staging.release()
-        self._apply(transaction)
+        self._outcomes.apply(flight)
 
     async def _settle_oldest(self) -> None:
         """Wait for the oldest transaction's commit and make it real."""
-        transaction = self._in_flight[0]
-        assert transaction.commit is not None
+        flight = self._under_way.queue[0]
+        assert flight.commit is not None
         # Never cancelled by a cancelled waiter: the outcome of a COMMIT must be known.
-        await asyncio.shield(transaction.commit)
-        assert transaction.session is not None
-        self._backends.answered(transaction.session)
-        transaction.outcome = Outcome.COMMITTED
-        self._in_flight.popleft()
-        self._apply(transaction)
+        await asyncio.shield(flight.commit)
+        assert flight.session is not None
+        self._backends.answered(flight.session)
+        flight.outcome = Outcome.COMMITTED
+        self._under_way.queue.popleft()
+        self._outcomes.apply(flight)
 
     async def _drain(self) -> None:
-        while self._in_flight:
+        while self._under_way.queue:
             await self._settle_oldest()
 
     def _free_session(self) -> Session:
-        busy = [t.session for t in self._under_way]  # two at most
+        busy = [t.session for t in self._under_way.written]  # two at most
         for session in self._sessions:
             if session not in busy:
                 return session
@@ -438,7 +451,7 @@ class Lane:
     async def _reserve_global_offsets(self) -> None:
         """Have enough blocks for all that is queued; at most one row's worth of each is lost."""
         while self._wants_global_offsets:
-            if self._is_full:
+            if self._under_way.is_full:
                 await self._settle_oldest()
                 continue
             self._staging.global_offsets.add_block(await self._ask(SQL["next_global_block"]))
@@ -446,7 +459,7 @@ class Lane:
     async def _reserve_entries(self) -> None:
         """Have numbers for the first write that is queued for the journals, and most likely for all."""
         while self._staging.journal.needs_block:
-            if self._is_full:
+            if self._under_way.is_full:
                 await self._settle_oldest()
                 continue
             self._staging.journal.use_block(await self._ask(GROUPS_SQL["next_entry_block"]))
@@ -458,42 +471,6 @@ class Lane:
         self._backends.answered(session)
         return found
 
-    # -- after the database has answered -----------------------------------------------------------------------------
-
-    def _apply(self, transaction: Transaction) -> None:
-        """Make a committed transaction real, then answer and wake."""
-        for part in transaction.parts.values():
-            self._staging.make_real(part)
-        for part in transaction.checkpoints:
-            self._staging.checkpoint_written(part.partition)
-        if transaction.groups:
-            for write in transaction.journal_writes():
-                self._owner.journal_grown(write.bytes)
-        self._answer_writes(transaction, None)
-        self._finish_controls(transaction.controls)
-
-    def _answer_writes(self, transaction: Transaction, error: StorageError | None) -> None:
-        """Answer what wrote to the journals, and the ends of transactions."""
-        for write in transaction.journal_writes():
-            if not write.is_of_ending:
-                self._staging.journal.finish(write, error)
-        for ending in transaction.endings:
-            self._staging.journal.finish(ending, error)
-
-    @staticmethod
-    def _finish_controls(controls: list[Control]) -> None:
-        for control in controls:
-            if not control.done.done():
-                control.done.set_result(None)
-
-    def _end_controls(self, why: str) -> None:
-        """The lane ends: nobody can know what became of the transactions before these."""
-        for control in (*self._broken_controls, *self._staging.controls):
-            if not control.done.done():
-                control.done.set_exception(not_written(why))
-        self._broken_controls.clear()
-        self._staging.controls.clear()
-
     # -- errors ------------------------------------------------------------------------------------------------------
 
     @staticmethod
@@ -502,25 +479,25 @@ class Lane:
             # Somebody else has written at our offsets: we are not the leader, whatever we believe.
             raise Fenced(f"another writer has used our offsets: {describe(error)}") from error
 
-    async def _fail_culprits(self, transaction: Transaction, error: asyncpg.PostgresError) -> None:
-        """A data error: partitions and groups that cause it fail alone, the others are written, offsets unchanged.
+    async def _fail_culprits(self, flight: Flight, error: asyncpg.PostgresError) -> None:
+        """A data error: the shares that cause it fail alone, the others are written, offsets unchanged.
 
         What is not settled yet stays in flight, so that it is answered when the connection fails meanwhile.
         """
-        while self._in_flight[0] is not transaction:
+        while self._under_way.queue[0] is not flight:
             await self._settle_oldest()
-        session = transaction.session
+        session = flight.session
         assert session is not None
         self._backends.asked(session)
-        if not transaction.is_alone:
+        if not flight.is_alone:
             # The driver does not know of a transaction that began with its COPY, so it is not asked.
             await session.connection.execute("ROLLBACK", timeout=STATEMENT_TIMEOUT_S)
-        culprit = named_culprit(transaction, error)
-        shares = shares_of(transaction)
+        culprit = named_culprit(flight, error)
+        shares = shares_of(flight)
         trials: deque[list[Share]] = deque()
         if len(shares) == 1:
-            move(shares, transaction, Transaction())
-            self._fail_share(shares[0], error)
+            move(shares, flight, Flight())
+            self._outcomes.fail_share(shares[0], error)
         elif culprit is not None:
             trials.append([share for share in shares if culprit in share.parts])
             trials.append([share for share in shares if culprit not in share.parts])
@@ -528,9 +505,9 @@ class Lane:
             trials.extend(halves(shares))
         while trials:
             tried = trials.popleft()
-            trial = Transaction(session=session, journals=transaction.journals)
-            move(tried, transaction, trial)
-            self._in_flight.append(trial)
+            trial = Flight(session=session, journals=flight.journals)
+            move(tried, flight, trial)
+            self._under_way.queue.append(trial)
             self._backends.asked(session)
             try:
                 await session.connection.execute("BEGIN", timeout=STATEMENT_TIMEOUT_S)
@@ -540,11 +517,11 @@ class Lane:
                 self._refuse_unique_violation(again)
                 if not is_data_error(again):
                     raise
-                self._in_flight.remove(trial)
+                self._under_way.queue.remove(trial)
                 if len(tried) == 1:
-                    self._fail_share(tried[0], again)
+                    self._outcomes.fail_share(tried[0], again)
                 else:
-                    move(tried, trial, transaction)
+                    move(tried, trial, flight)
                     trials.extend(halves(tried))
                 await session.connection.execute("ROLLBACK", timeout=STATEMENT_TIMEOUT_S)
                 continue
@@ -552,211 +529,16 @@ class Lane:
             self._backends.asked(session)
             await commit(session, driver_began=True)
             trial.outcome = Outcome.COMMITTED
-            self._in_flight.remove(trial)
-            self._apply(trial)
+            self._under_way.queue.remove(trial)
+            self._outcomes.apply(trial)
         self._backends.answered(session)
-        self._in_flight.remove(transaction)
-        self._staging.checkpoints_due.update(dict.fromkeys(p.partition for p in transaction.checkpoints))
-        self._finish_controls(transaction.controls)
-
-    def _fail_share(self, share: Share, error: asyncpg.PostgresError) -> None:
-        for part in share.parts:
-            self._fail_part(part, error)
-        for group in share.groups:
-            self._fail_group(group, error)
-        for ending in share.endings:
-            message = f"the database refused the end of a transaction: {describe(error)}"
-            self._staging.journal.finish(ending, StorageError(False, ErrorCode.UNKNOWN_SERVER_ERROR, message))
-
-    def _fail_group(self, group: GroupPart, error: asyncpg.PostgresError) -> None:
-        """The database refuses what a group or transactional id writes. Its later writes build on that, so they fail as well."""
-        extra = self._extra(error) | {"sqlstate": error.sqlstate, "of": group.owner[0]}
-        log.error("the database refused what is written to the journals", extra=extra)
-        message = f"the database refused what is written: {describe(error)}"
-        later = self._staging.journal.take_owned(group.owner)
-        for item in (*(write for write in group.writes if not write.is_of_ending), *later):
-            self._staging.journal.finish(item, StorageError(False, ErrorCode.UNKNOWN_SERVER_ERROR, message))
-
-    def _fail_part(self, part: Part, error: asyncpg.PostgresError) -> None:
-        """The database refuses these rows: answer so, and give the offsets to what comes next."""
-        partition = part.partition
-        where = {"topic": partition.topic.name, "partition": partition.index, "sqlstate": error.sqlstate}
-        log.error("the database refused records", extra=self._extra(error) | where)
-        partition.unstage()
-        result = AppendResult(
-            ErrorCode.UNKNOWN_SERVER_ERROR, message=f"the database refused the records: {describe(error)}"
-        )
-        for append in part.appends:
-            self._staging.answer(append, result)
-        for append, _ in part.joined:
-            self._staging.answer(append, result)
-
-    def _break(self, why: str, *, in_doubt: bool) -> list[Transaction]:
-        """Answer everything queued with a retriable error and forget the partitions; returns what is in doubt."""
-        self.ready.clear()
-        self.term += 1
-        result = AppendResult(ErrorCode.KAFKA_STORAGE_ERROR, message=why)
-        doubtful: list[Transaction] = []
-        touched, self._touched = self._touched, {}
-        for transaction in self._under_way:
-            touched.update(dict.fromkeys(transaction.parts))
-            if transaction.outcome is Outcome.COMMITTING and in_doubt:
-                doubtful.append(transaction)
-            else:
-                self._fail_transaction(transaction, result)
-        self._in_flight.clear()
-        self._giant = None
-        if self._building is not None:
-            self._fail_transaction(self._building, result)
-            for partition in self._building.parts:
-                touched[partition] = None
-                self._staging.fail_pending(partition, result)
-            self._building = None
-        touched.update(dict.fromkeys(self._staging.fail_all(result)))
-        for partition in touched:
-            self._owner.forget(partition)
-        self._refusal = None
-        return doubtful
-
-    def _fail_transaction(self, transaction: Transaction, result: AppendResult) -> None:
-        transaction.outcome = Outcome.FAILED
-        for part in transaction.parts.values():
-            for append in part.appends:
-                self._staging.answer(append, result)
-            for append, _ in part.joined:
-                self._staging.answer(append, result)
-        self._answer_writes(transaction, not_written(result.message or "the lane was broken"))
-        # Their effect on memory is there already. They promise that nothing older is under way, so they wait for that.
-        self._broken_controls.extend(transaction.controls)
-
-    async def _recover(self) -> None:
-        """Learn the outcome of what was being committed, fail the rest, open new sessions."""
-        lost = list(self._sessions)
-        for session in lost:
-            session.drop()
-            self._backends.answered(session)
-        for transaction in self._under_way:
-            commit = transaction.commit
-            if commit is not None:
-                # Its connection is closed, so the task ends now; its outcome, if any, is read back below.
-                await asyncio.wait([commit], timeout=STATEMENT_TIMEOUT_S)
-            if commit is not None and commit.done() and not commit.cancelled() and commit.exception() is None:
-                transaction.outcome = Outcome.COMMITTED
-        if self._giant is not None and self._giant.outcome is Outcome.COMMITTED:
-            await self._settle_giant()
-        while self._in_flight and self._in_flight[0].outcome is Outcome.COMMITTED:
-            self._apply(self._in_flight.popleft())
-        self._sessions.clear()
-        self._refuse("the connection to the database was lost")
-        # While the outcome is not known, clients do not wait for it: they ask again, and are refused until it is.
-        doubtful: list[Transaction] | None = None
-        in_doubt = asyncio.get_running_loop().call_later(
-            DOUBT_S, lambda: self._admit_doubt([*self._under_way, *(doubtful or ())])
-        )
-        attempt = 0
-        try:
-            while True:
-                try:
-                    await self._end_backends(lost)
-                    if doubtful is None:
-                        doubtful = self._break("the connection to the database was lost", in_doubt=True)
-                    await self._resolve(doubtful)
-                    await self.open()
-                    self._finish_controls(self._broken_controls)
-                    self._broken_controls.clear()
-                    log.warning("lane recovered", extra=self._extra())
-                    return
-                except Fenced:
-                    self._give_up(doubtful)
-                    raise
-                except (*CONNECTION_ERRORS, asyncpg.PostgresError, StorageError) as error:
-                    log.warning("lane cannot reconnect", extra=self._extra(error))
-                    for session in self._sessions:
-                        session.drop()
-                    self._sessions.clear()
-                if self._stopping:
-                    self._give_up(doubtful)
-                    return
-                await asyncio.sleep(RECONNECT_DELAYS_S[min(attempt, len(RECONNECT_DELAYS_S) - 1)])
-                attempt += 1
-        finally:
-            in_doubt.cancel()
-
-    def _refuse(self, why: str) -> None:
-        """Take no batches, and answer those whose COMMIT was not sent. Partitions stay readable, the journals' writes wait."""
-        self._refusal = why
-        self._staging.may_come_again(self._under_way)
-        result = AppendResult(ErrorCode.KAFKA_STORAGE_ERROR, message=why)
-        self._touched.update(dict.fromkeys(self._staging.fail_appends(result)))
-        building = [self._building] if self._building is not None else []
-        self._answer_early([*(t for t in self._under_way if t.outcome is Outcome.OPEN), *building], result)
-
-    def _admit_doubt(self, doubtful: list[Transaction]) -> None:
-        """The outcome may not be known for long: tell producers that nobody knows, which has them send again."""
-        message = "the database does not say whether it was written"
-        self._answer_early(doubtful, AppendResult(ErrorCode.REQUEST_TIMED_OUT, message=message))
-
-    def _answer_early(self, transactions: list[Transaction], result: AppendResult) -> None:
-        for transaction in transactions:
-            for part in transaction.parts.values():
-                for append in part.appends:
-                    self._staging.answer_early(append, result)
-                for append, _ in part.joined:
-                    self._staging.answer_early(append, result)
-
-    def _give_up(self, doubtful: list[Transaction] | None) -> None:
-        """The lane ends before the outcome could be known, so say what makes the client ask again."""
-        if doubtful is None:
-            doubtful = self._break("stopped before the outcome was known", in_doubt=True)
-        for transaction in doubtful:
-            self._fail_transaction(
-                transaction,
-                AppendResult(ErrorCode.REQUEST_TIMED_OUT, message="stopped before the outcome was known"),
-            )
-        doubtful.clear()
-        self._end_controls("stopped before the outcome of a commit was known")
-
-    async def _end_backends(self, lost: list[Session]) -> None:
-        """Make sure that the lost backends are gone: before that, what they were asked to write may still appear."""
-        if not self._sessions:
-            self._sessions.append(await self._open_session(f"lane {self.number}"))
-        own = self._sessions[0]
-        for session in list(lost):
-            if session.identity.started_at == own.identity.started_at:
-                number, pid = session.lock_id, session.identity.pid
-                assert number is not None
-                try:
-                    async with asyncio.timeout(END_TIMEOUT_S):
-                        await locks.wait_until_ended(own.connection, number, pid, spares_commits=True)
-                except TimeoutError:
-                    log.error("a lost backend does not end", extra=self._extra() | {"pid": pid})
-                    raise unavailable(f"the backend {pid} does not end") from None
-            lost.remove(session)
-
-    async def _resolve(self, doubtful: list[Transaction]) -> None:
-        """Read back what the lost backends committed.
-
-        The session's own commits of the reads come after it opened as a writer, so it sees all that they did.
-        """
-        async with asyncio.timeout(RESOLVE_TIMEOUT_S):
-            while doubtful:
-                transaction = doubtful[0]
-                if await was_committed(self._sessions[0], self._owner.incarnation, transaction):
-                    log.warning("commit in doubt did happen", extra=self._extra())
-                    transaction.outcome = Outcome.COMMITTED
-                    doubtful.pop(0)
-                    self._staging.need_not_come_again(transaction)
-                    self._apply(transaction)
-                else:
-                    log.warning("commit in doubt did not happen", extra=self._extra())
-                    doubtful.pop(0)
-                    self._fail_transaction(
-                        transaction, AppendResult(ErrorCode.KAFKA_STORAGE_ERROR, message="the commit did not happen")
-                    )
+        self._under_way.queue.remove(flight)
+        self._staging.checkpoints_due.update(dict.fromkeys(p.partition for p in flight.checkpoints))
+        finish_controls(flight.controls)
 
 
-def _is_over(transaction: Transaction) -> bool:
-    return transaction.commit is not None and transaction.commit.done()
+def _is_over(flight: Flight) -> bool:
+    return flight.commit is not None and flight.commit.done()
 
 
 def _is_abort(error: asyncpg.PostgresError) -> bool:

@@ -19,7 +19,7 @@ from pg_kafka.wire.error_codes import ErrorCode
 
 SQL = queries.load("sessions")
 CLUSTER_SQL = queries.load("cluster")
-log = logging.getLogger("pg_kafka.locks")
+logger = logging.getLogger("pg_kafka.locks")
 
 # Numbers tried one after the other; then the sequence goes on at another place, since somebody has taken what comes next.
 TRIES, PLACES = 3, 5
@@ -59,7 +59,7 @@ def told(found: Sequence[asyncpg.Record]) -> str:
 def warn(found: Sequence[asyncpg.Record]) -> None:
     """Say that others have locks of ours."""
     for user in found:
-        log.warning(
+        logger.warning(
             "somebody else has an advisory lock of pg-kafka's",
             extra={"pid": user["pid"], "role": user["role"], "application": user["application"]},
         )

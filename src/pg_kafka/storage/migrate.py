@@ -2,12 +2,13 @@
 
 `sql/schema/` is the whole truth of today, `sql/features/` what users may call, `sql/migrations/` leads older databases
 there: files named `<version>_<what>.sql`, applied in order of name. All of it is one transaction under an advisory lock,
-so that brokers that start together do it once, and a crash leaves nothing half made. Nothing is granted to PUBLIC.
+so that brokers that start together do it once, and a crash leaves nothing half made. Nothing is granted to PUBLIC but
+EXECUTE on five functions that views contain.
 """
 
 import asyncio
 import base64
-import time
+import json
 import uuid
 from collections.abc import Mapping
 from importlib.resources.abc import Traversable
@@ -15,17 +16,22 @@ from typing import Any
 
 import asyncpg
 
+from pg_kafka.config.broker import BROKER_KEYS
+from pg_kafka.config.groups import GROUP_KEYS
+from pg_kafka.config.keys import Key
+from pg_kafka.config.topics import TOPIC_KEYS
 from pg_kafka.errors import FatalError
 from pg_kafka.storage import locks, segments
 from pg_kafka.storage.queries import SQL, load
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 OLDEST_SERVER = 140000
 MIGRATION = 0  # the number of its advisory lock
 LOCK_TIMEOUT_S = 60.0
 LOCK_CHECK_S = 0.1
 
 _QUERIES = load("migrate")
+_CONFIGS = {"topic": TOPIC_KEYS, "broker": BROKER_KEYS, "group": GROUP_KEYS}
 
 
 async def migrate(
@@ -68,15 +74,49 @@ async def _in_transaction(connection: asyncpg.Connection, settings: Mapping[str,
                 f"the database's schema has version {version} and this program knows {SCHEMA_VERSION}: use a newer pg-kafka"
             )
         if version < SCHEMA_VERSION:
+            (owner,) = await connection.fetch(_QUERIES["owner"])
+            if not owner["is_own"]:
+                raise FatalError(
+                    f"the database's schema has version {version} and this program needs {SCHEMA_VERSION}:"
+                    f' run "pg-kafka migrate" as its owner, role "{owner["name"]}"'
+                )
             await _upgrade(connection, version)
     if settings is not None:
         await connection.execute(_QUERIES["forget_settings"], list(settings))
         await connection.execute(_QUERIES["know_settings"], list(settings), list(settings.values()))
+    rows = [_config_row(scope, key) for scope, keys in _CONFIGS.items() for key in keys.values()]
+    scopes, names = [row["scope"] for row in rows], [row["name"] for row in rows]
+    await connection.execute(_QUERIES["forget_configs"], scopes, names)
+    await connection.execute(_QUERIES["know_configs"], json.dumps(rows))
+
+
+def _config_row(scope: str, key: Key) -> dict[str, object]:
+    """A row of kafka.config_keys."""
+    return {
+        "scope": scope,
+        "name": key.name,
+        "type": key.type.name.lower(),
+        "default_value": key.text(key.default),
+        "minimum": key.minimum,
+        "maximum": key.maximum,
+        "also_allowed": key.also_allowed,
+        "choices": key.choices,
+        "pattern": key.pattern,
+        "form": key.form,
+        "must_be_set": key.must_be_set,
+        "synonyms": key.synonyms,
+        "bounds": key.bounds or (),
+        "unit_ms": key.unit_ms,
+        "effect": key.effect.value,
+        "refused": key.refused,
+        "is_dynamic": key.is_dynamic or scope != "broker",
+        "documentation": key.doc,
+    }
 
 
 async def _lock(connection: asyncpg.Connection) -> None:
     """Keep other programs from migrating. Who may not write what is there does not migrate it, whatever it has locked."""
-    deadline = time.monotonic() + LOCK_TIMEOUT_S
+    deadline = asyncio.get_running_loop().time() + LOCK_TIMEOUT_S
     while not await connection.fetchval(_QUERIES["try_lock"]):
         (state,) = await connection.fetch(_QUERIES["schema_state"])
         others = await locks.users(connection, [MIGRATION]) if state["has_cluster"] else []
@@ -84,7 +124,7 @@ async def _lock(connection: asyncpg.Connection) -> None:
             locks.warn(others)
             await connection.execute(_QUERIES["lock_cluster"])
             return
-        if time.monotonic() > deadline:
+        if asyncio.get_running_loop().time() > deadline:
             others = await connection.fetch(_QUERIES["lock_holders"])
             database = (await connection.fetch(_QUERIES["server"]))[0]["database"]
             raise FatalError(
@@ -100,6 +140,7 @@ async def _create(connection: asyncpg.Connection, compression: str) -> None:
     await connection.execute(_QUERIES["insert_cluster"], cluster_id, SCHEMA_VERSION)
     await segments.create_shared_series(connection, compression)
     await connection.execute(_QUERIES["revoke_all"])
+    await connection.execute(_QUERIES["grant_to_readers"])
 
 
 async def _upgrade(connection: asyncpg.Connection, version: int) -> None:
@@ -107,7 +148,24 @@ async def _upgrade(connection: asyncpg.Connection, version: int) -> None:
     for script in (*steps, *_scripts("features")):
         await connection.execute(script.read_text(encoding="utf-8"))
     await connection.execute(_QUERIES["revoke_all"])
+    await connection.execute(_QUERIES["grant_to_readers"])
     await connection.execute(_QUERIES["set_version"], SCHEMA_VERSION)
+    broker = await connection.fetchval(_QUERIES["broker_role"])
+    if broker is not None:
+        await connection.execute(_QUERIES["grant_broker"], broker)  # also what is new
+
+
+async def grant_broker(connection: asyncpg.Connection, role: str) -> None:
+    """Give a role what a broker needs and no more; it owns the tables of segments from then on. Raises FatalError."""
+    try:
+        async with connection.transaction():
+            await connection.execute(_QUERIES["search_path"])
+            await connection.execute(_QUERIES["lock_timeout"])
+            await connection.execute(_QUERIES["grant_broker"], role)
+    except asyncpg.PostgresError as error:
+        hint = getattr(error, "hint", None)
+        said = f"{error.args[0]}: {hint}" if hint else error.args[0]
+        raise FatalError(f'cannot give role "{role}" the rights of a broker: {said}') from error
 
 
 def _scripts(folder: str) -> list[Traversable]:

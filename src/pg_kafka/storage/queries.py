@@ -9,6 +9,7 @@ what the statement is for and are not sent to the server. Where a table's name v
 """
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -39,12 +40,14 @@ def parse(text: str) -> dict[str, str]:
     return statements
 
 
-def render(template: str, **identifiers: str | int) -> str:
-    """Fill the placeholders of a template: text becomes a quoted identifier, a number stays a number."""
+def render(template: str, **identifiers: str | int | Sequence[str]) -> str:
+    """Fill the placeholders of a template: text becomes a quoted identifier, several a list, a number stays a number."""
 
     def value(match: re.Match[str]) -> str:
         identifier = identifiers[match[1]]
-        return str(identifier) if isinstance(identifier, int) else quote(identifier)
+        if isinstance(identifier, int):
+            return str(identifier)
+        return quote(identifier) if isinstance(identifier, str) else ", ".join(map(quote, identifier))
 
     return _PLACEHOLDER.sub(value, template)
 

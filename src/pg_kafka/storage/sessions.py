@@ -21,6 +21,7 @@ import asyncpg
 
 from pg_kafka.errors import FatalError, StorageError
 from pg_kafka.storage import locks, queries
+from pg_kafka.storage.prepared import Prepared
 from pg_kafka.wire.error_codes import ErrorCode
 
 SQL = queries.load("sessions")
@@ -102,7 +103,7 @@ class Identity:
 class Session:
     """A pinned connection with the facts that outlive it: backend pid, its own lock, the server's identity."""
 
-    __slots__ = ("commit_in_doubt", "connection", "identity", "kind", "lock_id", "switch")
+    __slots__ = ("commit_in_doubt", "connection", "identity", "kind", "lock_id", "prepared", "switch")
 
     def __init__(self, connection: asyncpg.Connection, identity: Identity, kind: str) -> None:
         self.connection = connection
@@ -110,6 +111,7 @@ class Session:
         self.kind = kind
         self.lock_id: int | None = None
         self.switch: Any = None  # storage/exchange.py
+        self.prepared = Prepared()
         # Set by warning 01000: the wait for a synchronous standby was cancelled, the commit stands only here.
         self.commit_in_doubt = False
         connection.add_log_listener(lambda _connection, message: self.take_notice(message))

@@ -10,24 +10,30 @@ partition is held meanwhile: nothing else of it is staged, no marker and no chec
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
+from pg_kafka.clock import Clock
 from pg_kafka.coordinator import producer_state
-from pg_kafka.coordinator.producer_state import Accepted, Duplicate, SequencedBatch
+from pg_kafka.coordinator.producer_state import Accepted, Duplicate, ProducerWindow, SequencedBatch
 from pg_kafka.errors import StorageError
+from pg_kafka.storage.backlog import Backlog
+from pg_kafka.storage.committed_ends import CommittedEnds
 from pg_kafka.storage.disk import NEARLY_FULL
 from pg_kafka.storage.endings import Ending, MarkerAppend
-from pg_kafka.storage.journal import GroupPart, JournalQueue, not_written, writes_of
-from pg_kafka.storage.partition import Aborted, Append, AppendResult, Partition
-from pg_kafka.storage.transaction import Control, GlobalOffsets, JournalTables, Part, Transaction, make_rows
+from pg_kafka.storage.first_batches import FirstBatches
+from pg_kafka.storage.flight import Checkpoint, Control, Flight, GlobalOffsets, Part, make_rows
+from pg_kafka.storage.journal import JournalPart, JournalQueue, not_written, writes_of
+from pg_kafka.storage.partition import Append, AppendResult, Partition
+from pg_kafka.storage.producer_ages import ProducerAges
+from pg_kafka.storage.write_places import WritePlaces
 from pg_kafka.wire import _records
 from pg_kafka.wire._records import Batch
 from pg_kafka.wire.error_codes import ErrorCode
 
-log = logging.getLogger("pg_kafka.lane")
+logger = logging.getLogger("pg_kafka.lane")
 
 MAX_TRANSACTION_BYTES = 4 * 1024 * 1024
 MAX_TURN_BYTES = 256 * 1024
@@ -45,23 +51,30 @@ _ASKED_AGAIN = (ErrorCode.KAFKA_STORAGE_ERROR, ErrorCode.NOT_LEADER_OR_FOLLOWER,
 
 
 class Owner(Protocol):
-    """What building needs from the log."""
+    """The log, as its lanes see it."""
 
-    journal_tables: JournalTables
+    def committed(self, partition: Partition, appended_bytes: int) -> None:
+        """A partition has grown."""
 
-    @property
-    def must_drop(self) -> bool: ...
-    def active_segment(self, series: int) -> int: ...
-    def now_ms(self) -> int: ...
-    def oldest_producer_ms(self) -> int: ...
-    def answered(self, count_bytes: int) -> None: ...
-    def awaits_again(self, topic_id: int, index: int, producer_id: int, epoch: int, base_sequence: int) -> None: ...
-    def takes_unknown(self, partition: Partition, batch: Batch) -> bool: ...
-    def admits(self, partition: Partition, producer_id: int, epoch: int) -> int: ...
-    def expected(self, count_bytes: int) -> None: ...
-    def check_end(self, partition: Partition, base_offset: int) -> None: ...
-    def committed(self, partition: Partition, appended_bytes: int) -> None: ...
-    def is_encoded_anew(self, append: Append) -> bool: ...
+
+class OpenTransactions(Protocol):
+    """What the coordinator of transactions knows (coordinator/open_transactions.py)."""
+
+    def admits(self, place: tuple[int, int], producer_id: int, epoch: int) -> int:
+        """0 when a producer's transaction is open in a partition, else the error code."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all lanes of a log use."""
+
+    places: WritePlaces
+    backlog: Backlog
+    first_batches: FirstBatches
+    ends: CommittedEnds
+    ages: ProducerAges
+    clock: Clock
+    transactions: OpenTransactions
 
 
 class Staging:
@@ -70,7 +83,8 @@ class Staging:
     def __init__(
         self,
         owner: Owner,
-        in_flight: Sequence[Transaction],
+        shared: Shared,
+        in_flight: Sequence[Flight],
         *,
         checkpoint_bytes: int,
         checkpoint_ms: int,
@@ -89,10 +103,17 @@ class Staging:
         self.queued_records = 0
         self._queued_bytes = 0
         self._owner = owner
+        self._places = shared.places
+        self._backlog = shared.backlog
+        self._first_batches = shared.first_batches
+        self._ends = shared.ends
+        self._ages = shared.ages
+        self._clock = shared.clock
+        self._transactions = shared.transactions
         self._in_flight = in_flight
         self._checkpoint_bytes = checkpoint_bytes
         self._checkpoint_s = checkpoint_ms / 1000
-        self._next_checkpoint = time.monotonic() + self._checkpoint_s
+        self._next_checkpoint = self._clock.steady_s() + self._checkpoint_s
 
     def __bool__(self) -> bool:
         """Is there something to build from?"""
@@ -141,34 +162,34 @@ class Staging:
 
     def answer(self, append: Append, result: AppendResult) -> None:
         """Say what became of a batch."""
-        self._owner.answered(append.bytes)
+        self._backlog.answered(append.bytes)
         if result.error in _ASKED_AGAIN:
             self._await_again(append)
         try:
             append.done(result)
         except Exception:
-            log.exception("reply failed")
+            logger.exception("reply failed")
 
     def _await_again(self, append: Append) -> None:
         batch, partition = append.batch, append.partition
         if batch.base_sequence >= 0:
-            self._owner.awaits_again(
+            self._first_batches.await_again(
                 partition.topic.id, partition.index, batch.producer_id, batch.producer_epoch, batch.base_sequence
             )
 
-    def may_come_again(self, transactions: Iterable[Transaction]) -> None:
+    def may_come_again(self, flights: Iterable[Flight]) -> None:
         """Their batches come before those that are failed from now on, should they have to be sent again."""
-        for transaction in transactions:
-            for part in transaction.parts.values():
+        for flight in flights:
+            for part in flight.parts.values():
                 for append in part.appends:
                     self._await_again(append)
 
-    def need_not_come_again(self, transaction: Transaction) -> None:
+    def need_not_come_again(self, flight: Flight) -> None:
         """It is committed after all."""
-        for partition, part in transaction.parts.items():
+        for partition, part in flight.parts.items():
             for append in part.appends:
                 if append.batch.base_sequence >= 0:
-                    self._owner.takes_unknown(partition, append.batch)
+                    self._first_batches.take(partition, append.batch)
 
     def answer_early(self, append: Append, result: AppendResult) -> None:
         """Answer a batch before what became of its transaction is known; then it gets no other answer."""
@@ -176,7 +197,7 @@ class Staging:
             return
         self.answer(append, result)
         append.done = _was_answered
-        self._owner.expected(append.bytes)  # it is still held, and answered once more in the end
+        self._backlog.expect(append.bytes)  # it is still held, and answered once more in the end
 
     def fail_appends(self, result: AppendResult) -> list[Partition]:
         """Answer all batches that are queued; what is staged stays. Returns their partitions."""
@@ -209,58 +230,54 @@ class Staging:
 
     # -- building ----------------------------------------------------------------------------------------------------
 
-    def build(self, transaction: Transaction) -> None:
+    def build(self, flight: Flight) -> None:
         """Take queued batches, round robin over partitions, and give them offsets."""
         while self.controls:
             control = self.controls.popleft()
             control.apply()
-            transaction.controls.append(control)
+            flight.controls.append(control)
         if self.journal:
-            transaction.journals = self._owner.journal_tables
+            flight.journals = self._places.journals
             for item in self.journal.take(MAX_JOURNAL_BYTES):
                 if isinstance(item, Ending) and any(self._is_closed(partition) for partition, _ in item.markers):
                     # The topic may go, or stay after all: whoever ends the transaction has to look again.
                     self._refuse(item, not_written("a topic is being deleted"))
                     continue
                 for write in writes_of(item):
-                    transaction.groups.setdefault(write.owner, GroupPart(write.owner)).writes.append(write)
+                    flight.journal_parts.setdefault(write.owner, JournalPart(write.owner)).writes.append(write)
                 if isinstance(item, Ending):
-                    transaction.endings.append(item)
-                    self._stage_markers(transaction, item)
-                transaction.bytes += item.bytes
-        while (
-            self.ring
-            and transaction.bytes < MAX_TRANSACTION_BYTES
-            and len(transaction.parts) < MAX_TRANSACTION_PARTITIONS
-        ):
+                    flight.endings.append(item)
+                    self._stage_markers(flight, item)
+                flight.bytes += item.bytes
+        while self.ring and flight.bytes < MAX_TRANSACTION_BYTES and len(flight.parts) < MAX_TRANSACTION_PARTITIONS:
             partition = self.ring.popleft()
-            part = transaction.parts.get(partition)
+            part = flight.parts.get(partition)
             if part is None:
-                part = transaction.parts[partition] = Part(partition)
+                part = flight.parts[partition] = Part(partition)
             taken = 0
-            while partition.pending and taken < MAX_TURN_BYTES and transaction.bytes < MAX_TRANSACTION_BYTES:
+            while partition.pending and taken < MAX_TURN_BYTES and flight.bytes < MAX_TRANSACTION_BYTES:
                 if _is_giant(partition.pending[0]):
                     break
                 append = self._next(partition)
                 if self._stage(part, append):
                     taken += append.bytes
-                    transaction.bytes += append.bytes
+                    flight.bytes += append.bytes
             self._put_back(partition)
-        now_ms = self._owner.now_ms()
-        for part in list(transaction.parts.values()):
+        now_ms = self._clock.wall_ms()
+        for part in list(flight.parts.values()):
             if part.appends:
-                self._owner.check_end(part.partition, part.appends[0].base_offset)
-                make_rows(part, self._owner.active_segment(part.partition.series), now_ms, self.global_offsets)
+                self._ends.check(part.partition, part.appends[0].base_offset)
+                make_rows(part, self._places.segment(part.partition.series), now_ms, self.global_offsets)
             else:
-                del transaction.parts[part.partition]
+                del flight.parts[part.partition]
         for partition in self._take_due_checkpoints():
-            part = transaction.parts.get(partition)
+            part = flight.parts.get(partition)
             if part is None:
                 part = Part(partition)
-                transaction.checkpoints.append(part)
+                flight.checkpoints.append(part)
             part.checkpoint = self._checkpoint(partition, part.bytes)
 
-    def build_giant(self, transaction: Transaction) -> None:
+    def build_giant(self, flight: Flight) -> None:
         """Take the next giant, alone, and hold its partition; without one that has to be written, nothing is taken.
 
         Nothing else may be in flight: it commits in its own time.
@@ -268,12 +285,12 @@ class Staging:
         partition = self.giants.popleft()
         part = Part(partition)
         if partition.pending and self._stage(part, self._next(partition)):
-            transaction.parts[partition] = part
-            transaction.bytes = part.bytes
+            flight.parts[partition] = part
+            flight.bytes = part.bytes
             self.held = partition
-            self._owner.check_end(partition, part.appends[0].base_offset)
-            segment = self._owner.active_segment(partition.series)
-            make_rows(part, segment, self._owner.now_ms(), self.global_offsets)
+            self._ends.check(partition, part.appends[0].base_offset)
+            segment = self._places.segment(partition.series)
+            make_rows(part, segment, self._clock.wall_ms(), self.global_offsets)
             return
         assert not part.joined  # nothing is in flight, so the first copy of a duplicate is committed
         self._put_back(partition)
@@ -300,33 +317,27 @@ class Staging:
             for later in self.journal.take_owned(owner):
                 self.journal.finish(later, error)
 
-    def _stage_markers(self, transaction: Transaction, ending: Ending) -> None:
+    def _stage_markers(self, flight: Flight, ending: Ending) -> None:
         """Give the markers of a transaction their offsets."""
-        now_ms = self._owner.now_ms()
+        now_ms = self._clock.wall_ms()
         for partition, marker in ending.markers:
-            part = transaction.parts.get(partition)
+            part = flight.parts.get(partition)
             if part is None:
-                part = transaction.parts[partition] = Part(partition)
+                part = flight.parts[partition] = Part(partition)
             producer_id = marker.producer_id
             first_offset = partition.staged_transaction(producer_id)
             append = MarkerAppend(partition, marker, first_offset, now_ms)
-            window = partition.staged_producers.get(producer_id) or partition.producers.get(producer_id)
             window = producer_state.mark(
-                window,
+                partition.staged_window(producer_id),
                 epoch=marker.producer_epoch,
                 timestamp_ms=now_ms,
                 coordinator_epoch=marker.coordinator_epoch,
             )
-            part.windows[producer_id] = partition.staged_producers[producer_id] = window
-            if first_offset is not None:
-                part.open_transactions[producer_id] = partition.staged_open[producer_id] = None
-                if not marker.is_commit:
-                    part.aborted.append(Aborted(producer_id, first_offset, append.base_offset))
-            partition.staged_end = append.base_offset + 1
+            partition.stage_marker(part, append.base_offset, producer_id, window, is_commit=marker.is_commit)
             part.appends.append(append)
             part.bytes += append.bytes
             part.has_markers = True
-            self._owner.expected(append.bytes)  # what is answered was counted before
+            self._backlog.expect(append.bytes)  # what is answered was counted before
 
     def _stage(self, part: Part, append: Append) -> bool:
         """Check a batch's sequence and give it its offset; False when it is answered without being written."""
@@ -334,12 +345,12 @@ class Staging:
         if self._is_closed(partition):
             self.answer(append, AppendResult(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION))
             return False
-        if self._owner.must_drop:
+        if self._backlog.must_drop:
             self.answer(append, AppendResult(ErrorCode.KAFKA_STORAGE_ERROR, message=NEARLY_FULL))
             return False
-        base_offset = partition.staged_end
+        window: ProducerWindow | None = None
         if batch.producer_id >= 0:
-            window = partition.staged_producers.get(batch.producer_id) or partition.producers.get(batch.producer_id)
+            window = partition.staged_window(batch.producer_id)
             verdict = producer_state.check(
                 window, epoch=batch.producer_epoch, base_sequence=batch.base_sequence, count=batch.count
             )
@@ -356,19 +367,17 @@ class Staging:
             if refused is not None:
                 self.answer(append, refused)
                 return False
-            if batch.is_transactional and partition.staged_transaction(batch.producer_id) is None:
-                part.open_transactions[batch.producer_id] = partition.staged_open[batch.producer_id] = base_offset
             window = producer_state.advance(
                 window,
                 epoch=batch.producer_epoch,
                 base_sequence=batch.base_sequence,
                 count=batch.count,
-                base_offset=base_offset,
-                timestamp_ms=self._owner.now_ms(),
+                base_offset=partition.staged_end,
+                timestamp_ms=self._clock.wall_ms(),
             )
-            part.windows[batch.producer_id] = partition.staged_producers[batch.producer_id] = window
-        append.base_offset = base_offset
-        partition.staged_end = base_offset + batch.count
+        append.base_offset = partition.stage_batch(
+            part, batch.count, batch.producer_id, window, is_transactional=batch.is_transactional
+        )
         part.appends.append(append)
         part.bytes += append.bytes
         return True
@@ -377,7 +386,7 @@ class Staging:
         """Why a producer that the partition does not know cannot begin with this batch."""
         if append.begins_at_zero and append.batch.base_sequence:
             return f"sequence number {append.batch.base_sequence} where 0 comes first, the producer is not known here"
-        if not self._owner.takes_unknown(partition, append.batch):
+        if not self._first_batches.take(partition, append.batch):
             return "an earlier batch of this producer failed and has to be sent again first"
         return None
 
@@ -387,7 +396,8 @@ class Staging:
     def _check_transaction(self, partition: Partition, batch: Batch) -> AppendResult | None:
         """What a batch is refused with: one of a transaction that is not open, or one without in the midst of a transaction."""
         if batch.is_transactional:
-            code = self._owner.admits(partition, batch.producer_id, batch.producer_epoch)
+            place = (partition.topic.id, partition.index)
+            code = self._transactions.admits(place, batch.producer_id, batch.producer_epoch)
             if code:
                 return AppendResult(code, message="the transaction of the batch is not open in this partition")
         elif (partition.open_transactions or partition.staged_open) and (
@@ -403,8 +413,8 @@ class Staging:
         if batch.last_offset < partition.high_watermark:
             self.answer(append, self.duplicate_result(partition, append, batch))
             return
-        for transaction in self._in_flight:
-            holder = transaction.parts.get(partition)
+        for flight in self._in_flight:
+            holder = flight.parts.get(partition)
             if holder is not None and batch.last_offset < holder.end:
                 holder.joined.append((append, batch))
                 return
@@ -420,40 +430,23 @@ class Staging:
     def make_real(self, part: Part) -> None:
         """A part is committed: take it into the partition's state, answer its batches and wake who waits."""
         partition = part.partition
-        partition.producers.update(part.windows)
-        for producer_id, first_offset in part.open_transactions.items():
-            if first_offset is None:
-                partition.open_transactions.pop(producer_id, None)
-            else:
-                partition.open_transactions[producer_id] = first_offset
-        for aborted in part.aborted:
-            partition.end_transaction(aborted)
-        if part.extent is not None:
-            partition.extents.append(part.extent)
-        if part.begins_epoch:
-            partition.epochs.append((partition.leader_epoch, part.first[0]))
-        partition.running_max_timestamp = part.max_timestamp
-        partition.append_bytes_total += part.bytes
-        partition.bytes_since_checkpoint += part.bytes
+        partition.commit(part)
         sent = 0
         for append in part.appends:
             batch = append.batch
             stamped = part.append_time if append.timestamp_type == 1 else -1
             is_large = len(batch.wire) > MAX_TAIL_BATCH_BYTES
-            if is_large or partition.is_closed or self._owner.is_encoded_anew(append):
+            if is_large or partition.is_closed or append.is_encoded_anew:
                 sent += len(batch.wire)
                 continue
-            wire = _records.restamp(batch.wire, append.base_offset, partition.leader_epoch, stamped)
+            wire = append.wire or _records.restamp(batch.wire, append.base_offset, partition.leader_epoch, stamped)
             partition.tail.append(append.base_offset, append.base_offset + batch.count - 1, wire)
             sent += len(wire)
-        partition.high_watermark = part.end
-        if partition.staged_end == part.end:
-            partition.unstage()
         if part.checkpoint is not None:
             self.checkpoint_written(partition)
         elif partition.bytes_since_checkpoint >= self._checkpoint_bytes:
             self.checkpoints_due[partition] = None
-            partition.bytes_since_checkpoint = 0
+            partition.checkpoint_due()
         self.dirty[partition] = None
         start = partition.log_start_offset
         for append in part.appends:
@@ -461,27 +454,31 @@ class Staging:
             self.answer(append, AppendResult(ErrorCode.NONE, append.base_offset, stamped, start))
         for append, batch_before in part.joined:
             self.answer(append, self.duplicate_result(partition, append, batch_before))
+        self._ends.note(partition)
         self._owner.committed(partition, part.bytes)
         for waiter in list(partition.waiters):
             waiter.on_advance(partition, _ANY_BYTES if part.has_markers else sent)
 
     # -- checkpoints -------------------------------------------------------------------------------------------------
 
-    def _checkpoint(self, partition: Partition, added_bytes: int) -> tuple[int, int, int, str, str]:
+    def _checkpoint(self, partition: Partition, added_bytes: int) -> Checkpoint:
         staged = added_bytes + sum(t.parts[partition].bytes for t in self._in_flight if partition in t.parts)
-        return (
+        figures = partition.staged_held
+        return Checkpoint(
             partition.staged_end,
             partition.staged_max_timestamp,
             partition.append_bytes_total + staged,
-            partition.checkpoint_json(self._owner.oldest_producer_ms()),
+            partition.checkpoint_json(self._ages.oldest_ms()),
             partition.open_json(),
+            None if figures is None else figures.bytes,
+            None if figures is None else figures.records,
         )
 
     def mark_checkpoints(self) -> None:
         """All changed partitions are due."""
         self.checkpoints_due.update(self.dirty)
         self.dirty.clear()
-        self._next_checkpoint = time.monotonic() + self._checkpoint_s
+        self._next_checkpoint = self._clock.steady_s() + self._checkpoint_s
 
     def _take_due_checkpoints(self) -> list[Partition]:
         if self.dirty and self.until_checkpoint_s() <= 0:
@@ -497,12 +494,11 @@ class Staging:
         return due
 
     def checkpoint_written(self, partition: Partition) -> None:
-        partition.bytes_since_checkpoint = 0
-        partition.expire_producers(self._owner.oldest_producer_ms())
+        partition.checkpoint_written(self._ages.oldest_ms())
 
     def until_checkpoint_s(self) -> float:
         """Seconds until all changed partitions are due."""
-        return self._next_checkpoint - time.monotonic()
+        return self._next_checkpoint - self._clock.steady_s()
 
 
 def _is_giant(append: Append) -> bool:

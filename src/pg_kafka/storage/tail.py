@@ -72,6 +72,15 @@ class Tail:
             self._head = 0
         return cost
 
+    def drop_below(self, offset: int) -> None:
+        """Forget the batches that lie below an offset."""
+        cost = entries = 0
+        while len(self) and self._last_offsets[self._head] < offset:
+            cost += self.drop_oldest()
+            entries += 1
+        if entries:
+            self._cache.cleared(self, cost, entries)
+
     def clear(self) -> None:
         """Forget everything: the topic is gone, leadership has ended, or the server's history has changed."""
         if len(self):

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from pg_kafka.coordinator.group_steps import Record
+from pg_kafka.coordinator.records import Record
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import queries
 from pg_kafka.storage.client_text import from_stored, from_stored_json

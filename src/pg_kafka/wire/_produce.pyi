@@ -15,6 +15,7 @@ class Appended(Protocol):
 
 @final
 class FrameSplitter:
+    max_frame_bytes: int
     def __init__(self, max_frame_bytes: int) -> None: ...
     @property
     def buffered_bytes(self) -> int: ...

@@ -266,7 +266,7 @@ cdef class RequestReader:
 cdef class FrameSplitter:
     """Cuts what a connection receives into frames. After MalformedRequest it must not be used again."""
 
-    cdef int64_t max_frame_bytes
+    cdef public int64_t max_frame_bytes  # holds for frames that begin from now on
     cdef uint8_t head[SIZE_BYTES]   # the start of a size
     cdef int head_bytes
     cdef bytes frame                # one that has begun: its first `frame_bytes`, and room for more

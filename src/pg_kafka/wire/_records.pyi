@@ -36,6 +36,8 @@ class Slice:
     @property
     def raw_bytes(self) -> int: ...  # its records in Kafka's format, uncompressed
     @property
+    def wire_bytes(self) -> int: ...  # its share of the batch as the producer sent it
+    @property
     def first_timestamp(self) -> int: ...
     @property
     def min_timestamp(self) -> int: ...
@@ -50,7 +52,7 @@ class Slice:
     @property
     def keys(self) -> bytes | None: ...
     @property
-    def values(self) -> bytes: ...
+    def values(self) -> bytes: ...  # None in the slice of a packed batch
     @property
     def timestamps(self) -> bytes | None: ...
     @property
@@ -97,6 +99,8 @@ class Batch:
     @property
     def is_read_by_all(self) -> bool: ...  # by every client, as the producer compressed it
     @property
+    def is_packed(self) -> bool: ...  # `wire` is stored; `slices` is one that sums it up
+    @property
     def delete_horizon(self) -> int | None: ...
     @property
     def raw_bytes(self) -> int: ...  # all records, uncompressed
@@ -109,6 +113,10 @@ class Batch:
     @property
     def has_null_key(self) -> bool: ...
     @property
+    def largest_index(self) -> int: ...  # of the largest record
+    @property
+    def largest_bytes(self) -> int: ...  # its size decompressed, without the length in front
+    @property
     def null_key_index(self) -> int: ...  # of the first record without a key, or -1
     @property
     def wire(self) -> bytes | memoryview: ...
@@ -118,8 +126,13 @@ class Batch:
 def crc32c(data: bytes | memoryview, *, by_table: bool = False) -> int: ...
 def peek(data: bytes | memoryview, offset: int = 0) -> BatchHeader: ...
 def decode_batch(
-    data: bytes | memoryview, *, max_raw_bytes: int = 134_217_728, from_producer: bool = True
+    data: bytes | memoryview,
+    *,
+    max_raw_bytes: int = 134_217_728,
+    from_producer: bool = True,
+    keeps_packed: bool = False,
 ) -> Batch: ...
+def batches_in(data: bytes, start_offset: int = 0) -> list[bytes]: ...
 def restamp(wire: bytes | memoryview, base_offset: int, leader_epoch: int, log_append_time_ms: int = -1) -> bytes: ...
 def copy_row(
     *,
@@ -140,6 +153,7 @@ def copy_row(
     producers: Sequence[tuple[int, int, int, int, int]],  # id, epoch, base sequence, base offset and count of a batch
     slices: Sequence[Slice],
     log_append_time: int = -1,
+    packed: list[bytes] | None = None,
 ) -> bytes: ...
 def encode_row(
     *,

@@ -28,7 +28,7 @@ A row in COPY BINARY, big endian:
                        elements int32 | lower bound int32 = 1 | per element: length int32 (-1 null), data
 
 Decoding runs twice over the records: `measure` checks everything and counts, `fill` writes into objects of exactly
-the size. Counts and lengths from outside are compared with the bytes that remain before they are used for anything.
+the size. A compressed batch may be kept packed: then it is measured only, and its row has its bytes instead of arrays. Counts and lengths from outside are compared with the bytes that remain before they are used for anything.
 No pointer outlives the call that made it. Only RecordsError is raised for what the bytes say.
 """
 
@@ -144,22 +144,22 @@ COLUMNS = (
     "timestamp_type", "codec", "is_transactional", "is_control", "delete_horizon", "producer_id", "batch_base_offset",
     "base_sequence", "batch_count", "producer_epoch", "producer_ids", "batch_base_offsets", "base_sequences",
     "batch_counts", "producer_epochs", "timestamps", "offset_deltas", "keys", "header_ends", "header_keys",
-    "header_values", "values",
+    "header_values", "values", "wire_bytes", "batch",
 )
 COPY_HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 COPY_TRAILER = b"\xff\xff"
-MAX_SLICE_BYTES = 1_048_576
+MAX_SLICE_BYTES = 131_072
 
 cdef enum:
     HEADER_BYTES = 61
     SIZE_BYTES = 12             # base offset and length, which the length does not count
     CRC_FROM = 21
-    SLICE_BYTES = 1048576
+    SLICE_BYTES = 131072
     LEAST_RECORD_BYTES = 7      # each of its seven fields takes a byte
     LEAST_HEADER_BYTES = 2
     LARGE_BYTES = 32768         # below it, letting other threads run costs more than it gives
     ARRAY_BYTES = 20
-    COLUMN_COUNT = 36
+    COLUMN_COUNT = 38
     # SQL's field limit; PostgreSQL refuses a datum or a COPY row above 1 GB.
     ROW_BYTES_LIMIT = 1000000000
 
@@ -313,6 +313,7 @@ cdef struct Measured:
     int flaw
     int32_t index               # of the record with the flaw
     int32_t null_key_index
+    int32_t largest_index, largest_bytes
     int32_t max_timestamp_delta
     int64_t min_timestamp, max_timestamp
     int64_t body_bytes
@@ -341,6 +342,7 @@ cdef int measure(
     cdef int64_t timestamp, timestamp_delta
     found.spans = 0
     found.null_key_index = -1
+    found.largest_index = found.largest_bytes = 0
     found.max_timestamp_delta = 0
     found.min_timestamp = INT64_MAX
     found.max_timestamp = INT64_MIN
@@ -352,6 +354,9 @@ cdef int measure(
         if at == NULL or length < 1 or length > end - at:
             return BAD_LENGTH
         stop = at + length
+        if length > found.largest_bytes:
+            found.largest_index = i
+            found.largest_bytes = length
         at = read_varlong(at + 1, stop, &timestamp_delta)   # its attributes are unused
         if at == NULL:
             return BAD_TIMESTAMP
@@ -551,26 +556,28 @@ cdef class Slice:
     """At most MAX_SLICE_BYTES of a batch (or one record), as bodies of PostgreSQL arrays.
 
     A body is the array's elements (length and bytes each) without the array's header. The slice covers `span` offsets
-    from the batch's base offset + `first_delta`; `offset_deltas` count from there.
+    from the batch's base offset + `first_delta`; `offset_deltas` count from there. The `wire_bytes` of a batch's slices add
+    up to the whole batch as it came. The one slice of a packed batch is all of it, without bodies.
     """
 
     cdef readonly int32_t first_delta, count, headers
-    cdef readonly int64_t span, raw_bytes, first_timestamp, min_timestamp, max_timestamp
+    cdef readonly int64_t span, raw_bytes, wire_bytes, first_timestamp, min_timestamp, max_timestamp
     cdef readonly int32_t null_keys, null_values, null_header_values
     cdef readonly bytes keys, values, timestamps, offset_deltas, header_ends, header_keys, header_values
 
 
 cdef class Batch:
     """A producer's batch that has been checked. `wire` are its bytes as they came, except that a max timestamp that
-    its records do not have has been corrected, as Kafka does. Unless it `is_read_by_all`, consumers do not get them."""
+    its records do not have has been corrected, as Kafka does. Unless it `is_read_by_all`, consumers do not get them.
+    One that `is_packed` has been checked all the same, and is stored as those bytes."""
 
     cdef readonly int64_t base_offset, base_timestamp, max_timestamp, producer_id, raw_bytes
     cdef readonly int64_t min_timestamp, max_record_timestamp
     cdef readonly int32_t length, leader_epoch, last_offset_delta, base_sequence, count
-    cdef readonly int32_t max_timestamp_delta, null_key_index
+    cdef readonly int32_t max_timestamp_delta, null_key_index, largest_index, largest_bytes
     cdef readonly int16_t attributes, producer_epoch
     cdef readonly int codec, timestamp_type
-    cdef readonly bint is_transactional, is_control, has_null_key, is_read_by_all
+    cdef readonly bint is_transactional, is_control, has_null_key, is_read_by_all, is_packed
     cdef readonly object delete_horizon
     cdef readonly object wire
     cdef readonly list slices
@@ -622,6 +629,25 @@ cdef Slice make_slice(const uint8_t *raw, const Rules *rules, const Span *span):
         flaw = fill(raw, rules, span, &out)
     if flaw != SOUND:
         raise RecordsError(CORRUPT_MESSAGE, "the batch changed while it was read")
+    return slice_
+
+
+cdef Slice sum_up(const Span *spans, int count):
+    """All of a batch as one slice without bodies."""
+    cdef Slice slice_ = Slice.__new__(Slice)
+    cdef int i
+    slice_.first_timestamp = spans[0].first_timestamp
+    slice_.min_timestamp = spans[0].min_timestamp
+    slice_.max_timestamp = spans[0].max_timestamp
+    for i in range(count):
+        slice_.count += spans[i].count
+        slice_.headers += spans[i].headers
+        slice_.null_keys += spans[i].null_keys
+        slice_.null_values += spans[i].null_values
+        slice_.null_header_values += spans[i].null_header_values
+        slice_.min_timestamp = min(slice_.min_timestamp, spans[i].min_timestamp)
+        slice_.max_timestamp = max(slice_.max_timestamp, spans[i].max_timestamp)
+    slice_.raw_bytes = spans[count - 1].end
     return slice_
 
 
@@ -697,7 +723,13 @@ cdef raise_flaw(int flaw, int32_t index, int64_t limit):
     raise RecordsError(INVALID_RECORD, f"record {index} {_FLAWS[flaw]}", index)
 
 
-cdef take_records(Batch batch, const uint8_t *raw, Py_ssize_t size, int64_t max_raw_bytes, bint from_producer):
+cdef inline int64_t share_of(int64_t whole, int64_t part, int64_t parts) noexcept nogil:
+    return whole * part // parts
+
+
+cdef take_records(
+    Batch batch, const uint8_t *raw, Py_ssize_t size, int64_t max_raw_bytes, bint from_producer, bint is_packed
+):
     """Fill `batch` from the uncompressed bytes of its records."""
     cdef Rules rules
     cdef Measured found
@@ -705,6 +737,7 @@ cdef take_records(Batch batch, const uint8_t *raw, Py_ssize_t size, int64_t max_
     cdef Span *spans = few
     cdef int most_spans = 4
     cdef int flaw, i
+    cdef int64_t wire_bytes = SIZE_BYTES + <int64_t>batch.length
     cdef Slice slice_, previous = None
     batch.raw_bytes = size
     if size > max_raw_bytes:
@@ -735,8 +768,15 @@ cdef take_records(Batch batch, const uint8_t *raw, Py_ssize_t size, int64_t max_
         if flaw != SOUND:
             raise_flaw(flaw, found.index, max_raw_bytes)
         batch.slices = []
+        batch.is_packed = is_packed and found.spans > 0
+        if batch.is_packed:
+            slice_ = previous = sum_up(spans, found.spans)
+            slice_.wire_bytes = wire_bytes
+            batch.slices.append(slice_)
+            found.spans = 0
         for i in range(found.spans):
             slice_ = make_slice(raw, &rules, spans + i)
+            slice_.wire_bytes = share_of(wire_bytes, spans[i].end, size) - share_of(wire_bytes, spans[i].start, size)
             if previous is not None:
                 previous.span = slice_.first_delta - previous.first_delta
             previous = slice_
@@ -747,6 +787,8 @@ cdef take_records(Batch batch, const uint8_t *raw, Py_ssize_t size, int64_t max_
         if spans != few:
             free(spans)
     batch.null_key_index = found.null_key_index
+    batch.largest_index = found.largest_index
+    batch.largest_bytes = found.largest_bytes
     batch.has_null_key = found.null_key_index >= 0
     batch.max_timestamp_delta = found.max_timestamp_delta
     batch.max_record_timestamp = found.max_timestamp if batch.count else batch.max_timestamp
@@ -792,11 +834,12 @@ def peek(data, Py_ssize_t offset=0):
         PyBuffer_Release(&view)
 
 
-def decode_batch(data, *, int64_t max_raw_bytes=134217728, bint from_producer=True):
+def decode_batch(data, *, int64_t max_raw_bytes=134217728, bint from_producer=True, bint keeps_packed=False):
     """The Batch in `data`, all of it checked. Raises RecordsError.
 
     From a producer it must be one whole batch that fills `data` and obeys Kafka's LogValidator; otherwise any valid
-    batch will do (sparse, empty, control), and bytes after it are left alone.
+    batch will do (sparse, empty, control), and bytes after it are left alone. With `keeps_packed`, one that is compressed
+    in a way that all clients read is packed.
     """
     cdef Py_buffer view, raw
     cdef Batch batch = Batch.__new__(Batch)
@@ -835,14 +878,17 @@ def decode_batch(data, *, int64_t max_raw_bytes=134217728, bint from_producer=Tr
         batch.wire = data if size == view.len else memoryview(data)[:size]
         if batch.codec == 0:
             batch.is_read_by_all = True
-            take_records(batch, at + HEADER_BYTES, size - HEADER_BYTES, max_raw_bytes, from_producer)
+            take_records(batch, at + HEADER_BYTES, size - HEADER_BYTES, max_raw_bytes, from_producer, False)
         else:
             stream = memoryview(batch.wire)[HEADER_BYTES:]
             records = decompress(batch.codec, stream, max_raw_bytes)
             PyObject_GetBuffer(records, &raw, PyBUF_SIMPLE)
             try:
                 batch.is_read_by_all = not from_producer or is_read_by_all(batch.codec, stream, raw.len)
-                take_records(batch, <const uint8_t *>raw.buf, raw.len, max_raw_bytes, from_producer)
+                take_records(
+                    batch, <const uint8_t *>raw.buf, raw.len, max_raw_bytes, from_producer,
+                    keeps_packed and batch.is_read_by_all,
+                )
             finally:
                 PyBuffer_Release(&raw)
         if from_producer and batch.max_record_timestamp != batch.max_timestamp:
@@ -886,6 +932,25 @@ def restamp(wire, int64_t base_offset, int32_t leader_epoch, int64_t log_append_
         else:
             put32(at + 17, crc32c_of(at + CRC_FROM, size - CRC_FROM))
     return copy
+
+
+def batches_in(bytes data, int64_t start_offset=0):
+    """The batches that lie one behind the other in `data`, without those that end before `start_offset`.
+
+    Raises RecordsError when they are not whole.
+    """
+    cdef const uint8_t *at = body(data)
+    cdef Py_ssize_t left = PyBytes_GET_SIZE(data)
+    cdef int64_t size
+    cdef list found = []
+    while left > 0:
+        check_frame(at, left, False)
+        size = SIZE_BYTES + <int64_t><int32_t>get32(at + 8)
+        if <int64_t>get64(at) + <int32_t>get32(at + 23) >= start_offset:
+            found.append(PyBytes_FromStringAndSize(<const char *>at, size))
+        at += size
+        left -= size
+    return found
 
 
 # ---- slices -> a row
@@ -965,26 +1030,34 @@ cdef uint8_t *put_nulls(uint8_t *out, int32_t count) noexcept nogil:
 def copy_row(
     *, int64_t series, int64_t topic, int32_t partition, int32_t segment, int64_t base_offset, int32_t leader_epoch,
     int64_t global_base, int64_t running_max_timestamp, int64_t append_time, int16_t timestamp_type, int16_t codec,
-    bint is_transactional, bint is_control, delete_horizon, producers, slices, int64_t log_append_time=-1,
+    bint is_transactional, bint is_control, delete_horizon, producers, slices, int64_t log_append_time=-1, packed=None,
 ):
     """One COPY BINARY tuple of kafka.log, columns in the order of COLUMNS, of slices whose offsets follow one another
-    from `base_offset`. Raises RecordsError MESSAGE_TOO_LARGE for a row that PostgreSQL could not take."""
+    from `base_offset`. Raises RecordsError MESSAGE_TOO_LARGE for a row that PostgreSQL could not take.
+
+    With `packed`, a list of restamped batches, the row has these instead of arrays; `slices` are theirs then.
+    """
     cdef Slice part
     cdef list parts = slices if type(slices) is list else list(slices)
     cdef list batches = producers if type(producers) is list else list(producers)
-    cdef int64_t count = 0, span = 0, headers = 0, raw_bytes = 0
+    cdef int64_t count = 0, span = 0, headers = 0, raw_bytes = 0, wire_bytes = 0
     cdef int64_t first_timestamp = 0, max_timestamp = INT64_MIN
     cdef int64_t key_bytes = 0, value_bytes = 0, header_key_bytes = 0, header_value_bytes = 0
     cdef int64_t null_keys = 0, null_values = 0, null_header_values = 0
     cdef bint has_timestamps = False, is_sparse = False
+    cdef list wires = packed
+    cdef int64_t packed_bytes = 0
     cdef int64_t size
     cdef int32_t done, n
-    cdef bytes row
+    cdef bytes row, wire
     cdef uint8_t *out
     if not parts:
         raise ValueError("a row takes at least one slice")
+    if wires is not None:
+        for wire in wires:
+            packed_bytes += PyBytes_GET_SIZE(wire)
     for part in parts:
-        if part.values is None:
+        if part.values is None and wires is None:
             raise ValueError("a slice that no batch has made")
         if count == 0:
             first_timestamp = part.first_timestamp
@@ -1000,6 +1073,7 @@ def copy_row(
         span += part.span
         headers += part.headers
         raw_bytes += part.raw_bytes
+        wire_bytes += part.wire_bytes
         null_keys += part.null_keys
         null_values += part.null_values
         null_header_values += part.null_header_values
@@ -1010,6 +1084,10 @@ def copy_row(
     if timestamp_type == 1 and log_append_time >= 0:
         first_timestamp = max_timestamp = log_append_time
         has_timestamps = False
+    if wires is not None:
+        has_timestamps = is_sparse = False
+        null_keys = count
+        headers = 0
     if max_timestamp > running_max_timestamp:
         running_max_timestamp = max_timestamp
     if raw_bytes > ROW_BYTES_LIMIT or span > INT32_MAX:
@@ -1023,7 +1101,7 @@ def copy_row(
     size += 4 + ARRAY_BYTES + 8 * count if is_sparse else 4
     size += 4 + ARRAY_BYTES + key_bytes if null_keys < count else 4
     size += 3 * (4 + ARRAY_BYTES) + 8 * count + header_key_bytes + header_value_bytes if headers else 3 * 4
-    size += 4 + ARRAY_BYTES + value_bytes
+    size += (4 + ARRAY_BYTES + value_bytes + 4 if wires is None else 4 + 4 + packed_bytes) + 8
     if size > ROW_BYTES_LIMIT:
         raise RecordsError(MESSAGE_TOO_LARGE, f"a row of {size} bytes")
     row = PyBytes_FromStringAndSize(NULL, size)
@@ -1100,9 +1178,19 @@ def copy_row(
     else:
         out = put_null(put_null(put_null(out)))
 
-    out = put_array(out, value_bytes, null_values > 0, BYTEA, count)
-    for part in parts:
-        out = put_body(out, part.values)
+    if wires is None:
+        out = put_array(out, value_bytes, null_values > 0, BYTEA, count)
+        for part in parts:
+            out = put_body(out, part.values)
+    else:
+        out = put_null(out)
+    out = put_int4(out, <int32_t>min(wire_bytes, <int64_t>INT32_MAX))
+    if wires is None:
+        out = put_null(out)
+    else:
+        out = put32(out, <uint32_t>packed_bytes)
+        for wire in wires:
+            out = put_body(out, wire)
     assert out - body(row) == size
     return row
 

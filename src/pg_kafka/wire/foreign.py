@@ -24,6 +24,8 @@ _HTTP = "this looks like an HTTP request; this listener speaks Kafka: use a Kafk
 _POSTGRESQL = "this looks like a PostgreSQL client; this listener speaks Kafka: give it the address of the database"
 _SSH = "this looks like an SSH client; this listener speaks Kafka: use another port"
 
+_PLAIN = "this is no TLS; this listener speaks TLS: set security.protocol={} in the client"
+
 _METHODS = (b"GET ", b"POST ", b"PUT ", b"HEAD ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"CONNECT ", b"TRACE ", b"PRI * ")
 _CLIENT_HELLO = 1
 # SSLRequest, GSSENCRequest and CancelRequest, with the sizes that they have.
@@ -33,6 +35,16 @@ _POSTGRESQL_CODES = (
     bytes.fromhex("0000001004d2162e"),
 )
 _POSTGRESQL_PARAMETERS = (b"user\0", b"database", b"client_e", b"applicat", b"replicat", b"options\0")
+
+
+def not_tls(start: bytes, security_protocol: str) -> str | None:
+    """What a connection that begins so on a listener with TLS seems to be; None for TLS.
+
+    A client that may still send TLS has sent the first byte of a record of the handshake.
+    """
+    if start[:1] == b"\x16":
+        return None
+    return (looks_like(start) or _PLAIN).replace("speaks Kafka", "speaks Kafka over TLS").format(security_protocol)
 
 
 def looks_like(start: bytes) -> str | None:

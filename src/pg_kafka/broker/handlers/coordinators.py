@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pg_kafka.broker.context import Context
+from pg_kafka.broker.permission import DENIED, Operation, ResourceType
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.find_coordinator import Coordinator, FindCoordinatorRequest, FindCoordinatorResponse
 
@@ -23,13 +24,17 @@ async def find_coordinator(ctx: Context, request: FindCoordinatorRequest) -> Fin
     """
     if request.key_type not in (_GROUP, _TRANSACTION):
         return failure(request, ErrorCode.INVALID_REQUEST)
-    node_id = ctx.broker.log.node_id
+    resource = ResourceType.GROUP if request.key_type == _GROUP else ResourceType.TRANSACTIONAL_ID
+    node_id = ctx.broker.node_id
     host, port = ctx.broker.advertised(ctx.connection)
     if ctx.version < _SINCE_BATCHES:
+        ctx.doors.check(Operation.DESCRIBE, resource, request.key)
         return FindCoordinatorResponse(error_message=_NO_ERROR, node_id=node_id, host=host, port=port)
     return FindCoordinatorResponse(
         coordinators=[
             Coordinator(key=key, error_message=_NO_ERROR_IN_BATCH, node_id=node_id, host=host, port=port)
+            if ctx.doors.may(Operation.DESCRIBE, resource, key)
+            else Coordinator(key=key, error_code=DENIED[resource], node_id=-1, port=-1)
             for key in request.coordinator_keys
         ]
     )

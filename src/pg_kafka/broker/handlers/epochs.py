@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pg_kafka.broker.context import Context
-from pg_kafka.broker.partitions import PartitionError, check_leader_epoch, find_loaded
+from pg_kafka.broker.partitions import check_leader_epoch
+from pg_kafka.broker.permission import Operation, ResourceType
+from pg_kafka.broker.refusals import Refused
 from pg_kafka.storage.partition import Partition
 from pg_kafka.wire.messages.offset_for_leader_epoch import (
     EpochEndOffset,
@@ -28,7 +30,8 @@ async def offset_for_leader_epoch(ctx: Context, request: OffsetForLeaderEpochReq
     """
     keys = [(topic.topic, one.partition) for topic in request.topics for one in topic.partitions]
     turns = ctx.broker.turns
-    found = iter(await find_loaded(ctx.broker, keys))
+    may_all = ctx.doors.may(Operation.CLUSTER_ACTION, ResourceType.CLUSTER)
+    found = iter(await ctx.doors.topics.partitions(None if may_all else Operation.DESCRIBE, keys, turns))
     answers = []
     async for topic in turns.each(request.topics):
         partitions = [_end_of_epoch(one, next(found)) async for one in turns.each(topic.partitions)]
@@ -36,8 +39,8 @@ async def offset_for_leader_epoch(ctx: Context, request: OffsetForLeaderEpochReq
     return OffsetForLeaderEpochResponse(topics=answers)
 
 
-def _end_of_epoch(asked: OffsetForLeaderPartition, partition: Partition | PartitionError) -> EpochEndOffset:
-    if isinstance(partition, PartitionError):
+def _end_of_epoch(asked: OffsetForLeaderPartition, partition: Partition | Refused) -> EpochEndOffset:
+    if isinstance(partition, Refused):
         return EpochEndOffset(partition=asked.partition, error_code=partition.code)
     code = check_leader_epoch(partition, asked.current_leader_epoch)
     if code:

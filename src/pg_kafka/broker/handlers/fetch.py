@@ -9,21 +9,19 @@ from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 from uuid import UUID
 
-from pg_kafka.broker.context import Context, Recurrent, Reply, ReplySink
+from pg_kafka.broker.api import Recurrent
+from pg_kafka.broker.context import Context
+from pg_kafka.broker.doors import Topic
 from pg_kafka.broker.fetch_sessions import INITIAL_EPOCH, NO_SESSION, FetchSession, FetchSessionError, SessionPartition
-from pg_kafka.broker.partitions import (
-    FIRST_VERSION_WITH_TOPIC_IDS,
-    PartitionError,
-    check_leader_epoch,
-    find_topic,
-    load_each,
-)
+from pg_kafka.broker.partitions import FIRST_VERSION_WITH_TOPIC_IDS, check_leader_epoch
+from pg_kafka.broker.permission import Operation
+from pg_kafka.broker.refusals import Refused
+from pg_kafka.broker.reply import Reply, ReplySink
 from pg_kafka.broker.turns import ITEMS_AT_ONCE
 from pg_kafka.broker.waiters import Waiting
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import aborted
 from pg_kafka.storage.partition import Partition
-from pg_kafka.storage.topics import Topic
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.frames import RequestHeader
 from pg_kafka.wire.messages.fetch import (
@@ -37,7 +35,7 @@ from pg_kafka.wire.messages.fetch import (
     PartitionData,
 )
 
-log = logging.getLogger("pg_kafka.fetch")
+logger = logging.getLogger("pg_kafka.fetch")
 
 READS_AT_ONCE: Final = 8
 """Reads from the database that one Fetch may cause; partitions beyond are served by the next one of the session."""
@@ -51,6 +49,7 @@ _INT32 = struct.Struct(">i")
 _INT64 = struct.Struct(">q")
 _LAST_OFFSET_DELTA_AT = 23
 _READ_UNCOMMITTED = 0
+_READ: Final = Operation.READ
 _NOTHING: tuple[()] = ()
 
 
@@ -69,6 +68,7 @@ def fetch(ctx: Context, request: FetchRequest, reply: Reply) -> Coroutine[Any, A
               - in a session only partitions with news are answered; those that gave records go to the end of the turn
               - a session named by a second request wakes the first, which gets INVALID_FETCH_SESSION_EPOCH
               - a storage error is the partition's error, never an empty answer
+              - what the client's quota does not allow is left out of the answer, which names the time to wait (KIP-219)
     Not done  - fetching by replicas: there are none, a replica id is answered with NOT_LEADER_OR_FOLLOWER
               - preferred read replicas (KIP-392)
     """
@@ -76,7 +76,8 @@ def fetch(ctx: Context, request: FetchRequest, reply: Reply) -> Coroutine[Any, A
         return _open_in_turns(ctx, request, reply)
     broker = ctx.broker
     try:
-        session = broker.fetch_sessions.open(request, ctx.version >= FIRST_VERSION_WITH_TOPIC_IDS, broker.now_ms())
+        uses_ids = ctx.version >= FIRST_VERSION_WITH_TOPIC_IDS
+        session = broker.fetch_sessions.open(request, uses_ids, broker.clock.steady_ms())
     except FetchSessionError as error:
         reply.send(FetchResponse(error_code=error.code))
         return None
@@ -88,7 +89,8 @@ async def _open_in_turns(ctx: Context, request: FetchRequest, reply: Reply) -> N
     broker, turns = ctx.broker, ctx.broker.turns
     sessions = broker.fetch_sessions
     try:
-        session = sessions.find(request, ctx.version >= FIRST_VERSION_WITH_TOPIC_IDS, broker.now_ms())
+        uses_ids = ctx.version >= FIRST_VERSION_WITH_TOPIC_IDS
+        session = sessions.find(request, uses_ids, broker.clock.steady_ms())
         async for topic in turns.each(request.topics):
             async for some in turns.parts(topic.partitions):
                 session.add(topic, some)
@@ -134,7 +136,7 @@ class _Poll(Waiting):
 
     def __init__(self, ctx: Context, request: FetchRequest, frame: bytes | memoryview, body_at: int) -> None:
         super().__init__(ctx.broker.deadlines)
-        self._ctx = ctx
+        self._ctx = ctx  # of the first poll; the others differ in their correlation ids only
         self._request = request
         self._epoch_at = at = body_at + (21 if ctx.version < _FIRST_VERSION_WITHOUT_REPLICA_ID else 17)
         self._before = bytes(frame[_CORRELATION_ID_AT + 4 : at])
@@ -154,15 +156,19 @@ class _Poll(Waiting):
         header = ctx.header
         if version != header.api_version or key != header.api_key:
             return None
-        broker = ctx.broker
+        broker, doors = ctx.broker, ctx.doors
         session = broker.fetch_sessions.unchanged(
-            self._request.session_id, epoch, version >= FIRST_VERSION_WITH_TOPIC_IDS, broker.now_ms()
+            self._request.session_id,
+            epoch,
+            version >= FIRST_VERSION_WITH_TOPIC_IDS,
+            broker.clock.steady_ms(),
+            doors.viewer,
+            doors.generation.number,
         )
         if session is None:
             return None
         header = RequestHeader(key, version, correlation_id, header.client_id)
-        self._ctx = Context(broker, header, ctx.connection)
-        self._reply = Reply(sink, self._ctx, 0)
+        self._reply = Reply(sink, header, len(frame), 0, sink.last_active)
         self._session = session
         self._epoch = session.epoch
         return self._reply
@@ -186,10 +192,15 @@ class _Poll(Waiting):
         assert session is not None
         assert reply is not None
         self._leave()
-        if self.is_due and not session.ready and session.epoch == self._epoch and not session.is_closed:
-            reply.send_encoded(session.no_news(self._ctx.version))
+        ctx = self._ctx
+        doors = ctx.doors
+        is_seen = session.seen_by is doors.viewer and session.generation == doors.generation.number
+        is_current = session.epoch == self._epoch and is_seen
+        if self.is_due and is_current and not session.ready and not session.is_closed:
+            reply.send_encoded(session.no_news(reply.header.api_version))
         else:
-            _Fetch(self._ctx, self._request, reply, session).take_over(self._epoch, self._start_s, self.is_due)
+            ctx = Context(ctx.broker, doors, reply.header, ctx.connection)
+            _Fetch(ctx, self._request, reply, session).take_over(self._epoch, self._start_s, self.is_due)
 
     def _leave(self) -> None:
         self.cancel()
@@ -213,10 +224,11 @@ class _Fetch(Waiting):
         "_is_listening",
         "_is_urgent",
         "_is_waiting",
-        "_log",
+        "_looks_again",
         "_max_bytes",
         "_min_bytes",
         "_names_leader",
+        "_records",
         "_reply",
         "_request",
         "_room",
@@ -224,6 +236,7 @@ class _Fetch(Waiting):
         "_start_s",
         "_stored",
         "_task",
+        "_throttle_ms",
         "_unknown",
         "_unloadable",
     )
@@ -231,7 +244,7 @@ class _Fetch(Waiting):
     def __init__(self, ctx: Context, request: FetchRequest, reply: Reply, session: FetchSession) -> None:
         super().__init__(ctx.broker.deadlines)
         self._ctx = ctx
-        self._log = ctx.broker.log
+        self._records = ctx.broker.records
         self._request = request
         self._reply = reply
         self._session = session
@@ -239,12 +252,18 @@ class _Fetch(Waiting):
         self._epoch = session.epoch
         self._is_committed = request.isolation_level != _READ_UNCOMMITTED
         self._max_bytes = max(0, min(request.max_bytes, ctx.broker.config.fetch_max_bytes))
+        self._throttle_ms = 0
+        limits = ctx.limits
+        if limits is not None and limits.fetch is not None:
+            # More would have to wait even if nothing had been taken.
+            self._max_bytes = min(self._max_bytes, ctx.broker.quotas.most_at_once(limits.fetch))
         self._min_bytes = min(request.min_bytes, self._max_bytes)
         self._start_s = self._deadlines.loop.time()
         self._is_listening = False
         self._is_waiting = False
+        self._looks_again = False
         self._task: asyncio.Task[None] | None = None
-        self._unloadable: dict[SessionPartition, PartitionError] = {}
+        self._unloadable: dict[SessionPartition, Refused] = {}
         self._begin_reading()
 
     def start(self) -> Coroutine[Any, Any, None] | None:
@@ -265,7 +284,16 @@ class _Fetch(Waiting):
         """Look at all partitions that may have news; a coroutine is what remains when the database is needed."""
         self.restart()
         self._unloadable.clear()
-        ready = self._session.ready
+        session = self._session
+        doors = self._ctx.doors
+        generation = doors.generation.number
+        self._looks_again = False
+        if session.seen_by is None:
+            session.seen_by, session.generation = doors.viewer, generation
+        elif session.seen_by is not doors.viewer or session.generation != generation:
+            self._looks_again = True
+            session.look_again(doors.viewer, generation)
+        ready = session.ready
         if len(ready) > ITEMS_AT_ONCE:
             return self._attempt_in_turns(list(ready))
         unloaded = self._find_partitions(ready)
@@ -294,18 +322,19 @@ class _Fetch(Waiting):
 
     def _find_partitions(self, entries: Iterable[SessionPartition]) -> list[tuple[SessionPartition, Topic]]:
         """Bind what is loaded; returns what has to be loaded first."""
+        door = self._ctx.doors.topics
         unloaded = []
         for entry in entries:
             if entry.partition is not None:
-                if not entry.partition.is_closed:
+                if not entry.partition.is_closed and not self._looks_again:
                     continue
                 entry.unbind()
             try:
-                topic = find_topic(self._ctx.broker.topics, entry.topic_key, entry.index)
-            except PartitionError as error:
+                topic = door.with_partition(_READ, entry.topic_key, entry.index)
+            except Refused as error:
                 self._unloadable[entry] = error
                 continue
-            partition = self._log.partition(topic, entry.index)
+            partition = door.loaded(topic, entry.index)
             if partition is None:
                 unloaded.append((entry, topic))
             else:
@@ -327,10 +356,10 @@ class _Fetch(Waiting):
             await remaining
 
     async def _load(self, unloaded: Sequence[tuple[SessionPartition, Topic]]) -> None:
-        loaded = await load_each(self._log, [(topic, entry.index) for entry, topic in unloaded])
+        loaded = await self._ctx.doors.topics.load([(topic, entry.index) for entry, topic in unloaded])
         async for (entry, _), partition in self._ctx.broker.turns.each(zip(unloaded, loaded, strict=True)):
             if isinstance(partition, StorageError):
-                self._unloadable[entry] = PartitionError(partition.code, partition.message)
+                self._unloadable[entry] = Refused(partition.code, partition.message)
             else:
                 entry.bind(partition)
 
@@ -364,7 +393,7 @@ class _Fetch(Waiting):
                 self._available_bytes += max(0, entry.max_bytes)
                 continue
             budget = max(0, min(entry.max_bytes, room))
-            batches = self._log.read_tail(partition, entry.fetch_offset, budget)
+            batches = self._records.read_tail(partition, entry.fetch_offset, budget)
             if batches is None:
                 if len(stored) < READS_AT_ONCE:
                     stored.append((entry, partition, budget, is_first))
@@ -399,13 +428,12 @@ class _Fetch(Waiting):
     ) -> None:
         """Read from the database: records, and of the partitions in `unknown` only which transactions were aborted."""
         self._listen()
-        reads = (self._log.read(partition, entry.fetch_offset, budget) for entry, partition, budget, _ in stored)
+        reads = (self._records.read(partition, entry.fetch_offset, budget) for entry, partition, budget, _ in stored)
         results = await asyncio.gather(*reads, return_exceptions=True)
         for (entry, partition, budget, is_first), result in zip(stored, results, strict=True):
             answer = self._answers[entry]
             if isinstance(result, StorageError):
-                self._answers[entry] = _error(entry, result.code)
-                self._is_urgent = True
+                self._fail_partition(entry, partition, result)
             elif isinstance(result, BaseException):
                 raise result
             else:
@@ -424,17 +452,23 @@ class _Fetch(Waiting):
     async def _find_aborted(self, unknown: Sequence[tuple[SessionPartition, Partition]]) -> None:
         """Without this list a consumer would take records of aborted transactions for committed ones."""
         searches = (
-            self._log.aborted(partition, entry.fetch_offset, cast(list[bytes], self._answers[entry].records))
+            self._records.aborted(partition, entry.fetch_offset, cast(list[bytes], self._answers[entry].records))
             for entry, partition in unknown
         )
-        for (entry, _), found in zip(unknown, await asyncio.gather(*searches, return_exceptions=True), strict=True):
+        results = await asyncio.gather(*searches, return_exceptions=True)
+        for (entry, partition), found in zip(unknown, results, strict=True):
             if isinstance(found, StorageError):
-                self._answers[entry] = _error(entry, found.code)
-                self._is_urgent = True
+                self._fail_partition(entry, partition, found)
             elif isinstance(found, BaseException):
                 raise found
             elif found:
                 self._answers[entry].aborted_transactions = _aborted(found)
+
+    def _fail_partition(self, entry: SessionPartition, partition: Partition, error: StorageError) -> None:
+        """A read has failed; when the log start has moved beyond it, the answer says where the log begins."""
+        is_below = error.code == ErrorCode.OFFSET_OUT_OF_RANGE
+        self._answers[entry] = self._state(entry, partition) if is_below else _error(entry, error.code)
+        self._is_urgent = True
 
     def _state(self, entry: SessionPartition, partition: Partition) -> PartitionData:
         """The answer without records: the partition's offsets, or the error that stands against reading it."""
@@ -447,7 +481,7 @@ class _Fetch(Waiting):
             if code == ErrorCode.FENCED_LEADER_EPOCH:
                 self._names_leader = True
                 answer.current_leader = LeaderIdAndEpoch(
-                    leader_id=self._log.node_id, leader_epoch=partition.leader_epoch
+                    leader_id=self._ctx.broker.node_id, leader_epoch=partition.leader_epoch
                 )
             return answer
         answer = PartitionData(
@@ -469,7 +503,7 @@ class _Fetch(Waiting):
             return _out_of_range(answer)
         return answer
 
-    def _refusal(self, entry: SessionPartition, error: PartitionError | None) -> PartitionData:
+    def _refusal(self, entry: SessionPartition, error: Refused | None) -> PartitionData:
         """The answer of a partition that is not here. Without an error it went away while others were loaded."""
         self._is_urgent = True
         answer = _error(entry, ErrorCode.NOT_LEADER_OR_FOLLOWER if error is None else error.code)
@@ -534,7 +568,7 @@ class _Fetch(Waiting):
             self._fail()
 
     def _fail(self) -> None:
-        log.exception("fetch failed", extra={"connection": self._ctx.connection.id})
+        logger.exception("fetch failed", extra={"connection": self._ctx.connection.id})
         self._leave()
         if not self._reply.is_sent:
             self._reply.send(FetchResponse(error_code=ErrorCode.UNKNOWN_SERVER_ERROR))
@@ -565,6 +599,8 @@ class _Fetch(Waiting):
             self._leave()
             self._reply.send_encoded(session.no_news(self._ctx.version))
             return
+        if not self._may_be_sent():
+            return
         self._admit()
         news = self._news_of(self._answers.items())
         if self._is_remembered:
@@ -573,6 +609,8 @@ class _Fetch(Waiting):
 
     async def _answer_in_turns(self) -> None:
         """The same for very many partitions."""
+        if not self._may_be_sent():
+            return
         self._admit()
         news: dict[str | UUID, list[PartitionData]] = {}
         async for some in self._ctx.broker.turns.parts(list(self._answers.items())):
@@ -583,12 +621,30 @@ class _Fetch(Waiting):
         if not self._reply.is_abandoned:
             self._send(news)
 
+    def _may_be_sent(self) -> bool:
+        """Does the client's quota allow what has been read? If not, the answer has none of it, and the session stays."""
+        limits = self._ctx.limits
+        if limits is None or limits.fetch is None:
+            return True
+        size = sum(
+            len(batch)
+            for answer in self._answers.values()
+            if answer.records
+            for batch in cast(list[bytes], answer.records)
+        )
+        if not size:
+            return True
+        self._throttle_ms, is_sent = self._ctx.broker.quotas.fetched(limits.fetch, size)
+        if not is_sent:
+            self._send({})
+        return is_sent
+
     def _admit(self) -> None:
         """Make a session of it, if the client wants one and there is room."""
         wants_session = not self._is_incremental and self._request.session_epoch == INITIAL_EPOCH
         if wants_session and self._ctx.version >= _FIRST_VERSION_WITH_SESSIONS:
             broker, session = self._ctx.broker, self._session
-            if not broker.fetch_sessions.admit(session, broker.now_ms()) and session.partitions:
+            if not broker.fetch_sessions.admit(session, broker.clock.steady_ms()) and session.partitions:
                 slots = broker.config.max_incremental_fetch_session_cache_slots
                 self._reply.note("no fetch session", f"max.incremental.fetch.session.cache.slots = {slots}")
 
@@ -611,8 +667,11 @@ class _Fetch(Waiting):
     def _send(self, news: Mapping[str | UUID, Sequence[PartitionData]]) -> None:
         if self._is_incremental and self._session.epoch != self._epoch:
             response = FetchResponse(error_code=ErrorCode.INVALID_FETCH_SESSION_EPOCH)
+            response.throttle_time_ms = self._throttle_ms
         else:
             response = self._response(news)
+            if not self._is_urgent:
+                self._reply.error_code = 0
         self._leave()
         self._reply.send(response)
 
@@ -638,6 +697,7 @@ class _Fetch(Waiting):
 
     def _response(self, news: Mapping[str | UUID, Sequence[PartitionData]]) -> FetchResponse:
         response = FetchResponse(
+            throttle_time_ms=self._throttle_ms,
             session_id=self._session.id,
             responses=[
                 FetchableTopicResponse(topic=key, partitions=partitions)
@@ -648,7 +708,7 @@ class _Fetch(Waiting):
         )
         if self._names_leader and self._ctx.version >= _FIRST_VERSION_WITH_NODE_ENDPOINTS:
             host, port = self._ctx.broker.advertised(self._ctx.connection)
-            response.node_endpoints = (NodeEndpoint(node_id=self._log.node_id, host=host, port=port),)
+            response.node_endpoints = (NodeEndpoint(node_id=self._ctx.broker.node_id, host=host, port=port),)
         return response
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import uuid
 
 from pg_kafka.broker.answers import Asked
-from pg_kafka.broker.context import Context, Reply
-from pg_kafka.broker.handlers.authorized import GROUP_OPERATIONS
+from pg_kafka.broker.context import Context
+from pg_kafka.broker.permission import Operation, ResourceType
+from pg_kafka.broker.refusals import Refused
+from pg_kafka.broker.reply import Reply
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.delete_groups import DeletableGroupResult, DeleteGroupsRequest, DeleteGroupsResponse
 from pg_kafka.wire.messages.describe_groups import DescribedGroup, DescribeGroupsRequest, DescribeGroupsResponse
@@ -20,6 +22,8 @@ from pg_kafka.wire.messages.join_group import JoinGroupRequest, JoinGroupRespons
 from pg_kafka.wire.messages.leave_group import LeaveGroupRequest, LeaveGroupResponse, MemberResponse
 from pg_kafka.wire.messages.list_groups import ListedGroup, ListGroupsRequest, ListGroupsResponse
 from pg_kafka.wire.messages.sync_group import SyncGroupRequest, SyncGroupResponse
+
+_READ = Operation.READ
 
 # What one member may send as metadata of all its protocols together, and a leader as assignments: as much as a record
 # of Kafka's own journal of groups may hold.
@@ -53,24 +57,22 @@ def join_group(ctx: Context, request: JoinGroupRequest, reply: Reply) -> None:
               - more than 1 MiB of metadata is INVALID_REQUEST
               - all else is the group's: `coordinator/classic_group.py`
     """
-    groups = ctx.broker.groups
+    room = ctx.doors.groups.enter(_READ, request.group_id)
     asked = Asked(reply, request, join_failure)
-    if groups.refusal:
-        asked.refuse(groups.refusal)
-    elif not request.group_id or not groups.can_be_id(request.group_id):
+    if not request.group_id or not room.can_be:
         asked.answer(_join_refused(request, ErrorCode.INVALID_GROUP_ID, ctx.version))
     elif sum(len(protocol.metadata) for protocol in request.protocols) > MAX_METADATA_BYTES:
         asked.answer(_join_refused(request, ErrorCode.INVALID_REQUEST, ctx.version))
     else:
         code = _code_of_timeouts(ctx, request)
-        group = None if code else groups.join_classic(request.group_id, is_new_member=not request.member_id)
+        group = None if code else room.joined(is_new_member=not request.member_id)
         if group is None:
             asked.answer(_join_refused(request, code or ErrorCode.UNKNOWN_MEMBER_ID, ctx.version))
             return
-        sender = groups.sender(ctx.header.client_id, ctx.connection.peer[0], ctx.version)
+        sender = ctx.sender
         name = (request.group_instance_id or sender.client_id)[:_MEMBER_NAME_CHARACTERS]
         new_member_id = f"{name}-{uuid.uuid4()}"
-        groups.step(group, asked, group.machine.join, request, asked, sender, new_member_id, groups.now_ms())
+        room.step(group, asked, group.machine.join, request, asked, sender, new_member_id, room.steady_ms())
 
 
 def _code_of_timeouts(ctx: Context, request: JoinGroupRequest) -> int:
@@ -99,22 +101,20 @@ def sync_group(ctx: Context, request: SyncGroupRequest, reply: Reply) -> None:
               - more than 16 MiB of assignments are INVALID_REQUEST
               - all else is the group's: `coordinator/classic_group.py`
     """
-    groups = ctx.broker.groups
     asked = Asked(reply, request, sync_failure)
     has_protocol = request.protocol_type is not None and request.protocol_name is not None
     if ctx.version >= _SINCE_PROTOCOLS_IN_SYNC and not has_protocol:
         asked.answer(SyncGroupResponse(error_code=ErrorCode.INCONSISTENT_GROUP_PROTOCOL))
-    elif groups.refusal:
-        asked.refuse(groups.refusal)
-    elif not request.group_id:
+        return
+    room = ctx.doors.groups.enter(_READ, request.group_id)
+    if not request.group_id:
         asked.answer(SyncGroupResponse(error_code=ErrorCode.INVALID_GROUP_ID))
     elif sum(len(each.assignment) for each in request.assignments) > MAX_ASSIGNMENT_BYTES:
         asked.answer(SyncGroupResponse(error_code=ErrorCode.INVALID_REQUEST))
-    elif (group := groups.get(request.group_id)) is None:
+    elif (group := room.group) is None:
         asked.answer(SyncGroupResponse(error_code=ErrorCode.UNKNOWN_MEMBER_ID))
     else:
-        sender = groups.sender(ctx.header.client_id, ctx.connection.peer[0], ctx.version)
-        groups.step(group, asked, group.machine.sync, request, asked, sender, groups.now_ms())
+        room.step(group, asked, group.machine.sync, request, asked, ctx.sender, room.steady_ms())
 
 
 def sync_failure(request: SyncGroupRequest, code: int) -> SyncGroupResponse:
@@ -132,17 +132,14 @@ def heartbeat(ctx: Context, request: HeartbeatRequest, reply: Reply) -> None:
               - while groups are loaded all is well: sessions begin anew after that
               - REBALANCE_IN_PROGRESS and the other errors are the group's: `coordinator/classic_group.py`
     """
-    groups = ctx.broker.groups
+    room = ctx.doors.groups.enter(_READ, request.group_id)
     asked = Asked(reply, request, heartbeat_failure)
-    if groups.refusal:
-        asked.refuse(groups.refusal)
-    elif not request.group_id:
+    if not request.group_id:
         asked.answer(HeartbeatResponse(error_code=ErrorCode.INVALID_GROUP_ID))
-    elif (group := groups.get(request.group_id)) is None:
+    elif (group := room.group) is None:
         asked.answer(HeartbeatResponse(error_code=ErrorCode.UNKNOWN_MEMBER_ID))
     else:
-        sender = groups.sender(ctx.header.client_id, ctx.connection.peer[0], ctx.version)
-        groups.step(group, asked, group.machine.heartbeat, request, asked, sender, groups.now_ms())
+        room.step(group, asked, group.machine.heartbeat, request, asked, ctx.sender, room.steady_ms())
 
 
 def heartbeat_failure(request: HeartbeatRequest, code: int) -> HeartbeatResponse:
@@ -157,17 +154,14 @@ def leave_group(ctx: Context, request: LeaveGroupRequest, reply: Reply) -> None:
     Rules     - each member answers for itself: UNKNOWN_MEMBER_ID, FENCED_INSTANCE_ID
               - an unknown group: UNKNOWN_MEMBER_ID for each
     """
-    groups = ctx.broker.groups
+    room = ctx.doors.groups.enter(_READ, request.group_id)
     asked = Asked(reply, request, leave_failure)
-    if groups.refusal:
-        asked.refuse(groups.refusal)
-    elif not request.group_id:
+    if not request.group_id:
         asked.answer(LeaveGroupResponse(error_code=ErrorCode.INVALID_GROUP_ID))
-    elif (group := groups.get(request.group_id)) is None:
+    elif (group := room.group) is None:
         asked.answer(_nobody_left(request, ctx.version))
     else:
-        sender = groups.sender(ctx.header.client_id, ctx.connection.peer[0], ctx.version)
-        groups.step(group, asked, group.machine.leave, request, asked, sender, groups.now_ms())
+        room.step(group, asked, group.machine.leave, request, asked, ctx.sender, room.steady_ms())
 
 
 def _nobody_left(request: LeaveGroupRequest, version: int) -> LeaveGroupResponse:
@@ -200,9 +194,7 @@ async def list_groups(ctx: Context, request: ListGroupsRequest) -> ListGroupsRes
               - the states of both protocols: Empty, PreparingRebalance, CompletingRebalance, Stable, Dead; Assigning,
                 Reconciling
     """
-    groups = ctx.broker.groups
-    if groups.refusal:
-        return list_failure(request, groups.refusal)
+    groups = ctx.doors.groups.listed()
     states = {state.strip().lower() for state in request.states_filter}
     types = {type_.lower() for type_ in request.types_filter}
     return ListGroupsResponse(
@@ -231,14 +223,13 @@ async def describe_groups(ctx: Context, request: DescribeGroupsRequest) -> Descr
                 consumer protocol, which ConsumerGroupDescribe describes
               - one that is named twice is described once
     """
-    groups = ctx.broker.groups
-    if groups.refusal:
-        return describe_failure(request, groups.refusal)
     described = []
     async for group_id in ctx.broker.turns.each(dict.fromkeys(request.groups)):
-        if groups.refusal:  # since the groups before this one
-            return describe_failure(request, groups.refusal)
-        group = groups.get(group_id)
+        try:
+            group = ctx.doors.groups.enter(Operation.DESCRIBE, group_id).group
+        except Refused as refused:
+            described.append(DescribedGroup(error_code=retriable(refused.code), group_id=group_id))
+            continue
         if group is None:
             answer = DescribedGroup(
                 error_code=ErrorCode.GROUP_ID_NOT_FOUND, error_message=f"Group {group_id} not found."
@@ -253,7 +244,7 @@ async def describe_groups(ctx: Context, request: DescribeGroupsRequest) -> Descr
             if ctx.version < _SINCE_NOT_FOUND:
                 answer.error_code = ErrorCode.NONE
         if request.include_authorized_operations and not answer.error_code:
-            answer.authorized_operations = GROUP_OPERATIONS
+            answer.authorized_operations = ctx.doors.operations(ResourceType.GROUP, group_id)
         described.append(answer)
     return DescribeGroupsResponse(groups=described)
 
@@ -267,23 +258,27 @@ def describe_failure(request: DescribeGroupsRequest, code: int) -> DescribeGroup
 async def delete_groups(ctx: Context, request: DeleteGroupsRequest) -> DeleteGroupsResponse:
     """Delete groups and their offsets, each for itself.
 
-    Versions  0-2. 2 is flexible.
+    Versions  0-3. 2 is flexible, 3 has messages.
     Rules     - a group with members is NON_EMPTY_GROUP, an unknown one GROUP_ID_NOT_FOUND
               - one that is named twice is deleted and answered once
               - commits that wait for the end of a transaction are forgotten with the group
     """
-    groups = ctx.broker.groups
-    if groups.refusal:
-        return delete_failure(request, groups.refusal)
     results = []
     for group_id in dict.fromkeys(request.groups_names):
-        group = groups.get(group_id)
+        try:
+            room = ctx.doors.groups.enter(Operation.DELETE, group_id)
+        except Refused as refused:
+            results.append(DeletableGroupResult(group_id=group_id, error_code=retriable(refused.code)))
+            continue
+        group = room.group
         code = int(ErrorCode.GROUP_ID_NOT_FOUND if group is None else group.machine.check_delete())
-        if not code and group_id in groups.pending:
-            code = await ctx.broker.transactions.forget_offsets(group_id)
-            group = groups.get(group_id)
+        if not code and room.is_pending:
+            code = await room.forget_pending()
+            group = room.group
         if not code and group is not None:
-            code = await groups.delete(group)
+            code = await room.delete(group)
+        if not code:
+            ctx.broker.audit.note("group deleted", who=ctx.connection, resource=f"group {group_id}")
         results.append(DeletableGroupResult(group_id=group_id, error_code=code))
     return DeleteGroupsResponse(results=results)
 

@@ -8,7 +8,9 @@ from types import MappingProxyType
 from typing import Final
 
 from pg_kafka.broker.context import Context
-from pg_kafka.broker.partitions import PartitionError, check_leader_epoch, find_loaded
+from pg_kafka.broker.partitions import check_leader_epoch
+from pg_kafka.broker.permission import Operation
+from pg_kafka.broker.refusals import Refused
 from pg_kafka.errors import StorageError
 from pg_kafka.storage.partition import Partition
 from pg_kafka.wire.error_codes import ErrorCode
@@ -53,7 +55,7 @@ async def list_offsets(ctx: Context, request: ListOffsetsRequest) -> ListOffsets
         async for one in turns.each(topic.partitions):
             if times[topic.name, one.partition_index] == 1 and _is_known(ctx, one):
                 wanted.append((topic.name, one.partition_index))
-    found = dict(zip(wanted, await find_loaded(ctx.broker, wanted), strict=True))
+    found = dict(zip(wanted, await ctx.doors.topics.partitions(Operation.DESCRIBE, wanted, turns), strict=True))
     answers: list[ListOffsetsTopicResponse] = []
     async for topic in turns.each(request.topics):
         partitions = []
@@ -76,9 +78,9 @@ def _is_known(ctx: Context, asked: ListOffsetsPartition) -> bool:
 
 
 async def _find(
-    ctx: Context, asked: ListOffsetsPartition, partition: Partition | PartitionError, is_committed: bool
+    ctx: Context, asked: ListOffsetsPartition, partition: Partition | Refused, is_committed: bool
 ) -> ListOffsetsPartitionResponse:
-    if isinstance(partition, PartitionError):
+    if isinstance(partition, Refused):
         return _answer(asked, partition.code)
     code = check_leader_epoch(partition, asked.current_leader_epoch)
     if code:
@@ -93,12 +95,12 @@ async def _find(
         return _answer(asked, offset=start, leader_epoch=epoch)
     if asked.timestamp in (LATEST_TIERED, EARLIEST_PENDING_UPLOAD):
         return _answer(asked)
-    log = ctx.broker.log
+    records = ctx.broker.records
     try:
         if asked.timestamp == MAX_TIMESTAMP:
-            record = await log.offset_of_max_timestamp(partition)
+            record = await records.offset_of_max_timestamp(partition)
         else:
-            record = await log.offset_for_timestamp(partition, asked.timestamp)
+            record = await records.offset_for_timestamp(partition, asked.timestamp)
     except StorageError as error:
         return _answer(asked, error.code)
     if record is None or record[0] >= end:

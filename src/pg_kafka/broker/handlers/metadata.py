@@ -6,9 +6,12 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from pg_kafka.broker.context import Context
-from pg_kafka.broker.handlers.authorized import CLUSTER_OPERATIONS, NOT_ASKED, TOPIC_OPERATIONS
+from pg_kafka.broker.doors import NewTopic, Topic
+from pg_kafka.broker.handlers.authorized import NOT_ASKED
+from pg_kafka.broker.handlers.topics import note_created
+from pg_kafka.broker.permission import Operation, ResourceType
+from pg_kafka.broker.refusals import Refused
 from pg_kafka.coordinator import topic_names
-from pg_kafka.storage.topics import NewTopic, Topic
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.message import ZERO_UUID
 from pg_kafka.wire.messages.describe_topic_partitions import (
@@ -43,6 +46,7 @@ async def metadata(ctx: Context, request: MetadataRequest) -> MetadataResponse:
     Rules     - all topics: null, but in version 0 an empty list; from 1 on an empty list is no topic
               - one id makes ids count and names without an id not; in 10 and 11 ids are INVALID_REQUEST
               - an unknown name is created when both client and broker allow it, and answered at once
+              - none is created while the client's controller_mutation_rate is used up
               - an invalid name is INVALID_TOPIC_EXCEPTION, an unknown id UNKNOWN_TOPIC_ID
               - internal topics are never created this way, nor those that collide with another
               - a topic named twice is answered once
@@ -53,8 +57,8 @@ async def metadata(ctx: Context, request: MetadataRequest) -> MetadataResponse:
     broker = ctx.broker
     topics: list[MetadataResponseTopic]
     if request.topics is None or (not request.topics and ctx.version < _SINCE_NULL_MEANS_ALL):
-        everything = list(broker.topics.by_name.values())
-        topics = [_described(ctx, topic, request) async for topic in broker.turns.each(everything)]
+        seen = ctx.doors.topics.seen(Operation.DESCRIBE)
+        topics = [_described(ctx, topic, request) async for topic in broker.turns.each(seen)]
     elif any(_is_id(wanted) for wanted in request.topics):
         if ctx.version < _SINCE_IDS_ARE_SERVED:
             return metadata_failure(request, ErrorCode.INVALID_REQUEST)
@@ -66,13 +70,16 @@ async def metadata(ctx: Context, request: MetadataRequest) -> MetadataResponse:
     host, port = broker.advertised(ctx.connection)
     return MetadataResponse(
         brokers=[
-            MetadataResponseBroker(node_id=broker.log.node_id, host=host, port=port),
-            *(MetadataResponseBroker(node_id=o.node_id, host=o.host, port=o.port) for o in broker.others()),
+            MetadataResponseBroker(node_id=broker.node_id, host=host, port=port),
+            *(
+                MetadataResponseBroker(node_id=other, host=host, port=port)
+                for other, host, port in broker.others(ctx.connection)
+            ),
         ],
-        cluster_id=broker.log.cluster_id,
-        controller_id=broker.log.node_id,
+        cluster_id=broker.cluster_id,
+        controller_id=broker.node_id,
         topics=topics,
-        cluster_authorized_operations=CLUSTER_OPERATIONS
+        cluster_authorized_operations=ctx.doors.cluster_operations()
         if request.include_cluster_authorized_operations
         else NOT_ASKED,
     )
@@ -95,7 +102,11 @@ async def _by_id(ctx: Context, request: MetadataRequest) -> list[MetadataRespons
     answers = []
     ids = dict.fromkeys(wanted.topic_id for wanted in request.topics or () if _is_id(wanted))
     async for topic_id in ctx.broker.turns.each(ids):
-        topic = ctx.broker.topics.by_uuid.get(topic_id)
+        try:
+            topic = ctx.doors.topics.find(Operation.DESCRIBE, topic_id)
+        except Refused as refused:
+            answers.append(MetadataResponseTopic(error_code=refused.code, name=None, topic_id=topic_id))
+            continue
         if topic is not None:
             answers.append(_described(ctx, topic, request))
         else:
@@ -107,11 +118,18 @@ async def _by_name(ctx: Context, request: MetadataRequest) -> list[MetadataRespo
     broker = ctx.broker
     names = list(dict.fromkeys(wanted.name or "" for wanted in request.topics or ()))
     if request.allow_auto_topic_creation and broker.config.auto_create_topics_enable:
-        await _create_missing(ctx, names)
-    operations = TOPIC_OPERATIONS if request.include_topic_authorized_operations else NOT_ASKED
+        denied = await _create_missing(ctx, names)
+    else:
+        denied = frozenset()
     answers = []
     async for name in broker.turns.each(names):
-        topic = broker.topics.by_name.get(name)
+        try:
+            topic = ctx.doors.topics.find(Operation.DESCRIBE, name)
+            if topic is None and name in denied:
+                raise Refused(ErrorCode.TOPIC_AUTHORIZATION_FAILED, None)
+        except Refused as refused:
+            answers.append(MetadataResponseTopic(error_code=refused.code, name=name))
+            continue
         if topic is not None:
             answers.append(_described(ctx, topic, request))
             continue
@@ -121,37 +139,49 @@ async def _by_name(ctx: Context, request: MetadataRequest) -> list[MetadataRespo
                 error_code=ErrorCode.UNKNOWN_TOPIC_OR_PARTITION if is_valid else ErrorCode.INVALID_TOPIC_EXCEPTION,
                 name=name,
                 is_internal=name in topic_names.INTERNAL_TOPICS,
-                topic_authorized_operations=operations,
+                topic_authorized_operations=_operations(ctx, name, request),
             )
         )
     return answers
 
 
-async def _create_missing(ctx: Context, names: Iterable[str]) -> None:
-    """Create those topics that are not there and may be; somebody else may be creating them at the same moment."""
-    topics = ctx.broker.topics
+async def _create_missing(ctx: Context, names: Iterable[str]) -> frozenset[str]:
+    """Create those topics that are not there and may be; somebody else may be creating them at the same moment.
+
+    The names of those that the client may not create.
+    """
+    topics = ctx.doors.topics
+    absent = [name for name in names if topics.may(Operation.DESCRIBE, name) and not topics.is_taken(name)]
+    denied = frozenset(name for name in absent if not topics.may_create(name))
     missing = [
         NewTopic(name, ctx.broker.config.num_partitions, {})
-        async for name in ctx.broker.turns.each(
-            [name for name in names if name not in topics.by_name][:MAX_AUTO_CREATED]
-        )
+        async for name in ctx.broker.turns.each([name for name in absent if name not in denied][:MAX_AUTO_CREATED])
         if topic_names.fault_of(name) is None
         and name not in topic_names.INTERNAL_TOPICS
         and name != topic_names.METADATA_TOPIC
-        and topic_names.collision(name, topics.by_name) is None
+        and topics.collision(name) is None
     ]
+    mutations = ctx.mutations()
+    missing = [topic for topic in missing if mutations.may(topic.partitions)]
     if missing:
-        await topics.create(missing)
+        for topic, outcome in zip(missing, await topics.create(missing), strict=True):
+            if not isinstance(outcome, int):
+                note_created(ctx, topic)
+    return denied
+
+
+def _operations(ctx: Context, name: str, request: MetadataRequest) -> int:
+    return ctx.doors.operations(ResourceType.TOPIC, name) if request.include_topic_authorized_operations else NOT_ASKED
 
 
 def _described(ctx: Context, topic: Topic, request: MetadataRequest) -> MetadataResponseTopic:
-    log = ctx.broker.log
+    broker = ctx.broker
     return MetadataResponseTopic(
         name=topic.name,
         topic_id=topic.uuid,
         is_internal=topic.name in topic_names.INTERNAL_TOPICS,
-        partitions=_partitions(topic.partitions, log.node_id, log.epoch),
-        topic_authorized_operations=TOPIC_OPERATIONS if request.include_topic_authorized_operations else NOT_ASKED,
+        partitions=_partitions(topic.partitions, broker.node_id, broker.epoch),
+        topic_authorized_operations=_operations(ctx, topic.name, request),
     )
 
 
@@ -186,13 +216,18 @@ async def describe_topic_partitions(
     room = min(max(request.response_partition_limit, 1), MAX_PARTITIONS_DESCRIBED)
     response = DescribeTopicPartitionsResponse()
     answers: list[DescribeTopicPartitionsResponseTopic] = []
-    for name in sorted(wanted or ctx.broker.topics.by_name):
+    topics = ctx.doors.topics
+    for name in sorted(wanted or (topic.name for topic in topics.seen(Operation.DESCRIBE))):
         if cursor is not None and name < cursor.topic_name:
             continue
         if room <= 0:
             response.next_cursor = ResponseCursor(topic_name=name, partition_index=0)
             break
-        topic = ctx.broker.topics.by_name.get(name)
+        try:
+            topic = topics.find(Operation.DESCRIBE, name)
+        except Refused as refused:
+            answers.append(DescribeTopicPartitionsResponseTopic(error_code=refused.code, name=name))
+            continue
         first = cursor.partition_index if cursor is not None and name == cursor.topic_name else 0
         answers.append(_described_page(ctx, name, topic, first, room))
         if topic is None:
@@ -211,20 +246,20 @@ def _described_page(
     answer = DescribeTopicPartitionsResponseTopic(
         name=name,
         is_internal=name in topic_names.INTERNAL_TOPICS,
-        topic_authorized_operations=TOPIC_OPERATIONS,
+        topic_authorized_operations=ctx.doors.operations(ResourceType.TOPIC, name),
     )
     if topic is None:
         is_valid = topic_names.fault_of(name) is None
         answer.error_code = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION if is_valid else ErrorCode.INVALID_TOPIC_EXCEPTION
         return answer
-    log = ctx.broker.log
-    nodes = (log.node_id,)
+    broker = ctx.broker
+    nodes = (broker.node_id,)
     answer.topic_id = topic.uuid
     answer.partitions = [
         DescribeTopicPartitionsResponsePartition(
             partition_index=index,
-            leader_id=log.node_id,
-            leader_epoch=log.epoch,
+            leader_id=broker.node_id,
+            leader_epoch=broker.epoch,
             replica_nodes=nodes,
             isr_nodes=nodes,
             eligible_leader_replicas=(),

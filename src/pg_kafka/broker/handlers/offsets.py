@@ -8,13 +8,14 @@ from itertools import islice
 from uuid import UUID
 
 from pg_kafka.broker.answers import Asked
-from pg_kafka.broker.context import Context, Reply
-from pg_kafka.broker.groups import Group
+from pg_kafka.broker.context import Context
+from pg_kafka.broker.doors import Group, GroupRoom, Topic
 from pg_kafka.broker.handlers.groups import retriable
+from pg_kafka.broker.permission import Operation
+from pg_kafka.broker.refusals import Refused
+from pg_kafka.broker.reply import Reply
 from pg_kafka.broker.turns import ITEMS_AT_ONCE, begun
-from pg_kafka.coordinator.consumer_group import ConsumerGroup
 from pg_kafka.coordinator.group_offsets import Committed, OffsetKey, check_metadata
-from pg_kafka.storage.topics import Topic, Topics
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.message import ZERO_UUID
 from pg_kafka.wire.messages.offset_commit import (
@@ -42,6 +43,7 @@ from pg_kafka.wire.messages.offset_fetch import (
     OffsetFetchResponseTopics,
 )
 
+_READ = Operation.READ
 _NONE = int(ErrorCode.NONE)
 _NO_OFFSET = -1
 _NO_EPOCH = -1
@@ -49,6 +51,7 @@ _SINCE_GROUP_NOT_FOUND = 9  # in OffsetCommit
 _SINCE_GROUPS = 8  # in OffsetFetch
 _SINCE_GROUP_ERRORS = 2
 _SINCE_TOPIC_IDS = 10  # in both
+_OFFSETS_NOTED = 20  # of one commit
 
 
 # -- OffsetCommit --------------------------------------------------------------------------------------------------------
@@ -67,34 +70,60 @@ def offset_commit(ctx: Context, request: OffsetCommitRequest, reply: Reply) -> A
               - a commit counts as a heartbeat
     Not done  - retention times of versions 2 to 4: offsets.retention.minutes holds for all
     """
-    asked = Asked(reply, request, commit_failure)
-    if ctx.broker.groups.refusal:
-        asked.refuse(ctx.broker.groups.refusal)
-        return None
-    return begun(_commit(ctx, request, asked))
+    room = ctx.doors.groups.enter(_READ, request.group_id)
+    is_member = request.generation_id_or_member_epoch >= 0
+    asked = Asked(reply, request, commit_failure) if is_member else _FromOutside(ctx, reply, request)
+    return begun(_commit(ctx, room, request, asked))
 
 
-async def _commit(ctx: Context, request: OffsetCommitRequest, asked: Asked) -> None:
-    broker, groups, turns = ctx.broker, ctx.broker.groups, ctx.broker.turns
+class _FromOutside(Asked):
+    """A commit of nobody that is a member: of an administrator who sets offsets, or a consumer without a group protocol."""
+
+    __slots__ = ("_asked", "_ctx")
+
+    def __init__(self, ctx: Context, reply: Reply, request: OffsetCommitRequest) -> None:
+        super().__init__(reply, request, commit_failure)
+        self._ctx = ctx
+        self._asked = request
+
+    def answer(self, message: OffsetCommitResponse) -> None:
+        super().answer(message)
+        offsets = (
+            f"{answer.name or answer.topic_id}-{one.partition_index}={wanted.committed_offset}"
+            for topic, answer in zip(self._asked.topics, message.topics, strict=True)
+            for wanted, one in zip(topic.partitions, answer.partitions, strict=True)
+            if not one.error_code
+        )
+        if detail := ", ".join(islice(offsets, _OFFSETS_NOTED)):
+            resource = f"group {self._asked.group_id}"
+            self._ctx.broker.audit.note("offsets set", who=self._ctx.connection, resource=resource, detail=detail)
+
+
+async def _commit(ctx: Context, room: GroupRoom, request: OffsetCommitRequest, asked: Asked) -> None:
+    broker, turns = ctx.broker, ctx.broker.turns
     by_id, turns_given = ctx.version >= _SINCE_TOPIC_IDS, turns.given
-    found = [_find(broker.topics, topic.topic_id if by_id else topic.name) for topic in request.topics]
-    code = _check_commit(ctx, request, found)
-    limit, now_ms = broker.config.offset_metadata_max_bytes, broker.now_ms()
+    found = [_find(ctx, _READ, topic.topic_id if by_id else topic.name) for topic in request.topics]
+    code = _check_commit(ctx, room, request, found)
+    limit, wall_ms = broker.config.offset_metadata_max_bytes, broker.clock.wall_ms()
     commits: dict[OffsetKey, Committed] = {}
     answers = []
     async for asked_topic, topic in turns.each(zip(request.topics, found, strict=True)):
-        unknown = ErrorCode.UNKNOWN_TOPIC_ID if by_id and topic is None else ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
-        topic_id, count = (-1, 0) if topic is None else (topic.id, topic.partitions)
+        if isinstance(topic, Refused):
+            unknown, topic_id, count = topic.code, -1, 0
+        else:
+            is_id = by_id and topic is None
+            unknown = int(ErrorCode.UNKNOWN_TOPIC_ID if is_id else ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
+            topic_id, count = (-1, 0) if topic is None else (topic.id, topic.partitions)
         partitions = []
         async for one in turns.each(asked_topic.partitions):
             index, metadata = one.partition_index, one.committed_metadata
             if not 0 <= index < count:
-                error = int(unknown)
+                error = unknown
             else:
                 error = code or (int(check_metadata(metadata, limit)) if metadata else _NONE)
             if not error:
                 commits[topic_id, index] = Committed(
-                    one.committed_offset, one.committed_leader_epoch, metadata or "", now_ms
+                    one.committed_offset, one.committed_leader_epoch, metadata or "", wall_ms
                 )
             partitions.append(OffsetCommitResponsePartition(partition_index=index, error_code=error))
         answers.append(_committed_topic(asked_topic, partitions))
@@ -108,18 +137,18 @@ async def _commit(ctx: Context, request: OffsetCommitRequest, asked: Asked) -> N
         if turns.given != turns_given:
             # Others had their turn since the group was looked at, and may have committed.
             turns_given, is_late = turns.given, True
-            code = int(groups.refusal or _check_commit(ctx, request, found))
-            is_gone = any(topic is not None and topic.id not in broker.topics.by_id for topic in found)
+            code = int(room.refusal or _check_commit(ctx, room, request, found))
+            is_gone = any(isinstance(topic, Topic) and ctx.doors.topics.is_gone(topic) for topic in found)
             if code or is_gone:
                 asked.refuse(code or ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
                 return
-            now_ms = broker.now_ms()
+            wall_ms = broker.clock.wall_ms()
         if is_late:
-            some = {key: commit._replace(committed_at_ms=now_ms) for key, commit in some.items()}
+            some = {key: commit._replace(committed_at_ms=wall_ms) for key, commit in some.items()}
         if number < len(portions):
-            groups.commit_part(request.group_id, some)
+            room.commit_part(some)
         else:
-            groups.commit(request.group_id, request.member_id, some, asked, response)
+            room.commit(request.member_id, some, asked, response)
 
 
 def _portions(commits: dict[OffsetKey, Committed]) -> Sequence[Mapping[OffsetKey, Committed]]:
@@ -130,29 +159,28 @@ def _portions(commits: dict[OffsetKey, Committed]) -> Sequence[Mapping[OffsetKey
     return [dict(islice(left, ITEMS_AT_ONCE)) for _ in range(0, len(commits), ITEMS_AT_ONCE)]
 
 
-def _check_commit(ctx: Context, request: OffsetCommitRequest, topics: Sequence[Topic | None]) -> int:
+def _check_commit(
+    ctx: Context, room: GroupRoom, request: OffsetCommitRequest, topics: Sequence[Topic | Refused | None]
+) -> int:
     """The group's error for all that is committed."""
-    groups = ctx.broker.groups
-    if not groups.can_be_id(request.group_id):
+    if not room.can_be:
         return int(ErrorCode.INVALID_GROUP_ID)
-    group = groups.get(request.group_id)
+    group = room.group
     generation = request.generation_id_or_member_epoch
     if group is None:
         if generation < 0:
             return _NONE
         is_known = ctx.version >= _SINCE_GROUP_NOT_FOUND
         return int(ErrorCode.GROUP_ID_NOT_FOUND if is_known else ErrorCode.ILLEGAL_GENERATION)
-    who = (request.member_id, request.group_instance_id, generation, ctx.version)
-    code = group.machine.check_commit(*who)
-    if code and isinstance(group.machine, ConsumerGroup):
-        partitions = [
+    return group.check_commit(
+        (request.member_id, request.group_instance_id, generation, ctx.version, False),
+        lambda: [
             (topic.uuid, one.partition_index)
             for asked, topic in zip(request.topics, topics, strict=True)
-            if topic is not None
+            if isinstance(topic, Topic)
             for one in asked.partitions
-        ]
-        code = group.machine.check_commit(*who, partitions=partitions)
-    return int(code)
+        ],
+    )
 
 
 def _committed_topic(
@@ -192,10 +220,6 @@ def offset_fetch(ctx: Context, request: OffsetFetchRequest, reply: Reply) -> Awa
               - with require_stable an offset that an open transaction is about to change is UNSTABLE_OFFSET_COMMIT
               - a group that is named twice with all its topics is answered once
     """
-    groups = ctx.broker.groups
-    if groups.refusal:
-        reply.send(_fetch_refused(request, int(groups.refusal), ctx.version))
-        return None
     return begun(_fetch_groups(ctx, request, reply))
 
 
@@ -268,42 +292,45 @@ def fetch_failure(request: OffsetFetchRequest, code: int) -> OffsetFetchResponse
 
 
 async def _fetch(ctx: Context, asked: OffsetFetchRequestGroup, require_stable: bool) -> OffsetFetchResponseGroup:
-    groups = ctx.broker.groups
-    group = groups.get(asked.group_id)
     answer = OffsetFetchResponseGroup(group_id=asked.group_id)
-    if groups.refusal:  # since the groups before this one
-        answer.error_code = int(groups.refusal)
-    elif group is not None:
+    try:
+        room = ctx.doors.groups.enter(Operation.DESCRIBE, asked.group_id)
+    except Refused as refused:
+        answer.error_code = refused.code
+        return answer
+    group = room.group
+    if group is not None:
         answer.error_code = int(group.machine.check_fetch(asked.member_id, asked.member_epoch))
     if not answer.error_code:
-        stable_id = asked.group_id if require_stable else None
+        stable = room if require_stable else None
         if asked.topics is None:
-            answer.topics = await _all_offsets(ctx, group, stable_id)
+            answer.topics = await _all_offsets(ctx, group, stable)
         else:
-            answer.topics = await _offsets(ctx, group, asked.topics, stable_id)
+            answer.topics = await _offsets(ctx, group, asked.topics, stable)
     return answer
 
 
 async def _offsets(
-    ctx: Context, group: Group | None, topics: Sequence[OffsetFetchRequestTopics], stable_id: str | None
+    ctx: Context, group: Group | None, topics: Sequence[OffsetFetchRequestTopics], stable: GroupRoom | None
 ) -> list[OffsetFetchResponseTopics]:
     by_id, turns = ctx.version >= _SINCE_TOPIC_IDS, ctx.broker.turns
     answers = []
     async for asked in turns.each(topics):
-        topic = _find(ctx.broker.topics, asked.topic_id if by_id else asked.name)
-        if topic is None:
+        topic = _find(ctx, Operation.DESCRIBE, asked.topic_id if by_id else asked.name)
+        if isinstance(topic, Refused):
+            partitions = [_absent(index, topic.code) async for index in turns.each(asked.partition_indexes)]
+        elif topic is None:
             code = int(ErrorCode.UNKNOWN_TOPIC_ID) if by_id else _NONE
             partitions = [_absent(index, code) async for index in turns.each(asked.partition_indexes)]
         else:
             partitions = [
-                _partition(ctx, group, (topic.id, index), stable_id)
-                async for index in turns.each(asked.partition_indexes)
+                _partition(group, (topic.id, index), stable) async for index in turns.each(asked.partition_indexes)
             ]
         answers.append(OffsetFetchResponseTopics(name=asked.name, topic_id=asked.topic_id, partitions=partitions))
     return answers
 
 
-async def _all_offsets(ctx: Context, group: Group | None, stable_id: str | None) -> list[OffsetFetchResponseTopics]:
+async def _all_offsets(ctx: Context, group: Group | None, stable: GroupRoom | None) -> list[OffsetFetchResponseTopics]:
     answers = []
     turns = ctx.broker.turns
     with turns.long_work():
@@ -311,21 +338,19 @@ async def _all_offsets(ctx: Context, group: Group | None, stable_id: str | None)
         async for (topic_id, index), _ in turns.each([] if group is None else list(group.offsets.items())):
             by_topic[topic_id].append(index)
         async for topic_id, indexes in turns.each(sorted(by_topic.items())):
-            topic = ctx.broker.topics.by_id.get(topic_id)
+            topic = ctx.doors.topics.numbered(Operation.DESCRIBE, topic_id)
             if topic is not None:
                 partitions = [
-                    _partition(ctx, group, (topic_id, index), stable_id) async for index in turns.each(sorted(indexes))
+                    _partition(group, (topic_id, index), stable) async for index in turns.each(sorted(indexes))
                 ]
                 answers.append(OffsetFetchResponseTopics(name=topic.name, topic_id=topic.uuid, partitions=partitions))
     return answers
 
 
-def _partition(
-    ctx: Context, group: Group | None, key: OffsetKey, stable_id: str | None
-) -> OffsetFetchResponsePartitions:
-    """`stable_id` is the group's id when an offset that a transaction is about to change must not be told."""
+def _partition(group: Group | None, key: OffsetKey, stable: GroupRoom | None) -> OffsetFetchResponsePartitions:
+    """`stable` is the group's room when an offset that a transaction is about to change must not be told."""
     committed = None if group is None else group.offsets.get(*key)
-    if stable_id is not None and key in ctx.broker.groups.pending.of(stable_id):
+    if stable is not None and key in stable.pending():
         return _absent(key[1], int(ErrorCode.UNSTABLE_OFFSET_COMMIT))
     if committed is None:
         return _absent(key[1], _NONE)
@@ -360,12 +385,10 @@ async def offset_delete(ctx: Context, request: OffsetDeleteRequest) -> OffsetDel
                 UNKNOWN_TOPIC_OR_PARTITION; a partition without a commit is no error
               - what waits for the end of a transaction is forgotten with it
     """
-    groups = ctx.broker.groups
-    if groups.refusal:
-        return delete_failure(request, groups.refusal)
+    room = ctx.doors.groups.enter(Operation.DELETE, request.group_id)
     if not request.group_id:
         return delete_failure(request, ErrorCode.INVALID_GROUP_ID)
-    group = groups.get(request.group_id)
+    group = room.group
     if group is None:
         return delete_failure(request, ErrorCode.GROUP_ID_NOT_FOUND)
     machine = group.machine
@@ -376,41 +399,52 @@ async def offset_delete(ctx: Context, request: OffsetDeleteRequest) -> OffsetDel
     turns, turns_given = ctx.broker.turns, ctx.broker.turns.given
     answers = []
     async for asked in turns.each(request.topics):
-        topic = ctx.broker.topics.by_name.get(asked.name)
-        is_subscribed = topic is not None and machine.is_subscribed(asked.name)
+        topic = _find(ctx, _READ, asked.name)
+        is_subscribed = isinstance(topic, Topic) and machine.is_subscribed(asked.name)
         partitions = []
         async for one in turns.each(asked.partitions):
             index = one.partition_index
-            if topic is None or not 0 <= index < topic.partitions:
+            code = ErrorCode.NONE
+            if isinstance(topic, Refused):
+                code = ErrorCode(topic.code)
+            elif topic is None or not 0 <= index < topic.partitions:
                 code = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
             elif is_subscribed:
                 code = ErrorCode.GROUP_SUBSCRIBED_TO_TOPIC
             else:
-                code = ErrorCode.NONE
                 if group.offsets.get(topic.id, index) is not None:
                     doomed.append((topic.id, index))
-                if (topic.id, index) in groups.pending.of(group.id):
+                if (topic.id, index) in room.pending():
                     unwanted.append((topic.id, index))
             partitions.append(OffsetDeleteResponsePartition(partition_index=index, error_code=int(code)))
         if partitions:
             answers.append(OffsetDeleteResponseTopic(name=asked.name, partitions=partitions))
     if turns.given != turns_given:
         # Others had their turn since the group was looked at.
-        if groups.get(group.id) is not group:
+        if room.group is not group:
             return delete_failure(request, ErrorCode.COORDINATOR_LOAD_IN_PROGRESS)
         if refused := group.machine.check_offset_delete():
             return delete_failure(request, refused)
-        names = {topic.name for topic_id, _ in doomed if (topic := ctx.broker.topics.by_id.get(topic_id)) is not None}
+        numbered = (ctx.doors.topics.numbered(_READ, topic_id) for topic_id in {each for each, _ in doomed})
+        names = {topic.name for topic in numbered if topic is not None}
         if any(map(group.machine.is_subscribed, names)):
             return delete_failure(request, ErrorCode.NON_EMPTY_GROUP)
     if unwanted:
-        failed = await ctx.broker.transactions.forget_offsets(group.id, unwanted)
-        if not failed and groups.get(group.id) is not group:
+        failed = await room.forget_pending(unwanted)
+        if not failed and room.group is not group:
             failed = int(ErrorCode.COORDINATOR_LOAD_IN_PROGRESS)
         if failed:
             return delete_failure(request, failed)
-    if doomed and (failed := await groups.delete_offsets(group, doomed)):
-        return delete_failure(request, failed)
+    if doomed:
+        if failed := await room.delete_offsets(group, doomed):
+            return delete_failure(request, failed)
+        topics = sorted({answer.name for answer in answers})
+        ctx.broker.audit.note(
+            "offsets deleted",
+            who=ctx.connection,
+            resource=f"group {request.group_id}",
+            detail=f"{len(doomed)} partitions of {', '.join(topics)}",
+        )
     return OffsetDeleteResponse(topics=answers)
 
 
@@ -418,7 +452,10 @@ def delete_failure(request: OffsetDeleteRequest, code: int) -> OffsetDeleteRespo
     return OffsetDeleteResponse(error_code=retriable(code))
 
 
-def _find(topics: Topics, key: str | UUID) -> Topic | None:
-    if isinstance(key, str):
-        return topics.by_name.get(key)
-    return None if key == ZERO_UUID else topics.by_uuid.get(key)
+def _find(ctx: Context, operation: Operation, key: str | UUID) -> Topic | Refused | None:
+    if key == ZERO_UUID:
+        return None
+    try:
+        return ctx.doors.topics.find(operation, key)
+    except Refused as refused:
+        return refused

@@ -9,16 +9,18 @@ from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
-from pg_kafka.broker.context import Context, Reply
+from pg_kafka.broker.context import Context
 from pg_kafka.broker.decoding import Abandoned
+from pg_kafka.broker.doors import Topic
 from pg_kafka.broker.handlers import transactional_batches
-from pg_kafka.broker.handlers.refusals import shortened
-from pg_kafka.broker.partitions import FIRST_VERSION_WITH_TOPIC_IDS, PartitionError, find_topic, load_each
-from pg_kafka.coordinator.topic_configs import TopicSettings
+from pg_kafka.broker.partitions import FIRST_VERSION_WITH_TOPIC_IDS
+from pg_kafka.broker.permission import Operation, ResourceType
+from pg_kafka.broker.records import Records
+from pg_kafka.broker.refusals import Refused, shortened
+from pg_kafka.broker.reply import Reply
+from pg_kafka.config.topics import TopicSettings
 from pg_kafka.errors import StorageError
-from pg_kafka.storage.log import Log
 from pg_kafka.storage.partition import AppendResult, Partition, counted_bytes
-from pg_kafka.storage.topics import Topic
 from pg_kafka.wire import _produce, _records, compression
 from pg_kafka.wire._records import Batch, RecordsError
 from pg_kafka.wire.error_codes import ErrorCode
@@ -43,7 +45,8 @@ INLINE_RAW_BYTES: Final = 4 * 1024 * 1024
 MAX_RECORD_ERRORS: Final = 1000
 """Records that one answer names: a batch may hold millions, and each would cost a sentence."""
 
-_ACKS_NONE, _ACKS = 0, (-1, 0, 1)
+_WRITE: Final = Operation.WRITE
+_ACKS_ALL, _ACKS_NONE, _ACKS = -1, 0, (-1, 0, 1)
 _FIRST_VERSION_WITH_ZSTD = 7
 _ZSTD = 4
 _CODEC_MASK = 7
@@ -53,6 +56,9 @@ _ATTRIBUTES_LOW_BYTE = 22
 _NO_TIMESTAMP = -1
 _CREATE_TIME, _LOG_APPEND_TIME = 0, 1
 _UNKNOWN: Final = AppendResult(ErrorCode.UNKNOWN_SERVER_ERROR)
+_TOO_FEW_STANDBYS: Final = AppendResult(
+    ErrorCode.NOT_ENOUGH_REPLICAS, message="too few synchronous standbys are connected (pg_kafka.min_sync_standbys)"
+)
 _LATE: Final = AppendResult(ErrorCode.REQUEST_TIMED_OUT, message="other large batches are dealt with first")
 
 
@@ -62,6 +68,7 @@ def produce(ctx: Context, request: ProduceRequest, reply: Reply) -> Coroutine[An
     Versions  3-13, advertised from 0 (librdkafka wants that). 7 brings zstd, 8 record errors (KIP-467), 9 is flexible,
               13 has topic ids.
     Rules     - acks other than -1, 0, 1 is INVALID_REQUIRED_ACKS for every partition; 1 and -1 both mean committed
+              - acks -1 is NOT_ENOUGH_REPLICAS while fewer than pg_kafka.min_sync_standbys are connected
               - acks 0 gets no answer; when anything failed, the connection is closed instead
               - each partition answers for itself; a partition named twice takes both batches, and answers twice
               - exactly one batch of format 2: see `decode_batch` for INVALID_RECORD and CORRUPT_MESSAGE
@@ -105,21 +112,37 @@ def _asked(ctx: Context, request: ProduceRequest) -> Iterator[tuple[str | UUID, 
             yield topic_key, data
 
 
+def _as_refused(ctx: Context, request: ProduceRequest, data: PartitionProduceData, error: Refused) -> AppendResult:
+    """As Kafka does, who may not use the transactional id is told so first, for every transactional batch."""
+    name = request.transactional_id
+    if (
+        name is not None
+        and transactional_batches.is_transactional(data.records)
+        and not ctx.doors.may(_WRITE, ResourceType.TRANSACTIONAL_ID, name)
+    ):
+        return AppendResult(ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED)
+    return AppendResult(error.code, message=error.message)
+
+
 def _take(
     ctx: Context, answer: _Answer, request: ProduceRequest, topic_key: str | UUID, data: PartitionProduceData
 ) -> _Append | None:
     """A partition's batch with its place in the answer; None when that is filled already."""
     slot = answer.add()
     try:
-        append = _Append(ctx, slot, find_topic(ctx.broker.topics, topic_key, data.index), data)
-    except PartitionError as error:
-        answer.fill(slot, AppendResult(error.code, message=error.message))
+        append = _Append(ctx, slot, ctx.doors.topics.with_partition(_WRITE, topic_key, data.index), data)
+    except Refused as error:
+        answer.fill(slot, _as_refused(ctx, request, data, error))
     except RecordsError as error:
         answer.fill(slot, _as_result(error))
     else:
-        if request.acks in _ACKS:
+        if request.acks not in _ACKS:
+            answer.fill(slot, _invalid_acks(request))
+        elif request.acks == _ACKS_ALL and not ctx.broker.has_standbys:
+            answer.fill(slot, _TOO_FEW_STANDBYS)
+            append.await_again(ctx.broker.records)
+        else:
             return append
-        answer.fill(slot, _invalid_acks(request))
     return None
 
 
@@ -136,7 +159,18 @@ async def _append_many(ctx: Context, answer: _Answer, reply: Reply, request: Pro
 class _Append:
     """One partition's batch. Making one raises RecordsError for what the header alone tells."""
 
-    __slots__ = ("batch", "expected_bytes", "index", "is_heavy", "partition", "records", "refusal", "slot", "topic")
+    __slots__ = (
+        "batch",
+        "codec",
+        "expected_bytes",
+        "index",
+        "is_heavy",
+        "partition",
+        "records",
+        "refusal",
+        "slot",
+        "topic",
+    )
 
     def __init__(self, ctx: Context, slot: int, topic: Topic, data: PartitionProduceData) -> None:
         records = data.records
@@ -155,6 +189,7 @@ class _Append:
                     -1,
                 )
         self.slot = slot
+        self.codec = codec
         self.topic = topic
         self.index = data.index
         self.records = records
@@ -162,24 +197,31 @@ class _Append:
         if codec and len(records) > _BATCH_HEADER_BYTES:
             self.expected_bytes = compression.size_hint(codec, memoryview(records)[_BATCH_HEADER_BYTES:])
         self.is_heavy = self.expected_bytes > THREADED_RAW_BYTES or (codec != 0 and len(records) > THREADED_BYTES)
-        self.partition: Partition | None = ctx.broker.log.partition(topic, data.index)
+        self.partition: Partition | None = ctx.doors.topics.loaded(topic, data.index)
         self.batch: Batch | None = None
         self.refusal: AppendResult | None = None
 
-    def await_again(self, log: Log) -> None:
+    def await_again(self, records: Records) -> None:
         """The partition could not be loaded: a producer's later batches must not come before this one."""
         with contextlib.suppress(RecordsError):
             head = _records.peek(self.records)
             if head.producer_id >= 0:
-                log.awaits_again(self.topic.id, self.index, head.producer_id, head.producer_epoch, head.base_sequence)
+                records.first_batches.await_again(
+                    self.topic.id, self.index, head.producer_id, head.producer_epoch, head.base_sequence
+                )
 
-    def decode(self, limit_bytes: int, now_ms: int, max_raw_bytes: int) -> bool:
+    def decode(self, limit_bytes: int, wall_ms: int, max_raw_bytes: int) -> bool:
         """Fill `batch` or `refusal`; False when the records are more than `max_raw_bytes` and fewer may be more than that.
 
         May run in a thread.
         """
         try:
-            batch = _records.decode_batch(self.records, max_raw_bytes=max_raw_bytes)
+            keeps_packed = self.topic.keeps_packed(self.codec)
+            batch = _records.decode_batch(self.records, max_raw_bytes=max_raw_bytes, keeps_packed=keeps_packed)
+            if not _obeys(batch, self.topic.settings, wall_ms):
+                if batch.is_packed:  # which records are to blame is seen when they are taken apart
+                    batch = _records.decode_batch(self.records, max_raw_bytes=max_raw_bytes)
+                self.refusal = _check_records(batch, self.topic.settings, wall_ms)
         except RecordsError as error:
             if error.code != ErrorCode.MESSAGE_TOO_LARGE:
                 self.refusal = _as_result(error)
@@ -189,14 +231,19 @@ class _Append:
                 message = f"{error.message} (pg_kafka.decompressed_batch_bytes)"
                 self.refusal = AppendResult(error.code, message=message)
             return True
-        self.refusal = _check_records(batch, self.topic.settings, now_ms)
         if self.refusal is None:
             self.batch = batch
         return True
 
-    def decode_small(self, limit_bytes: int, now_ms: int) -> int:
+    @property
+    def is_outdated(self) -> bool:
+        """Was it decoded to be stored packed, in a topic that keeps no batches any more?"""
+        partition, batch = self.partition, self.batch
+        return partition is not None and batch is not None and batch.is_packed and not partition.topic.is_packing
+
+    def decode_small(self, limit_bytes: int, wall_ms: int) -> int:
         """Fill `batch` or `refusal`, or find that it is heavy; returns for how many bytes that was work."""
-        self.is_heavy = not self.decode(limit_bytes, now_ms, THREADED_RAW_BYTES)
+        self.is_heavy = not self.decode(limit_bytes, wall_ms, THREADED_RAW_BYTES)
         return THREADED_RAW_BYTES if self.batch is None else self.batch.raw_bytes
 
 
@@ -245,12 +292,12 @@ class _Answer:
                 reply.send(None)
             else:
                 name = ErrorCode(failed.error).name
-                reply.close(f"produce with acks=0 failed: {name}: {shortened(failed.message)}")
+                reply.close(f"produce with acks=0 failed: {name}: {shortened(failed.message)}", failed.error)
         elif self._has_errors:
             left = iter(results)
             reply.send(ProduceResponse(responses=[_as_response(topic, left) for topic in request.topic_data]))
         else:
-            header = reply.context.header
+            header = reply.header
             frame = _produce.acknowledgement(header.api_version, header.correlation_id, request.topic_data, results)
             reply.send_frame(frame)
 
@@ -288,11 +335,11 @@ def _decode_small(ctx: Context, appends: Iterable[_Append]) -> None:
     What comes after that one stays as it was sent: it may have to wait for long.
     """
     left_bytes = INLINE_RAW_BYTES
-    limit_bytes, now_ms = ctx.broker.config.decompressed_batch_bytes, ctx.broker.now_ms()
+    limit_bytes, wall_ms = ctx.broker.config.decompressed_batch_bytes, ctx.broker.clock.wall_ms()
     for append in appends:
         if not append.is_heavy and append.batch is None and append.refusal is None:
             if left_bytes > 0:
-                left_bytes -= append.decode_small(limit_bytes, now_ms)
+                left_bytes -= append.decode_small(limit_bytes, wall_ms)
             else:
                 append.is_heavy = True
         if append.is_heavy:
@@ -343,11 +390,11 @@ async def _load(ctx: Context, answer: _Answer, appends: list[_Append]) -> list[_
     unloaded = [append for append in appends if append.partition is None]
     if not unloaded:
         return appends
-    loaded = await load_each(ctx.broker.log, [(append.topic, append.index) for append in unloaded])
+    loaded = await ctx.doors.topics.load([(append.topic, append.index) for append in unloaded])
     for append, partition in zip(unloaded, loaded, strict=True):
         if isinstance(partition, StorageError):
             answer.fill(append.slot, AppendResult(partition.code, message=partition.message))
-            append.await_again(ctx.broker.log)
+            append.await_again(ctx.broker.records)
         else:
             append.partition = partition
     return [append for append in appends if append.partition is not None]
@@ -361,14 +408,20 @@ async def _append_heavy(ctx: Context, answer: _Answer, reply: Reply, append: _Ap
     def on_wait() -> None:
         reply.note("large batches wait", f"pg_kafka.decoding_bytes = {decoding.limit_bytes}")
 
-    try:
-        claim = await decoding.decode(
-            partial(append.decode, limit_bytes, ctx.broker.now_ms()), append.expected_bytes, limit_bytes, reply, on_wait
-        )
-    except TimeoutError:
-        append.await_again(ctx.broker.log)
-        answer.fill(append.slot, _LATE)
-        return
+    while True:
+        decode = partial(append.decode, limit_bytes, ctx.broker.clock.wall_ms())
+        try:
+            claim = await decoding.decode(decode, append.expected_bytes, limit_bytes, reply, on_wait)
+        except TimeoutError:
+            append.await_again(ctx.broker.records)
+            answer.fill(append.slot, _LATE)
+            return
+        if not append.is_outdated:
+            break
+        # SQL has asked for the topic meanwhile.
+        claim.give_back()
+        append.topic = append.topic if append.partition is None else append.partition.topic
+        append.batch = None
     if append.batch is None:
         claim.give_back()
         _append(ctx, answer, [append])
@@ -378,7 +431,7 @@ async def _append_heavy(ctx: Context, answer: _Answer, reply: Reply, append: _Ap
 
 def _append(ctx: Context, answer: _Answer, appends: list[_Append], answered: Callable[[], None] | None = None) -> None:
     """Queue what is good, answer what is not. `answered` is called when there is an answer to what was queued."""
-    log = ctx.broker.log
+    records = ctx.broker.records
     of_transaction: list[tuple[Partition, Batch, Callable[[AppendResult], None]]] = []
     for append in appends:
         batch, partition = append.batch, append.partition
@@ -392,7 +445,7 @@ def _append(ctx: Context, answer: _Answer, appends: list[_Append], answered: Cal
         if batch.is_transactional:
             of_transaction.append((partition, batch, done))
         else:
-            log.append(partition, batch, done, timestamp_type=append.topic.settings.timestamp_type)
+            records.append(partition, batch, done, timestamp_type=append.topic.settings.timestamp_type)
     if of_transaction:
         transactional_batches.append(ctx, answer.transactional_id, of_transaction)
 
@@ -407,17 +460,28 @@ def _as_result(error: RecordsError) -> AppendResult:
     return AppendResult(error.code, message=error.message, record_errors=record_errors)
 
 
-def _check_records(batch: Batch, settings: TopicSettings, now_ms: int) -> AppendResult | None:
-    """The topic's own rules for records: keys where it is compacted, timestamps within bounds."""
-    oldest = now_ms - settings.timestamp_before_max_ms
-    newest = now_ms + settings.timestamp_after_max_ms
-    if (
-        oldest <= batch.min_timestamp
-        and batch.max_record_timestamp <= newest
+def _obeys(batch: Batch, settings: TopicSettings, wall_ms: int) -> bool:
+    """Whether nothing can be wrong by the topic's own rules; else `_check_records` has to look."""
+    return (
+        wall_ms - settings.timestamp_before_max_ms <= batch.min_timestamp
+        and batch.max_record_timestamp <= wall_ms + settings.timestamp_after_max_ms
         and batch.timestamp_type == _CREATE_TIME
         and not (batch.has_null_key and settings.is_compacted)
-    ):
-        return None
+        and not (batch.codec and batch.largest_bytes > settings.max_decompressed_message_bytes)
+    )
+
+
+def _check_records(batch: Batch, settings: TopicSettings, wall_ms: int) -> AppendResult | None:
+    """The topic's own rules for records: sizes, keys where it is compacted, timestamps within bounds."""
+    most_bytes = settings.max_decompressed_message_bytes
+    if batch.codec and batch.largest_bytes > most_bytes:
+        message = (
+            f"record {batch.largest_index} has {batch.largest_bytes} bytes decompressed,"
+            f" {most_bytes} are allowed (max.decompressed.message.bytes)"
+        )
+        return AppendResult(ErrorCode.INVALID_RECORD, message=message, record_errors=[(batch.largest_index, message)])
+    oldest = wall_ms - settings.timestamp_before_max_ms
+    newest = wall_ms + settings.timestamp_after_max_ms
     errors: dict[int, str] = {}
     code = ErrorCode.INVALID_RECORD
     message = "records without key were sent to a compacted topic"

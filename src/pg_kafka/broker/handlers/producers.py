@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pg_kafka.broker.context import Context
+from pg_kafka.broker.permission import Operation
 from pg_kafka.errors import StorageError
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.init_producer_id import InitProducerIdRequest, InitProducerIdResponse
@@ -26,8 +27,9 @@ async def init_producer_id(ctx: Context, request: InitProducerIdRequest) -> Init
         return _refused(ErrorCode.INVALID_REQUEST)
     if request.transactional_id is not None:
         return await _init_transactional(ctx, request, request.transactional_id)
+    ctx.doors.check_idempotent_write()
     try:
-        producer_id = await ctx.broker.log.allocate_producer_id()
+        producer_id = await ctx.doors.transactions.new_producer_id()
     except StorageError as error:
         return _refused(ErrorCode.COORDINATOR_LOAD_IN_PROGRESS if error.retriable else error.code)
     return InitProducerIdResponse(producer_id=producer_id, producer_epoch=0)
@@ -36,11 +38,11 @@ async def init_producer_id(ctx: Context, request: InitProducerIdRequest) -> Init
 async def _init_transactional(
     ctx: Context, request: InitProducerIdRequest, transactional_id: str
 ) -> InitProducerIdResponse:
-    transactions = ctx.broker.transactions
-    if not transactions.can_be_id(transactional_id):
+    room = ctx.doors.transactions.enter(Operation.WRITE, transactional_id)
+    if not room.can_be:
         return _refused(ErrorCode.INVALID_REQUEST)
-    step = await transactions.init_producer(
-        transactional_id, request.producer_id, request.producer_epoch, request.transaction_timeout_ms, ctx.version
+    step = await room.init_producer(
+        request.producer_id, request.producer_epoch, request.transaction_timeout_ms, ctx.version
     )
     if step.error:
         return _refused(step.error)

@@ -4,9 +4,11 @@ WriteTxnMarkers, by which they end one that nobody else ends."""
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 
 from pg_kafka.broker.context import Context
-from pg_kafka.broker.partitions import PartitionError, find_loaded
+from pg_kafka.broker.permission import Operation, ResourceType
+from pg_kafka.broker.refusals import Refused
 from pg_kafka.coordinator.topic_names import fault_of
 from pg_kafka.coordinator.topic_regex import InvalidTopicRegex, matching
 from pg_kafka.coordinator.transaction_steps import (
@@ -60,11 +62,9 @@ async def list_transactions(ctx: Context, request: ListTransactionsRequest) -> l
               - a state that does not exist is named in the answer, and none is in it
               - an expression that cannot be read is INVALID_REGULAR_EXPRESSION
     """
-    transactions = ctx.broker.transactions
-    if transactions.refusal:
-        return list_failure(request, transactions.refusal)
+    transactions = ctx.doors.transactions.listed()
     states, producers = set(request.state_filters), set(request.producer_id_filters)
-    now_ms, duration_ms = transactions.now_ms(), request.duration_filter
+    steady_ms, duration_ms = ctx.doors.transactions.steady_ms(), request.duration_filter
     found = [
         one
         async for one in ctx.broker.turns.each(
@@ -72,7 +72,7 @@ async def list_transactions(ctx: Context, request: ListTransactionsRequest) -> l
         )
         if (not states or one.state in states)
         and (not producers or one.producer_id in producers)
-        and (duration_ms < 0 or now_ms - one.started_ms > duration_ms)
+        and (duration_ms < 0 or steady_ms - one.started_ms > duration_ms)
     ]
     if request.transactional_id_pattern:
         try:
@@ -106,14 +106,16 @@ async def describe_transactions(
               - one that is named twice is described once
     Not done  - partitions of `__consumer_offsets`, by which Kafka shows that offsets of some group are part of it
     """
-    transactions = ctx.broker.transactions
-    if transactions.refusal:
-        return describe_failure(request, transactions.refusal)
     answers = []
     async for transactional_id in ctx.broker.turns.each(dict.fromkeys(request.transactional_ids)):
-        if transactions.refusal:  # since the ids before this one
-            return describe_failure(request, transactions.refusal)
-        one = transactions.get(transactional_id)
+        try:
+            room = ctx.doors.transactions.enter(Operation.DESCRIBE, transactional_id)
+            if room.refusal:
+                raise Refused(room.refusal, None)
+        except Refused as refused:
+            answers.append(_undescribed(transactional_id, refused.code))
+            continue
+        one = room.one
         if not transactional_id:
             answers.append(_undescribed(transactional_id, ErrorCode.INVALID_REQUEST))
         elif one is None or one.machine.is_blank:
@@ -128,7 +130,7 @@ async def describe_transactions(
 def _described(ctx: Context, one: Description) -> described.TransactionState:
     by_topic: defaultdict[str, list[int]] = defaultdict(list)
     for topic_id, index in one.partitions:
-        topic = ctx.broker.topics.by_id.get(topic_id)
+        topic = ctx.doors.topics.numbered(Operation.DESCRIBE, topic_id)
         if topic is not None:
             by_topic[topic.name].append(index)
     return described.TransactionState(
@@ -173,7 +175,7 @@ async def describe_producers(ctx: Context, request: DescribeProducersRequest) ->
             for index in topic.partition_indexes
         )
     )
-    found = dict(zip(keys, await find_loaded(ctx.broker, keys), strict=True))
+    found = dict(zip(keys, await ctx.doors.topics.partitions(Operation.READ, keys, turns), strict=True))
     answers = []
     async for topic in turns.each(request.topics):
         if fault := fault_of(topic.name):
@@ -193,8 +195,8 @@ async def describe_producers(ctx: Context, request: DescribeProducersRequest) ->
     return DescribeProducersResponse(topics=answers)
 
 
-def _producers(partition: Partition | PartitionError, index: int) -> PartitionResponse:
-    if isinstance(partition, PartitionError):
+def _producers(partition: Partition | Refused, index: int) -> PartitionResponse:
+    if isinstance(partition, Refused):
         return PartitionResponse(partition_index=index, error_code=partition.code, error_message=partition.message)
     return PartitionResponse(
         partition_index=index,
@@ -240,18 +242,19 @@ async def write_txn_markers(ctx: Context, request: WriteTxnMarkersRequest) -> Wr
                 also the same epoch; a producer id below 0 is INVALID_REQUEST
               - each partition answers for itself, when its marker is committed
     """
+    if not ctx.doors.may(Operation.ALTER, ResourceType.CLUSTER):
+        ctx.doors.check(Operation.CLUSTER_ACTION, ResourceType.CLUSTER)
     return WriteTxnMarkersResponse(markers=[await _write(ctx, marker) for marker in request.markers])
 
 
 async def _write(ctx: Context, asked: WritableTxnMarker) -> WritableTxnMarkerResult:
-    log = ctx.broker.log
     keys = [(topic.name, index) for topic in asked.topics for index in topic.partition_indexes]
     codes: dict[tuple[str, int], int] = {}
     by_lane: defaultdict[int, dict[tuple[str, int], tuple[Partition, Marker]]] = defaultdict(dict)
     turns = ctx.broker.turns
-    found = await find_loaded(ctx.broker, keys)
+    found = await ctx.doors.topics.partitions(None, keys, turns)
     async for key, partition in turns.each(zip(keys, found, strict=True)):
-        if isinstance(partition, PartitionError):
+        if isinstance(partition, Refused):
             codes[key] = partition.code
         elif asked.producer_id < 0:
             codes[key] = int(ErrorCode.INVALID_REQUEST)
@@ -261,9 +264,9 @@ async def _write(ctx: Context, asked: WritableTxnMarker) -> WritableTxnMarkerRes
             place = (partition.topic.id, partition.index)
             producer = (asked.producer_id, asked.producer_epoch)
             marker = Marker(*place, *producer, asked.transaction_result, asked.coordinator_epoch)
-            by_lane[log.lane_of(*place)][key] = (partition, marker)
+            by_lane[ctx.doors.topics.lane_of(partition)][key] = (partition, marker)
     waiting = [
-        (pairs, ctx.broker.transactions.write_markers(lane, list(pairs.values()))) for lane, pairs in by_lane.items()
+        (pairs, ctx.doors.transactions.write_markers(lane, list(pairs.values()))) for lane, pairs in by_lane.items()
     ]
     for pairs, written in waiting:
         try:
@@ -272,6 +275,7 @@ async def _write(ctx: Context, asked: WritableTxnMarker) -> WritableTxnMarkerRes
             codes |= dict.fromkeys(pairs, ErrorCode.NOT_LEADER_OR_FOLLOWER if error.retriable else error.code)
         else:
             codes |= dict.fromkeys(pairs, int(ErrorCode.NONE))
+            _note(ctx, asked, pairs)
     return WritableTxnMarkerResult(
         producer_id=asked.producer_id,
         topics=[
@@ -284,6 +288,16 @@ async def _write(ctx: Context, asked: WritableTxnMarker) -> WritableTxnMarkerRes
             )
             for topic in asked.topics
         ],
+    )
+
+
+def _note(ctx: Context, asked: WritableTxnMarker, keys: Iterable[tuple[str, int]]) -> None:
+    places = ", ".join(f"{name}-{index}" for name, index in keys)
+    ctx.broker.audit.note(
+        "transaction committed" if asked.transaction_result else "transaction aborted",
+        who=ctx.connection,
+        resource=f"producer id {asked.producer_id}",
+        detail=f"epoch {asked.producer_epoch}, markers in {places}",
     )
 
 

@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pg_kafka.broker.context import Context
-from pg_kafka.coordinator.transaction_steps import TopicPartition
-from pg_kafka.coordinator.transactions import PRODUCE_REGISTERS
+from pg_kafka.broker.refusals import Refused
+from pg_kafka.coordinator.transaction_steps import PRODUCE_REGISTERS, TopicPartition
 from pg_kafka.storage.partition import AppendResult, Partition
 from pg_kafka.wire._records import Batch
 from pg_kafka.wire.error_codes import ErrorCode
 
+# In a batch: the lower byte of its attributes (wire/_records.pyx).
+_ATTRIBUTES, _TRANSACTIONAL = 22, 0x10
 # After these errors a producer sends the same batch again.
 _ASKED_AGAIN = (ErrorCode.NOT_ENOUGH_REPLICAS, ErrorCode.CONCURRENT_TRANSACTIONS)
 _MESSAGES = {
@@ -22,6 +24,11 @@ _MESSAGES = {
     ErrorCode.CONCURRENT_TRANSACTIONS: "the producer's last transaction is not over yet",
     ErrorCode.NOT_ENOUGH_REPLICAS: "the coordinator of the transaction cannot answer now",
 }
+
+
+def is_transactional(records: Any) -> bool:
+    """Does the first of these batches say that it belongs to a transaction? What is no batch does not."""
+    return records is not None and len(records) > _ATTRIBUTES and bool(records[_ATTRIBUTES] & _TRANSACTIONAL)
 
 
 def append(
@@ -46,31 +53,35 @@ def append(
         message = "the transactional batches are of several producers"
         _refuse_all(batches, AppendResult(ErrorCode.INVALID_PRODUCER_ID_MAPPING, message=message))
     else:
-        ((producer_id, epoch),) = producers
-        ctx.broker.transactions.admit(
-            transactional_id,
-            producer_id,
-            epoch,
-            [partition for partition, _, _ in batches],
-            ctx.version,
-            lambda refused: _append(ctx, batches, refused),
-        )
+        (producer,) = producers
+        try:
+            ctx.doors.transactions.admit(
+                transactional_id,
+                producer,
+                [partition for partition, _, _ in batches],
+                ctx.version,
+                lambda refused: _append(ctx, batches, refused),
+            )
+        except Refused as refused:
+            _refuse_all(batches, AppendResult(refused.code, message=refused.message))
 
 
 def _append(
     ctx: Context, batches: Sequence[tuple[Partition, Batch, Any]], refused: Mapping[TopicPartition, int]
 ) -> None:
-    log = ctx.broker.log
+    records = ctx.broker.records
     begins_at_zero = ctx.version >= PRODUCE_REGISTERS
     for partition, batch, done in batches:
         topic = partition.topic
         code = refused.get((topic.id, partition.index))
         if not code:
             timestamp_type = topic.settings.timestamp_type
-            log.append(partition, batch, done, timestamp_type=timestamp_type, begins_at_zero=begins_at_zero)
+            records.append(partition, batch, done, timestamp_type=timestamp_type, begins_at_zero=begins_at_zero)
             continue
         if code in _ASKED_AGAIN:
-            log.awaits_again(topic.id, partition.index, batch.producer_id, batch.producer_epoch, batch.base_sequence)
+            records.first_batches.await_again(
+                topic.id, partition.index, batch.producer_id, batch.producer_epoch, batch.base_sequence
+            )
         done(AppendResult(code, message=_MESSAGES.get(ErrorCode(code))))
 
 

@@ -7,12 +7,14 @@ be, topics that are not there, and errors in each API's own form.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from uuid import UUID
 
 from pg_kafka.broker.context import Context
-from pg_kafka.coordinator.consumer_group import ConsumerGroup
+from pg_kafka.broker.doors import GroupRoom, Topic, TransactionRoom, can_be_id
+from pg_kafka.broker.permission import Operation, ResourceType
+from pg_kafka.broker.refusals import Refused
 from pg_kafka.coordinator.group_offsets import check_metadata
 from pg_kafka.coordinator.transaction_steps import PendingOffset, Registration
-from pg_kafka.storage.topics import Topic
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.add_offsets_to_txn import AddOffsetsToTxnRequest, AddOffsetsToTxnResponse
 from pg_kafka.wire.messages.add_partitions_to_txn import (
@@ -28,6 +30,7 @@ from pg_kafka.wire.messages.end_txn import EndTxnRequest, EndTxnResponse
 from pg_kafka.wire.messages.txn_offset_commit import (
     TxnOffsetCommitRequest,
     TxnOffsetCommitRequestPartition,
+    TxnOffsetCommitRequestTopic,
     TxnOffsetCommitResponse,
     TxnOffsetCommitResponsePartition,
     TxnOffsetCommitResponseTopic,
@@ -36,6 +39,7 @@ from pg_kafka.wire.messages.txn_offset_commit import (
 _NONE = int(ErrorCode.NONE)
 _SINCE_TRANSACTIONS = 4  # in AddPartitionsToTxn
 _SINCE_LOADING = 2  # in TxnOffsetCommit
+_SINCE_TOPIC_IDS = _SINCE_GROUP_ERRORS = 6  # in TxnOffsetCommit
 
 
 # -- AddPartitionsToTxn --------------------------------------------------------------------------------------------------
@@ -52,6 +56,8 @@ async def add_partitions_to_txn(ctx: Context, request: AddPartitionsToTxnRequest
               - the answer comes when it is committed
     """
     if ctx.version >= _SINCE_TRANSACTIONS:
+        # Brokers ask so, for clients whom they have asked for their permissions.
+        ctx.doors.check(Operation.CLUSTER_ACTION, ResourceType.CLUSTER)
         return AddPartitionsToTxnResponse(
             results_by_transaction=[
                 AddPartitionsToTxnResult(
@@ -73,10 +79,25 @@ async def _add(ctx: Context, asked: AddPartitionsToTxnTransaction) -> list[AddPa
     places: dict[tuple[str, int], Registration] = {}
     codes: dict[tuple[str, int], int] = {}
     turns = ctx.broker.turns
+    is_clients = ctx.version < _SINCE_TRANSACTIONS
+    try:
+        door = ctx.doors.transactions
+        room = (
+            door.enter(Operation.WRITE, asked.transactional_id) if is_clients else door.entered(asked.transactional_id)
+        )
+    except Refused as refused:
+        codes = {(topic.name, index): refused.code for topic in asked.topics for index in topic.partitions}
+        return [_added(topic, codes) async for topic in turns.each(asked.topics)]
     async for topic_asked in turns.each(asked.topics):
-        topic = ctx.broker.topics.by_name.get(topic_asked.name)
+        denied = None
+        try:
+            topic = ctx.doors.topics.find(Operation.WRITE if is_clients else None, topic_asked.name)
+        except Refused as refused:
+            topic, denied = None, refused.code
         async for index in turns.each(topic_asked.partitions):
-            if topic is None or not 0 <= index < topic.partitions:
+            if denied is not None:
+                codes[topic_asked.name, index] = denied
+            elif topic is None or not 0 <= index < topic.partitions:
                 codes[topic_asked.name, index] = int(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
             else:
                 places[topic_asked.name, index] = (topic.id, index, _high_watermark(ctx, topic, index))
@@ -85,16 +106,15 @@ async def _add(ctx: Context, asked: AddPartitionsToTxnTransaction) -> list[AddPa
     elif not asked.transactional_id:
         codes = dict.fromkeys(places, int(ErrorCode.INVALID_REQUEST))
     elif asked.verify_only:
-        codes = _verify(ctx, asked, places)
+        codes = _verify(room, asked, places)
     else:
-        step = await ctx.broker.transactions.step(
-            asked.transactional_id,
+        step = await room.step(
             lambda machine, _fresh: machine.add_partitions(
                 asked.producer_id,
                 asked.producer_epoch,
                 list(places.values()),
                 version=ctx.version,
-                now_ms=ctx.broker.transactions.now_ms(),
+                steady_ms=room.steady_ms(),
             ),
         )
         codes = dict.fromkeys(places, int(step.error))
@@ -102,17 +122,16 @@ async def _add(ctx: Context, asked: AddPartitionsToTxnTransaction) -> list[AddPa
 
 
 def _high_watermark(ctx: Context, topic: Topic, index: int) -> int:
-    partition = ctx.broker.log.partition(topic, index)
+    partition = ctx.doors.topics.loaded(topic, index)
     return -1 if partition is None else partition.high_watermark
 
 
 def _verify(
-    ctx: Context, asked: AddPartitionsToTxnTransaction, places: Mapping[tuple[str, int], Registration]
+    room: TransactionRoom, asked: AddPartitionsToTxnTransaction, places: Mapping[tuple[str, int], Registration]
 ) -> dict[tuple[str, int], int]:
-    transactions = ctx.broker.transactions
-    one = transactions.get(asked.transactional_id)
-    if transactions.refusal or one is None:
-        return dict.fromkeys(places, int(transactions.refusal or ErrorCode.INVALID_PRODUCER_ID_MAPPING))
+    one = room.one
+    if room.refusal or one is None:
+        return dict.fromkeys(places, int(room.refusal or ErrorCode.INVALID_PRODUCER_ID_MAPPING))
     wanted = {place: (topic_id, index) for place, (topic_id, index, _) in places.items()}
     codes = one.machine.verify_partitions(asked.producer_id, asked.producer_epoch, wanted.values())
     return {place: codes[partition] for place, partition in wanted.items()}
@@ -129,18 +148,13 @@ def _added(topic: AddPartitionsToTxnTopic, codes: Mapping[tuple[str, int], int])
 
 
 def partitions_failure(request: AddPartitionsToTxnRequest, code: int) -> AddPartitionsToTxnResponse:
-    """In the form of all versions."""
-
-    def of(topics: Sequence[AddPartitionsToTxnTopic]) -> list[AddPartitionsToTxnTopicResult]:
-        return [_added(topic, {(topic.name, index): int(code) for index in topic.partitions}) for topic in topics]
-
+    """In the form of all versions: from 4 on there is one code for the whole request."""
     return AddPartitionsToTxnResponse(
-        results_by_topic_v3_and_below=of(request.v3_and_below_topics),
-        error_code=code,
-        results_by_transaction=[
-            AddPartitionsToTxnResult(transactional_id=each.transactional_id, topic_results=of(each.topics))
-            for each in request.transactions
+        results_by_topic_v3_and_below=[
+            _added(topic, {(topic.name, index): int(code) for index in topic.partitions})
+            for topic in request.v3_and_below_topics
         ],
+        error_code=code,
     )
 
 
@@ -156,19 +170,19 @@ async def add_offsets_to_txn(ctx: Context, request: AddOffsetsToTxnRequest) -> A
               - all else is the transaction's: `coordinator/transactions.py`
               - the answer comes when it is committed
     """
+    room = ctx.doors.transactions.enter(Operation.WRITE, request.transactional_id)
+    ctx.doors.groups.check(Operation.READ, request.group_id)
     if not request.transactional_id:
         return AddOffsetsToTxnResponse(error_code=ErrorCode.INVALID_REQUEST)
-    if not ctx.broker.groups.can_be_id(request.group_id):
+    if not can_be_id(request.group_id):
         return AddOffsetsToTxnResponse(error_code=ErrorCode.INVALID_GROUP_ID)
-    transactions = ctx.broker.transactions
-    step = await transactions.step(
-        request.transactional_id,
+    step = await room.step(
         lambda machine, _fresh: machine.add_offsets(
             request.producer_id,
             request.producer_epoch,
             request.group_id,
             version=ctx.version,
-            now_ms=transactions.now_ms(),
+            steady_ms=room.steady_ms(),
         ),
     )
     return AddOffsetsToTxnResponse(error_code=step.error)
@@ -184,39 +198,64 @@ def offsets_failure(request: AddOffsetsToTxnRequest, code: int) -> AddOffsetsToT
 async def txn_offset_commit(ctx: Context, request: TxnOffsetCommitRequest) -> TxnOffsetCommitResponse:
     """Commit offsets of a group with a transaction: they are the group's when it commits.
 
-    Versions  0-5. 2 has leader epochs, 3 members and generations (KIP-447) and is flexible, 4 knows
-              TRANSACTION_ABORTABLE, 5 makes the group part of the transaction by itself (KIP-890).
-    Rules     - an unknown topic or partition is UNKNOWN_TOPIC_OR_PARTITION
+    Versions  0-6. 2 has leader epochs, 3 members and generations (KIP-447) and is flexible, 4 knows
+              TRANSACTION_ABORTABLE, 5 makes the group part of the transaction by itself (KIP-890), 6 names topics by id
+              and tells errors of groups apart (KIP-1319).
+    Rules     - an unknown topic or partition is UNKNOWN_TOPIC_OR_PARTITION, an unknown id UNKNOWN_TOPIC_ID
               - an empty group id, or one that cannot be, is INVALID_GROUP_ID
               - the transaction comes first, then the group checks member and generation or epoch, where that is named:
-                UNKNOWN_MEMBER_ID, FENCED_INSTANCE_ID, ILLEGAL_GENERATION (also for an epoch that is stale); its error
-                is that of all other partitions
-              - a group that is not there is made, as one without members; with a generation it is ILLEGAL_GENERATION
+                UNKNOWN_MEMBER_ID, FENCED_INSTANCE_ID, ILLEGAL_GENERATION, STALE_MEMBER_EPOCH (before version 6 that is
+                ILLEGAL_GENERATION too); its error is that of all other partitions
+              - a group that is not there is made, as one without members; with a generation it is GROUP_ID_NOT_FOUND,
+                before version 6 ILLEGAL_GENERATION
               - metadata longer than offset.metadata.max.bytes is OFFSET_METADATA_TOO_LARGE
               - while something is loaded COORDINATOR_LOAD_IN_PROGRESS, below version 2 COORDINATOR_NOT_AVAILABLE
     """
     broker = ctx.broker
-    codes: dict[tuple[str, int], int] = {}
+    by_id = ctx.version >= _SINCE_TOPIC_IDS
+    codes: dict[tuple[str | UUID, int], int] = {}
     found: list[tuple[Topic, TxnOffsetCommitRequestPartition]] = []
+    room = ctx.doors.transactions.enter(Operation.WRITE, request.transactional_id)
+    ctx.doors.groups.check(Operation.READ, request.group_id)
     async for asked in broker.turns.each(request.topics):
-        topic = broker.topics.by_name.get(asked.name)
+        unknown = int(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
+        try:
+            topic = ctx.doors.topics.find(Operation.READ, _key(asked))
+            if topic is None and by_id:
+                unknown = int(ErrorCode.UNKNOWN_TOPIC_ID)
+        except Refused as refused:
+            topic, unknown = None, refused.code
         async for one in broker.turns.each(asked.partitions):
             if topic is None or not 0 <= one.partition_index < topic.partitions:
-                codes[asked.name, one.partition_index] = int(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION)
+                codes[_key(asked), one.partition_index] = unknown
             else:
                 found.append((topic, one))
     if found:
-        for (topic, one), code in zip(found, await _commit(ctx, request, found), strict=True):
-            codes[topic.name, one.partition_index] = code
+        for (topic, one), code in zip(found, await _commit(ctx, room, request, found), strict=True):
+            codes[topic.uuid if by_id else topic.name, one.partition_index] = code
     return _committed(request, codes)
 
 
+def _key(asked: TxnOffsetCommitRequestTopic) -> str | UUID:
+    """What the topic is called in the request: one that is called by its id has no name."""
+    return asked.name or asked.topic_id
+
+
 async def _commit(
-    ctx: Context, request: TxnOffsetCommitRequest, found: Sequence[tuple[Topic, TxnOffsetCommitRequestPartition]]
+    ctx: Context,
+    room: TransactionRoom,
+    request: TxnOffsetCommitRequest,
+    found: Sequence[tuple[Topic, TxnOffsetCommitRequestPartition]],
 ) -> list[int]:
     """Error codes of partitions that there are."""
-    transactions, groups, now_ms = ctx.broker.transactions, ctx.broker.groups, ctx.broker.now_ms()
-    code = _check_commit(ctx, request, found)
+    wall_ms = ctx.broker.clock.wall_ms()
+    if not request.group_id or not can_be_id(request.group_id):
+        return [int(ErrorCode.INVALID_GROUP_ID)] * len(found)
+    try:
+        group_room = ctx.doors.groups.enter(Operation.READ, request.group_id)
+        code = _check_commit(ctx, room, group_room, request, found)
+    except Refused as refused:
+        code = _known(refused.code, ctx.version)
     if code:
         return [code] * len(found)
     limit = ctx.broker.config.offset_metadata_max_bytes
@@ -229,52 +268,55 @@ async def _commit(
             one.committed_offset,
             one.committed_leader_epoch,
             one.committed_metadata or "",
-            groups.pending_commit_ms(request.group_id, (topic.id, one.partition_index), now_ms),
+            group_room.pending_commit_ms((topic.id, one.partition_index), wall_ms),
         )
         for (topic, one), code in zip(found, codes, strict=True)
         if not code
     ]
-    groups.expect(request.group_id)
-    step = await transactions.step(
-        request.transactional_id,
+    group_room.expect()
+    step = await room.step(
         lambda machine, _fresh: machine.commit_offsets(
             request.producer_id,
             request.producer_epoch,
             request.group_id,
             offsets,
             version=ctx.version,
-            now_ms=transactions.now_ms(),
+            steady_ms=room.steady_ms(),
         ),
     )
     return [code or _known(int(step.error), ctx.version) for code in codes]
 
 
 def _check_commit(
-    ctx: Context, request: TxnOffsetCommitRequest, found: Sequence[tuple[Topic, TxnOffsetCommitRequestPartition]]
+    ctx: Context,
+    room: TransactionRoom,
+    group_room: GroupRoom,
+    request: TxnOffsetCommitRequest,
+    found: Sequence[tuple[Topic, TxnOffsetCommitRequestPartition]],
 ) -> int:
     """The error for all partitions."""
-    groups, transactions = ctx.broker.groups, ctx.broker.transactions
-    if not request.group_id or not groups.can_be_id(request.group_id):
-        return int(ErrorCode.INVALID_GROUP_ID)
-    if refusal := groups.refusal or transactions.refusal:
-        return _known(int(refusal), ctx.version)
+    if room.refusal:
+        return _known(int(room.refusal), ctx.version)
     if not request.transactional_id:
         return int(ErrorCode.INVALID_REQUEST)
-    one = transactions.get(request.transactional_id)
+    one = room.one
     if one is None:
         return int(ErrorCode.INVALID_PRODUCER_ID_MAPPING)
     code = one.machine.check_offsets(request.producer_id, request.producer_epoch, request.group_id, version=ctx.version)
     if code:
         return int(code)
-    group = groups.get(request.group_id)
+    group = group_room.group
+    are_told_apart = ctx.version >= _SINCE_GROUP_ERRORS
     if group is None:
-        return int(ErrorCode.NONE if request.generation_id_or_member_epoch < 0 else ErrorCode.ILLEGAL_GENERATION)
-    who = (request.member_id, request.group_instance_id, request.generation_id_or_member_epoch, ctx.version, True)
-    code = group.machine.check_commit(*who)
-    if code and isinstance(group.machine, ConsumerGroup):
-        partitions = [(topic.uuid, partition.partition_index) for topic, partition in found]
-        code = group.machine.check_commit(*who, partitions=partitions)
-    return int(ErrorCode.ILLEGAL_GENERATION if code == ErrorCode.STALE_MEMBER_EPOCH else code)
+        if request.generation_id_or_member_epoch < 0:
+            return _NONE
+        return int(ErrorCode.GROUP_ID_NOT_FOUND if are_told_apart else ErrorCode.ILLEGAL_GENERATION)
+    refused = group.check_commit(
+        (request.member_id, request.group_instance_id, request.generation_id_or_member_epoch, ctx.version, True),
+        lambda: [(topic.uuid, partition.partition_index) for topic, partition in found],
+    )
+    is_known = refused != ErrorCode.STALE_MEMBER_EPOCH or are_told_apart
+    return int(refused if is_known else ErrorCode.ILLEGAL_GENERATION)
 
 
 def _known(code: int, version: int) -> int:
@@ -283,14 +325,15 @@ def _known(code: int, version: int) -> int:
     return int(ErrorCode.COORDINATOR_NOT_AVAILABLE) if is_unknown else code
 
 
-def _committed(request: TxnOffsetCommitRequest, codes: Mapping[tuple[str, int], int]) -> TxnOffsetCommitResponse:
+def _committed(request: TxnOffsetCommitRequest, codes: Mapping[tuple[str | UUID, int], int]) -> TxnOffsetCommitResponse:
     return TxnOffsetCommitResponse(
         topics=[
             TxnOffsetCommitResponseTopic(
                 name=topic.name,
+                topic_id=topic.topic_id,
                 partitions=[
                     TxnOffsetCommitResponsePartition(
-                        partition_index=one.partition_index, error_code=codes[topic.name, one.partition_index]
+                        partition_index=one.partition_index, error_code=codes[_key(topic), one.partition_index]
                     )
                     for one in topic.partitions
                 ],
@@ -302,7 +345,7 @@ def _committed(request: TxnOffsetCommitRequest, codes: Mapping[tuple[str, int], 
 
 def commit_failure(request: TxnOffsetCommitRequest, code: int) -> TxnOffsetCommitResponse:
     return _committed(
-        request, {(topic.name, one.partition_index): code for topic in request.topics for one in topic.partitions}
+        request, {(_key(topic), one.partition_index): code for topic in request.topics for one in topic.partitions}
     )
 
 
@@ -317,18 +360,17 @@ async def end_txn(ctx: Context, request: EndTxnRequest) -> EndTxnResponse:
     Rules     - an empty transactional id is INVALID_REQUEST, one that is not known INVALID_PRODUCER_ID_MAPPING
               - all else is the transaction's: `coordinator/transactions.py`
     """
+    room = ctx.doors.transactions.enter(Operation.WRITE, request.transactional_id)
     if not request.transactional_id:
         return end_failure(request, ErrorCode.INVALID_REQUEST)
-    transactions = ctx.broker.transactions
-    step = await transactions.step(
-        request.transactional_id,
+    step = await room.step(
         lambda machine, fresh: machine.end(
             request.producer_id,
             request.producer_epoch,
             request.committed,
             version=ctx.version,
             fresh_producer_id=fresh,
-            now_ms=transactions.now_ms(),
+            steady_ms=room.steady_ms(),
         ),
         may_need_producer_id=True,
     )

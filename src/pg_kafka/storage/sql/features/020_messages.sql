@@ -1,12 +1,17 @@
 -- kafka.messages: every committed record of every topic as a row. Its names and columns are a contract with SQL users.
--- kafka.all_messages has in addition what transactions leave in the log.
+-- kafka.all_messages has in addition what transactions leave in the log. kafka.topic_messages is what the views of topics are
+-- made of: kafka.messages without the question whether all topics are unpacked.
 --
--- Only built-in functions in here: PostgreSQL asks for EXECUTE on a view's functions from whoever reads the view, and a
--- GRANT on a topic's view is meant to be enough.
+-- Only built-in functions in here, and those that everybody may execute: PostgreSQL asks for EXECUTE on a view's functions from
+-- whoever reads the view, and a GRANT on a topic's view is meant to be enough.
+
+--
+-- Columns are only ever appended: topics' views, kafka.read() and views of users stand on these. What comes later goes behind the
+-- last column of both views, right behind %1$s.
 
 DO $do$
 DECLARE
-    -- What both views are made of. A view on the other one would take half as long again to plan.
+    -- What the views are made of. A view on the other one would take half as long again to plan.
     body constant text := $body$
 SELECT l.topic                                        AS topic_id,
        l.partition                                    AS partition_id,
@@ -47,7 +52,8 @@ LEFT JOIN kafka.log_starts s ON s.topic = l.topic AND s.partition = l.partition
 -- Set-returning functions in a select list hand out elements one by one; in FROM each row's arrays would be written to a
 -- tuplestore first, which takes twice as long.
 CROSS JOIN LATERAL (
-    SELECT unnest(l.values)                          AS value,
+    -- A row whose batches are not unpacked has no arrays. Its records are never left out without a word.
+    SELECT unnest(coalesce(l.values, kafka.refuse_packed(l.topic))) AS value,
            unnest(l.keys)                            AS key,
            unnest(l.timestamps)                      AS timestamp,
            unnest(l.offset_deltas)                   AS offset_delta,
@@ -60,10 +66,12 @@ CROSS JOIN LATERAL (
           OFFSET 0) AS d
 ) AS r
 WHERE %4$sl.last_offset >= coalesce(s.log_start_offset, 0)
+  -- Rows that have moved are in two segments for a while, and the query's snapshot says which one counts. Nearly always there is no
+  -- such segment. NOT IN stays a filter of the scan, which asks once; as a join it would be planned with every segment.
+  AND (l.series, l.segment) NOT IN (SELECT h.series, h.segment FROM kafka.segments h WHERE h.state IN ('filling', 'replaced'))
   AND l.base_offset + coalesce(r.offset_delta, r.n) >= coalesce(s.log_start_offset, 0)
     $body$;
-BEGIN
-    EXECUTE 'CREATE OR REPLACE VIEW kafka.messages AS ' || format(body, '', '', '', $where$
+    committed constant text := $where$
           NOT l.is_control
       -- Asked of the stored row, before it is unpacked, and not at all when it is in no transaction.
       AND (NOT l.is_transactional OR (
@@ -71,7 +79,10 @@ BEGIN
           WHERE m.topic = l.topic AND m.partition = l.partition
             AND m.producer_id = coalesce(l.producer_id, l.producer_ids[1]) AND m.marker_offset > l.last_offset
           ORDER BY m.marker_offset LIMIT 1))
-      AND $where$);
+      AND $where$;
+BEGIN
+    EXECUTE 'CREATE OR REPLACE VIEW kafka.topic_messages AS ' || format(body, '', '', '', committed);
+    EXECUTE 'CREATE OR REPLACE VIEW kafka.messages AS ' || format(body, '', '', '', 'kafka.are_unpacked() AND ' || committed);
     EXECUTE 'CREATE OR REPLACE VIEW kafka.all_messages AS ' || format(body, $columns$,
            r.transaction,
            l.is_transactional,
@@ -82,9 +93,9 @@ BEGIN
                      CASE WHEN l.is_transactional THEN coalesce((
                          SELECT CASE WHEN m.is_commit THEN 'committed' ELSE 'aborted' END FROM kafka.markers m
                          WHERE m.topic = l.topic AND m.partition = l.partition
-                           AND m.producer_id = coalesce(l.producer_id, l.producer_ids[1]) AND m.marker_offset >= l.last_offset
+                           AND m.producer_id = coalesce(l.producer_id, l.producer_ids[1]) AND m.marker_offset >= l.base_offset
                          ORDER BY m.marker_offset LIMIT 1), 'open') END AS transaction
-    $transaction$, '');
+    $transaction$, 'kafka.are_unpacked() AND ');
 END
 $do$;
 
@@ -105,6 +116,9 @@ COMMENT ON COLUMN kafka.messages.batch_last_offset IS 'Last offset of the stored
 COMMENT ON COLUMN kafka.messages.batch_max_timestamp IS 'Largest timestamp_ms of the stored row; a condition on it skips rows without unpacking them.';
 COMMENT ON COLUMN kafka.messages.series IS 'Chain of segments that holds the record.';
 COMMENT ON COLUMN kafka.messages.segment IS 'Segment within the series.';
+
+COMMENT ON VIEW kafka.topic_messages IS
+    'What the views of topics are made of. Read these, or kafka.messages: this one stops at batches that are not unpacked.';
 
 COMMENT ON VIEW kafka.all_messages IS
     'kafka.messages with all that transactions leave in the log: records that are not committed, or never will be, and markers.';

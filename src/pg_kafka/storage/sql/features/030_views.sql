@@ -1,4 +1,6 @@
 -- The view of a topic. Made and removed by the janitor; nobody else needs to call these.
+--
+-- SECURITY DEFINER: views belong to the owner of the schema, whoever the broker is.
 
 CREATE OR REPLACE FUNCTION kafka.topic_view_name(name text, id bigint) RETURNS text
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
@@ -14,13 +16,14 @@ BEGIN ATOMIC
         SELECT FROM pg_class c
         JOIN pg_rewrite r ON r.ev_class = c.oid
         JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
-                        AND d.refclassid = 'pg_class'::regclass AND d.refobjid = 'kafka.messages'::regclass
+                        AND d.refclassid = 'pg_class'::regclass
+                        AND d.refobjid IN ('kafka.topic_messages'::regclass, 'kafka.messages'::regclass)
         WHERE c.relnamespace = 'topics'::regnamespace AND c.relname = view_name AND c.relkind = 'v');
 END;
 COMMENT ON FUNCTION kafka.is_topic_view(text) IS 'Is there a view with this name in schema topics that shows records?';
 
 CREATE OR REPLACE FUNCTION kafka.create_topic_view(topic_id bigint) RETURNS text
-LANGUAGE plpgsql
+LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -41,8 +44,8 @@ BEGIN
     END IF;
     -- OR REPLACE: views of users may still stand on that of a deleted topic with this name; they follow to the new one.
     EXECUTE format(
-        'CREATE OR REPLACE VIEW topics.%I AS SELECT * FROM kafka.messages WHERE series IN (0, %s) AND topic_id = %s',
-        made, topic.id, topic.id);
+        'CREATE OR REPLACE VIEW topics.%I AS SELECT * FROM kafka.topic_messages
+         WHERE series IN (0, %s) AND topic_id = %s AND kafka.is_unpacked(%s)', made, topic.id, topic.id, topic.id);
     EXECUTE format('COMMENT ON VIEW topics.%I IS %L', made, format('Records of topic %s (id %s).', topic.name, topic.id));
     UPDATE kafka.deleted_topics d SET view_name = NULL WHERE d.view_name = made;
     UPDATE kafka.topics t SET view_name = made WHERE t.id = topic_id;
@@ -52,7 +55,7 @@ $$;
 COMMENT ON FUNCTION kafka.create_topic_view(bigint) IS 'Make the view of a topic in schema topics; returns its name.';
 
 CREATE OR REPLACE FUNCTION kafka.drop_topic_view(view_name text) RETURNS boolean
-LANGUAGE plpgsql
+LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
@@ -62,10 +65,23 @@ BEGIN
     RETURN true;
 EXCEPTION
     WHEN dependent_objects_still_exist THEN
-        EXECUTE format('CREATE OR REPLACE VIEW topics.%I AS SELECT * FROM kafka.messages WHERE false', view_name);
+        EXECUTE format('CREATE OR REPLACE VIEW topics.%I AS SELECT * FROM kafka.topic_messages WHERE false', view_name);
         EXECUTE format('COMMENT ON VIEW topics.%I IS %L', view_name, 'Its topic was deleted; a view of yours stands on it.');
         RETURN false;
 END
 $$;
 COMMENT ON FUNCTION kafka.drop_topic_view(text) IS
     'Remove the view of a deleted topic; false when a user''s view depends on it: then it stays, empty.';
+
+CREATE OR REPLACE FUNCTION kafka.touch_topic_view(view_name text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF kafka.is_topic_view(view_name) THEN
+        EXECUTE format('ALTER VIEW topics.%I RESET (check_option)', view_name);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION kafka.touch_topic_view(text) IS
+    'Change nothing, but have plans that sessions keep for a topic''s view made anew. ACCESS EXCLUSIVE until the end of the transaction.';

@@ -2,7 +2,7 @@
 
 -- name: live_brokers
 -- The lock of a heartbeat session that has ended is free. To find out takes it until the end of this statement, and waits for nobody.
-SELECT incarnation, node_id, epoch, lock_id, heartbeat_lock_id, host, port, beats, seen_at,
+SELECT incarnation, node_id, epoch, lock_id, heartbeat_lock_id, host, port, endpoints, beats, seen_at,
        pg_catalog.pg_try_advisory_xact_lock(1885825894, heartbeat_lock_id) AS is_heartbeat_gone
 FROM kafka.brokers WHERE status = 'live' ORDER BY incarnation;
 
@@ -29,12 +29,12 @@ SELECT cluster_id, schema_version, epoch, system_identifier, timeline FROM kafka
 UPDATE kafka.cluster SET epoch = epoch + $1, system_identifier = $2, timeline = $3 RETURNING epoch;
 
 -- name: join
--- With the node id that it had while it waited ($7), or the lowest that is free.
-INSERT INTO kafka.brokers (node_id, status, epoch, lock_id, heartbeat_lock_id, host, port, version)
-SELECT coalesce($7::integer, (
+-- With the node id that it had while it waited ($8), or the lowest that is free.
+INSERT INTO kafka.brokers (node_id, status, epoch, lock_id, heartbeat_lock_id, host, port, version, endpoints)
+SELECT coalesce($8::integer, (
            SELECT min(n) FROM generate_series(1, (SELECT count(*) + 1 FROM kafka.brokers WHERE status IN ('live', 'waiting'))) n
            WHERE n NOT IN (SELECT node_id FROM kafka.brokers WHERE status IN ('live', 'waiting')))),
-       'live', $1, $2, $3, $4, $5, $6
+       'live', $1, $2, $3, $4, $5, $6, $7::text[]
 RETURNING incarnation, node_id, lock_id, heartbeat_lock_id, beats;
 
 -- name: forget_old_incarnations
@@ -44,8 +44,8 @@ AND incarnation < (SELECT coalesce(max(incarnation), 0) - 1000 FROM kafka.broker
 
 -- name: wait
 -- A broker that waits. It leads nothing, so it has no epoch, and its session's lock is that of its heartbeat.
-INSERT INTO kafka.brokers (node_id, status, epoch, lock_id, heartbeat_lock_id, host, port, version)
-SELECT min(n), 'waiting', 0, $1, $1, $2, $3, $4
+INSERT INTO kafka.brokers (node_id, status, epoch, lock_id, heartbeat_lock_id, host, port, version, endpoints)
+SELECT min(n), 'waiting', 0, $1, $1, $2, $3, $4, $5::text[]
 FROM generate_series(1, (SELECT count(*) + 1 FROM kafka.brokers WHERE status IN ('live', 'waiting'))) n
 WHERE n NOT IN (SELECT node_id FROM kafka.brokers WHERE status IN ('live', 'waiting'))
 RETURNING incarnation, node_id;
@@ -56,7 +56,7 @@ UPDATE kafka.brokers SET beats = beats + 1, seen_at = clock_timestamp() WHERE in
 RETURNING beats;
 
 -- name: waiting_brokers
-SELECT incarnation, node_id, host, port, beats, seen_at,
+SELECT incarnation, node_id, host, port, endpoints, beats, seen_at,
        pg_catalog.pg_try_advisory_xact_lock(1885825894, heartbeat_lock_id) AS is_heartbeat_gone
 FROM kafka.brokers WHERE status = 'waiting' ORDER BY node_id;
 

@@ -21,6 +21,21 @@ FROM STDIN (FORMAT binary);
 -- name: copy_transactions
 COPY kafka.{transactions} (entry, transactional_id, kind, key, value) FROM STDIN (FORMAT binary);
 
+-- name: insert_offsets
+INSERT INTO kafka.{offsets}
+    (entry, group_id, topic_id, partition_id, committed_offset, leader_epoch, metadata, committed_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
+
+-- name: insert_groups
+INSERT INTO kafka.{groups} (entry, group_id, kind, key, value) VALUES ($1, $2, $3, $4, $5);
+
+-- name: insert_history
+INSERT INTO kafka.{history} (entry, group_id, event, generation, member_id, client_id, client_host, detail)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
+
+-- name: insert_transactions
+INSERT INTO kafka.{transactions} (entry, transactional_id, kind, key, value) VALUES ($1, $2, $3, $4, $5);
+
 -- name: entry_exists
 -- Did a transaction whose outcome is unknown commit? Its entries are there all or not at all. Reads the table, which is
 -- bounded, as there is no index on entries: this is asked after a lost connection only.

@@ -15,8 +15,24 @@ WHERE t.view_name IS NOT NULL AND NOT EXISTS (
     SELECT FROM pg_class c
     JOIN pg_rewrite r ON r.ev_class = c.oid
     JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
-                    AND d.refclassid = 'pg_class'::regclass AND d.refobjid = 'kafka.messages'::regclass
+                    AND d.refclassid = 'pg_class'::regclass
+                    AND d.refobjid IN ('kafka.topic_messages'::regclass, 'kafka.messages'::regclass)
     WHERE c.relnamespace = 'topics'::regnamespace AND c.relname = t.view_name AND c.relkind = 'v');
+
+-- name: topics_with_old_view
+-- Views from before kafka.topic_messages got its last columns: columns are only ever appended, so their number says it. And those from
+-- before schema version 5: they are made of kafka.messages, and ask for all topics. What somebody else has made of these is left alone.
+SELECT t.id FROM kafka.topics t
+JOIN pg_catalog.pg_class c ON c.relnamespace = 'topics'::regnamespace AND c.relname = t.view_name AND c.relkind = 'v'
+WHERE (c.relnatts < (SELECT m.relnatts FROM pg_catalog.pg_class m WHERE m.oid = 'kafka.topic_messages'::regclass)
+       OR (strpos(pg_catalog.pg_get_viewdef(c.oid), format('topic_id = %s', t.id)) > 0
+           AND EXISTS (
+               SELECT FROM pg_catalog.pg_rewrite r
+               JOIN pg_catalog.pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
+                                          AND d.refclassid = 'pg_class'::regclass AND d.refobjid = 'kafka.messages'::regclass
+               WHERE r.ev_class = c.oid)))
+  AND NOT (t.id = ANY ($1::bigint[]))
+ORDER BY t.id LIMIT $2;
 
 -- name: create_views
 -- Locks: the topics' rows in order of id, against their deletion.
@@ -62,26 +78,33 @@ DELETE FROM kafka.markers WHERE ctid = ANY (ARRAY(SELECT m.ctid FROM kafka.marke
 WITH extents AS (DELETE FROM kafka.extents WHERE topic = $1),
      epochs AS (DELETE FROM kafka.leader_epochs WHERE topic = $1),
      starts AS (DELETE FROM kafka.log_starts WHERE topic = $1),
+     compactions AS (DELETE FROM kafka.compactions WHERE topic = $1),
      checkpoints AS (DELETE FROM kafka.partition_checkpoints WHERE topic = $1)
 DELETE FROM kafka.deleted_topics WHERE id = $1 AND view_name IS NULL;
 
 -- name: grown_segments
--- Active segments of at least $3 bytes, and those that are full: they have reached their size or, not being empty, their age.
--- A topic's configs count in its own series.
-SELECT s.id AS series, s.active_segment AS segment, l.bytes, a.is_full
-FROM kafka.series s
-JOIN kafka.segments g ON g.series = s.id AND g.segment = s.active_segment
-LEFT JOIN kafka.topics t ON t.id = s.id
-CROSS JOIN LATERAL (SELECT to_regclass(format('kafka.log_%s_%s', s.id, s.active_segment)) AS leaf) AS n
+-- Active segments of broker $4 of at least $3 bytes, and those that are full: they have reached their size or, not being empty, their age.
+-- A topic's configs count in its own series; what is no number there (somebody may write anything by SQL) counts as not set. As in Kafka,
+-- a compacted topic's segments are no older than its max.compaction.lag.ms. What topics do not set is $2, $5 (are they compacted?) and $6.
+SELECT g.series, g.segment, l.bytes, a.is_full
+FROM kafka.segments g
+LEFT JOIN kafka.topics t ON t.id = g.series
+CROSS JOIN LATERAL (SELECT to_regclass(format('kafka.log_%s_%s', g.series, g.segment)) AS leaf) AS n
 CROSS JOIN LATERAL (SELECT n.leaf, pg_table_size(n.leaf) AS bytes) AS l
 CROSS JOIN LATERAL (
-    SELECT l.bytes >= coalesce((t.configs ->> 'segment.bytes')::bigint, $1)
+    SELECT l.bytes >= coalesce(substring(t.configs ->> 'segment.bytes' FROM '^\d{1,18}$')::bigint, $1)
            OR (pg_relation_size(l.leaf) > 0
                AND extract(epoch FROM clock_timestamp() - g.created_at) * 1000
-                   >= coalesce((t.configs ->> 'segment.ms')::bigint, $2)) AS is_full
+                   >= least(coalesce(substring(t.configs ->> 'segment.ms' FROM '^\d{1,18}$')::bigint, $2),
+                            CASE WHEN t.id IS NOT NULL AND coalesce(t.configs ->> 'cleanup.policy' LIKE '%compact%', $5)
+                                 THEN coalesce(substring(t.configs ->> 'max.compaction.lag.ms' FROM '^\d{1,18}$')::bigint, $6) END)) AS is_full
 ) AS a
-WHERE (s.id = 0 OR t.id IS NOT NULL) AND (a.is_full OR l.bytes >= $3)
-ORDER BY s.id;
+WHERE g.state = 'active' AND g.owner = $4 AND (g.series = 0 OR t.id IS NOT NULL) AND (a.is_full OR l.bytes >= $3)
+ORDER BY g.series;
+
+-- name: own_compression
+-- What a topic wants for its own series; somebody may have written anything by SQL.
+SELECT configs ->> 'storage.compression' FROM kafka.topics WHERE id = $1;
 
 -- name: oldest_snapshot
 -- Now, and since when the oldest snapshot has been held here; vacuum does not count other vacuums.
@@ -91,10 +114,10 @@ SELECT clock_timestamp() AS now,
           AND a.backend_type <> 'autovacuum worker') AS held_since;
 
 -- name: superseded_segments
--- Still marked active though a newer one is: the lanes have not all said yet that they have left it.
-SELECT s.id AS series, g.segment, s.active_segment
-FROM kafka.series s JOIN kafka.segments g ON g.series = s.id
-WHERE g.state = 'active' AND g.segment < s.active_segment ORDER BY s.id, g.segment;
+-- The lanes of broker $1 have not all said yet that they have left it for the active one.
+SELECT g.series, g.segment, a.segment AS active_segment
+FROM kafka.segments g JOIN kafka.segments a ON a.series = g.series AND a.owner = g.owner AND a.state = 'active'
+WHERE g.state = 'superseded' AND g.owner = $1 ORDER BY g.series, g.segment;
 
 -- name: sealed_segments
 -- While a snapshot from before its sealing is held, vacuum could do little; it is waited for, but not for ever: $1 is in seconds.
@@ -111,11 +134,13 @@ ORDER BY g.sealed_at LIMIT 1;
 SELECT t.id FROM kafka.topics t JOIN kafka.series s ON s.id = t.id WHERE t.series = 0;
 
 -- name: topic_place
-SELECT t.series, (SELECT s.active_segment FROM kafka.series s WHERE s.id = t.series) AS segment
+-- The series that a topic is in, and the segment there that broker $2 appends to.
+SELECT t.series,
+       (SELECT g.segment FROM kafka.segments g WHERE g.series = t.series AND g.state = 'active' AND g.owner = $2) AS segment
 FROM kafka.topics t WHERE t.id = $1;
 
 -- name: active_segment
-SELECT active_segment FROM kafka.series WHERE id = $1;
+SELECT segment FROM kafka.segments WHERE series = $1 AND state = 'active' AND owner = $2;
 
 -- name: checkpoints_size
 SELECT pg_table_size('kafka.partition_checkpoints');

@@ -61,6 +61,11 @@ BEGIN
 END
 $$;
 
+-- name: grant_to_readers
+-- PostgreSQL asks for EXECUTE on the functions in a view from whoever reads the view. These return no record.
+GRANT EXECUTE ON FUNCTION kafka.is_unpacked(bigint), kafka.are_unpacked(), kafka.refuse_packed(bigint),
+    kafka.config_fault(text, text, text), kafka.broker_value(kafka.config_keys) TO PUBLIC;
+
 -- name: forget_settings
 DELETE FROM kafka.setting_names WHERE NOT (name = ANY ($1::text[]));
 
@@ -70,9 +75,36 @@ SELECT * FROM unnest($1::text[], $2::text[])
 ON CONFLICT (name) DO UPDATE SET description = EXCLUDED.description
 WHERE kafka.setting_names.description IS DISTINCT FROM EXCLUDED.description;
 
+-- name: forget_configs
+DELETE FROM kafka.config_keys WHERE NOT ((scope, name) IN (SELECT * FROM unnest($1::text[], $2::text[])));
+
+-- name: know_configs
+-- $1 is an array of objects with the columns' names.
+INSERT INTO kafka.config_keys AS k
+SELECT r.* FROM jsonb_populate_recordset(NULL::kafka.config_keys, $1::text::jsonb) AS r
+ON CONFLICT (scope, name) DO UPDATE
+SET type = EXCLUDED.type, default_value = EXCLUDED.default_value, minimum = EXCLUDED.minimum, maximum = EXCLUDED.maximum,
+    also_allowed = EXCLUDED.also_allowed, choices = EXCLUDED.choices, pattern = EXCLUDED.pattern, form = EXCLUDED.form,
+    must_be_set = EXCLUDED.must_be_set, synonyms = EXCLUDED.synonyms, bounds = EXCLUDED.bounds, unit_ms = EXCLUDED.unit_ms,
+    effect = EXCLUDED.effect, refused = EXCLUDED.refused, is_dynamic = EXCLUDED.is_dynamic, documentation = EXCLUDED.documentation
+WHERE k IS DISTINCT FROM EXCLUDED;
+
 -- name: lock_holders
 -- Who keeps us from the lock of try_lock. kafka.log need not be there.
 SELECT l.pid, coalesce(a.usename, 'unknown')::text AS role, coalesce(a.application_name, '') AS application
 FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
 WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 1885825894 AND l.objid = 0 AND l.objsubid = 2
   AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()) AND l.pid <> pg_catalog.pg_backend_pid();
+
+-- name: owner
+-- Who owns the schema, and whether this session may do as it does.
+SELECT pg_catalog.pg_get_userbyid(n.nspowner)::text AS name, pg_catalog.pg_has_role(current_user, n.nspowner, 'USAGE') AS is_own
+FROM pg_catalog.pg_namespace n WHERE n.nspname = 'kafka';
+
+-- name: broker_role
+-- Who owns the tables of segments, if that is another role than the owner of the log.
+SELECT pg_catalog.pg_get_userbyid(s.relowner)::text FROM pg_catalog.pg_class s, pg_catalog.pg_class l
+WHERE s.oid = to_regclass('kafka.log_0') AND l.oid = 'kafka.log'::regclass AND s.relowner <> l.relowner;
+
+-- name: grant_broker
+SELECT kafka.grant_broker($1);

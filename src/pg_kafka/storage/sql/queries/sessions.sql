@@ -8,6 +8,10 @@ SELECT name, setting, source IN ('client', 'session') AS is_own FROM pg_catalog.
 -- Set one parameter for the session.
 SELECT pg_catalog.set_config($1, $2, false);
 
+-- name: plan_once
+-- From here on each prepared statement of the session keeps its first plan (storage/prepared.py).
+SET plan_cache_mode = force_generic_plan;
+
 -- name: identity
 -- Where the session is: a change of any of the first three is a failover, a restore or a restart. A dump brings its own
 -- copy of the server's number along, so that of the database and that of a table are part of it: a restore makes both anew.

@@ -1,11 +1,36 @@
 -- Settings kept in the database, and what `doctor` asks.
 
 -- name: stored
--- Parameters that a superuser has set, then kafka.settings, which wins (a later row replaces an earlier one).
-SELECT name, pg_catalog.current_setting(name, true) AS value FROM kafka.setting_names
+-- Parameters that a superuser has set, with a node_id of NULL; then kafka.settings, whose node_id is 0 for all brokers.
+SELECT name, pg_catalog.current_setting(name, true) AS value, NULL::integer AS node_id FROM kafka.setting_names
 WHERE pg_catalog.current_setting(name, true) <> ''
 UNION ALL
-SELECT name, value FROM kafka.settings;
+SELECT name, value, node_id FROM kafka.settings;
+
+-- name: change_for
+-- For one node, or 0 for all: the names $2 go, the names $3 have the values $4. Locks: their rows.
+WITH gone AS (DELETE FROM kafka.settings WHERE node_id = $1 AND name = ANY ($2::text[]))
+INSERT INTO kafka.settings AS s (name, value, node_id)
+SELECT n, v, $1 FROM unnest($3::text[], $4::text[]) AS u (n, v) ORDER BY n
+ON CONFLICT (name, node_id) DO UPDATE SET value = EXCLUDED.value WHERE s.value <> EXCLUDED.value;
+
+-- name: publish
+-- What is in force on node $1: these are all that it has. What is left of nodes that are gone goes.
+WITH gone AS (
+    DELETE FROM kafka.broker_configs b
+    WHERE b.node_id = $1 AND b.name <> ALL ($2::text[])
+       OR b.node_id <> $1 AND NOT EXISTS (SELECT FROM kafka.brokers r WHERE r.node_id = b.node_id AND r.status = 'live')
+)
+INSERT INTO kafka.broker_configs AS b (node_id, name, value, source)
+SELECT $1, n, v, s FROM unnest($2::text[], $3::text[], $4::text[]) AS u (n, v, s)
+ON CONFLICT (node_id, name) DO UPDATE SET value = EXCLUDED.value, source = EXCLUDED.source
+WHERE (b.value, b.source) IS DISTINCT FROM (EXCLUDED.value, EXCLUDED.source);
+
+-- name: sync_standbys
+-- Standbys that a COMMIT waits for. Without the right to see them their rows hold NULLs.
+SELECT pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') AS may_see,
+       (SELECT count(*) FROM pg_catalog.pg_stat_replication
+        WHERE sync_state IN ('sync', 'quorum') AND state = 'streaming')::integer AS connected;
 
 -- name: server
 SELECT current_setting('server_version_num')::integer AS version,

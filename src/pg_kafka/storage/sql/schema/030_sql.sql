@@ -11,3 +11,6 @@ CREATE TABLE kafka.setting_names (
     description  text NOT NULL
 );
 COMMENT ON TABLE kafka.setting_names IS 'The settings that kafka.set_config() knows, written by the program when it starts.';
+
+CREATE TABLE kafka.unpacking_asked ();
+COMMENT ON TABLE kafka.unpacking_asked IS 'Always empty. Who holds a ROW SHARE lock on it, and an advisory lock (1885825895, topic), has asked for the records of a topic.';

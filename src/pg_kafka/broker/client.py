@@ -1,0 +1,27 @@
+"""Who is at the other end of a connection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pg_kafka.config.listeners import NOWHERE, Listener
+
+ANONYMOUS = "User:ANONYMOUS"
+
+
+@dataclass(slots=True)
+class ConnectionInfo:
+    """What is known of a connection. `principal` is Kafka's name of who speaks, once that is known."""
+
+    id: int
+    peer: tuple[str, int]
+    local: tuple[str, int]
+    client_software_name: str = ""
+    client_software_version: str = ""
+    principal: str = ANONYMOUS
+    listener: Listener = NOWHERE
+
+    @property
+    def host(self) -> str:
+        """The client's address, as ACLs and quotas name it."""
+        return self.peer[0]
