@@ -4,6 +4,7 @@
 --system NAME     systems whose name contains NAME; repeatable
 --workload NAME   workloads whose kind or name contains NAME; repeatable
 --rounds N        instead of the profile's
+--layout NAME     how pg_kafka stores compressed batches: rows | batches | auto (pg_kafka.storage_layout)
 --list            what would run
 --show FILE       tables, targets and chart of a saved run
 """
@@ -11,6 +12,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -36,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--system", action="append", default=[], metavar="NAME")
     parser.add_argument("--workload", action="append", default=[], metavar="NAME")
     parser.add_argument("--rounds", type=int)
+    parser.add_argument("--layout", choices=("rows", "batches", "auto"))
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--show", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
@@ -51,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for rounds, workload in profile.rows:
             console.print(f"{rounds} x {type(workload).__name__:15} {workload.name}", highlight=False)
         return 0
+    if options.layout:
+        os.environ["PG_KAFKA_STORAGE_LAYOUT"] = options.layout
     # A signal must take the same way out as an error, past what stops the brokers.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     warm_up = _WARM_UP_RECORDS.get(options.profile, turns.WARM_UP_RECORDS)

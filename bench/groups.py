@@ -34,7 +34,7 @@ from bench.payloads import Payloads
 from bench.raw import CONSUMER_GROUP_HEARTBEAT, JOIN_GROUP, in_process
 from bench.systems import SYSTEMS, System, running
 from bench.turn import Turn
-from pg_kafka.config import Address
+from pg_kafka.config.address import Address
 
 # Kafka waits that long for more members before the first rebalance; the reference in tests has 0.
 KAFKA_SETTINGS = {"group.initial.rebalance.delay.ms": "3000"}

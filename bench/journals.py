@@ -16,10 +16,10 @@ from typing import Any
 
 import asyncpg
 from tests.postgres import FLAVOURS, PostgresServer
+from tests.storage.janitors import janitor_of
 from tests.storage.leader import leading
 
 from pg_kafka.storage.groups import GroupStore, OffsetWrite
-from pg_kafka.storage.janitor import Janitor
 
 GROUPS, PARTITIONS, INTERVAL_S, WINDOW_S = 500, 10, 0.5, 10
 SIZE = (
@@ -33,12 +33,14 @@ async def measure(dsn: str, hold: str, seconds: int) -> None:
     async with leading(dsn) as leader:
         topic = await leader.topic("t", PARTITIONS)
         store = GroupStore(leader.log, leader.control)
-        janitor = Janitor(
-            dsn, leader.log, segment_bytes=1 << 30, segment_ms=1 << 40, compression="none",
+        janitor = janitor_of(
+            dsn,
+            leader.log,
+            owner=leader.log.node_id,
+            growth=leader.growth,
             open_session=leader.membership.open_writer,
-        )  # fmt: skip
+        )
         await janitor.start()
-        leader.log._on_grown = janitor.poke
         holder, watcher = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
         if hold:
             await holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")

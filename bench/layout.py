@@ -1,6 +1,7 @@
 """How large a row of the log should be, and where its arrays should lie: one table of figures for each layout.
 
     python -m bench.layout [--server embedded] [--megabytes 200] [--sizes 100,1000] [--layouts toast-64,inline-7] [--rounds 3]
+    python -m bench.layout --server embedded --server postgresql-15 --write docs      # docs/layout-results.md, docs/layout.svg
 
 `toast-64` are rows of at most 64 kB of records whose arrays go to TOAST, `inline-7` rows that stay in the heap whole
 (`toast_tuple_target`). Each layout is a segment's table as the broker makes it, on a server that flushes, and gets the
@@ -8,7 +9,9 @@ same records by COPY in transactions of 1 MB on one session. Then
 
 - write: MB of records a second, processor time of the backend, WAL and disk a byte of records
 - read: what a consumer that is far behind costs: the broker's own query in answers of 1 MB, and encoding them
-- scan: records a second through the topic's view, by the leader alone, and with the workers that the planner chooses
+- scan: MB of records a second through the topic's view, which PostgreSQL runs in one process (its unnest is a LATERAL
+  subquery), and of a bare unnest over the segment's table, with no, one and two workers, which the table has to ask
+  for (`parallel_workers`)
 - load: the small columns of all rows, which a take-over without a checkpoint reads
 - freeze: VACUUM (FREEZE) of all of it, in the same checkpoint cycle
 """
@@ -23,16 +26,16 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import asyncpg
 import psutil
 from rich.console import Console
-from rich.table import Table
 from tests.batches import Record, batch_bytes
 from tests.postgres import FLAVOURS, PostgresServer
 
-from pg_kafka.storage import queries
-from pg_kafka.storage.log import _READ_FIELDS, _encode_rows
+from bench import layout_report
+from pg_kafka.storage import queries, stored_rows
 from pg_kafka.storage.migrate import migrate
 from pg_kafka.storage.segments import leaf_table
 from pg_kafka.wire import _records
@@ -43,8 +46,8 @@ ANSWER_BYTES = 1 << 20
 SERIES, SEGMENT = 0, 0
 LEAF = leaf_table(SERIES, SEGMENT)
 SQL = queries.load("log")
-# A tuple above this is cut up for TOAST unless the table says otherwise (PostgreSQL manual, 65.2).
-_LARGEST_TARGET = 8160
+# A tuple above this is cut up for TOAST: PostgreSQL's own value, and the largest (manual, "TOAST", 65.2).
+_TOAST_TARGET, _INLINE_TARGET = 2032, 8160
 SERVER = {"shared_buffers": "256MB", "wal_buffers": "16MB", "max_wal_size": "4GB", "min_wal_size": "1GB"}
 
 
@@ -68,7 +71,7 @@ class Layout:
         return max(1, self.row_kb * 1024 // record_bytes)
 
 
-DEFAULT = ("inline-7", "toast-16", "toast-32", "toast-64", "toast-128", "toast-1024")
+DEFAULT = ("toast-3", "inline-3", "toast-7", "inline-7", "toast-16", "toast-32", "toast-64", "toast-128", "toast-1024")
 SIZES = (100, 1_000, 10_000, 1_000_000)
 COLUMNS = {
     "write_mb_s": "write MB/s",
@@ -78,9 +81,10 @@ COLUMNS = {
     "read_mb_s": "read MB/s",
     "read_us_kb": "us a kB",
     "encode_us_kb": "encode us a kB",
-    "scan_mb_s": "scan MB/s",
-    "scan_workers": "workers",
-    "scan_parallel_mb_s": "with them",
+    "view_mb_s": "view MB/s",
+    "unnest_0_mb_s": "unnest MB/s",
+    "unnest_1_mb_s": "1 worker",
+    "unnest_2_mb_s": "2 workers",
     "load_ms": "load ms",
     "freeze_ms": "freeze ms",
     "freeze_wal": "WAL",
@@ -137,8 +141,8 @@ async def measure(dsn: str, layout: Layout, record_bytes: int, total_bytes: int)
         await migrate(connection, compression="none")
         await connection.execute("INSERT INTO kafka.topics (name, partitions) VALUES ('t', 1)")
         await connection.execute("SELECT kafka.create_topic_view(1)")
-        if layout.is_inline:
-            await connection.execute(f"ALTER TABLE kafka.{LEAF} SET (toast_tuple_target = {_LARGEST_TARGET})")
+        target = _INLINE_TARGET if layout.is_inline else _TOAST_TARGET
+        await connection.execute(f"ALTER TABLE kafka.{LEAF} SET (toast_tuple_target = {target})")
         backend = Backend(connection)
         rows = list(rows_of(layout, record_bytes, total_bytes))
         records = len(rows) * layout.records_a_row(record_bytes)
@@ -211,8 +215,8 @@ async def _read(backend: Backend, records: int, size: int) -> dict[str, float]:
         average = max(1, sum(row["row_bytes"] for row in rows) // len(rows))
         offset = rows[-1]["last_offset"] + 1
         begun = time.perf_counter()
-        arguments = [[row[name] for name in _READ_FIELDS] for row in rows]
-        _encode_rows(arguments, rows[0]["base_offset"], 1 << 30, None, None)
+        arguments = [[row[name] for name in stored_rows.FIELDS] for row in rows]
+        stored_rows.encode(arguments, rows[0]["base_offset"], 1 << 30, None, None)
         encode_s += time.perf_counter() - begun
     took, busy = time.perf_counter() - start, backend.seconds() - busy
     return {
@@ -225,68 +229,74 @@ async def _read(backend: Backend, records: int, size: int) -> dict[str, float]:
 
 async def _scan(backend: Backend, records: int, size: int) -> dict[str, float]:
     connection = backend.connection
-    query = "SELECT count(*), sum(length(value)) FROM topics.t"
-    found: dict[str, float] = {}
-    for name, workers in (("scan_mb_s", 0), ("scan_parallel_mb_s", 2)):
+    found = {"view_mb_s": size / await _scanned_in(connection, "topics.t", records, size) / 1e6}
+    # Without a price, so that the planner takes the workers that the table asks for.
+    await connection.execute("SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0")
+    for workers in range(3):
         await connection.execute(f"SET max_parallel_workers_per_gather = {workers}")
-        times = []
-        for _ in range(2):
-            start = time.perf_counter()
-            row = await connection.fetchrow(query)
-            times.append(time.perf_counter() - start)
-        assert row is not None and tuple(row) == (records, size), row
-        found[name] = size / min(times) / 1e6
-        if workers:
-            plan = "\n".join(row[0] for row in await connection.fetch("EXPLAIN " + query))
-            found["scan_workers"] = float(plan.partition("Workers Planned: ")[2].split("\n")[0] or 0)
+        await connection.execute(f"ALTER TABLE kafka.{LEAF} SET (parallel_workers = {workers})")
+        bare = f"(SELECT unnest(l.values) AS value FROM kafka.{LEAF} l) AS bare"
+        found[f"unnest_{workers}_mb_s"] = size / await _scanned_in(connection, bare, records, size) / 1e6
     return found
 
 
-async def run(server: PostgresServer, layouts: list[Layout], sizes: list[int], total_bytes: int, rounds: int) -> None:
-    console = Console(width=200)
-    for record_bytes in sizes:
-        figures: dict[str, list[dict[str, float]]] = defaultdict(list)
-        for number in range(rounds):
-            # In turns, each round in the other direction, so that a drift of the machine touches all alike.
-            for layout in layouts if number % 2 == 0 else reversed(layouts):
-                database = server.create_database()
-                try:
-                    figures[layout.name].append(
-                        await measure(database.superuser_dsn, layout, record_bytes, total_bytes)
-                    )
-                finally:
-                    server.drop_database(database)
-        table = Table(
-            title=f"{server.flavour}: records of {record_bytes:,} B, {total_bytes / 1e6:g} MB, medians of {rounds}"
-        )
-        table.add_column("layout")
-        for title in COLUMNS.values():
-            table.add_column(title, justify="right")
-        for name in (layout.name for layout in layouts):
-            values = (statistics.median(one[key] for one in figures[name]) for key in COLUMNS)
-            table.add_row(name, *(f"{value:.3g}" if value < 100 else f"{value:.0f}" for value in values))
-        console.print(table)
+async def _scanned_in(connection: asyncpg.Connection, source: str, records: int, size: int) -> float:
+    """Seconds that adding up all values takes, the better of two times."""
+    times = []
+    for _ in range(2):
+        start = time.perf_counter()
+        row = await connection.fetchrow(f"SELECT count(*), sum(length(value)) FROM {source}")
+        times.append(time.perf_counter() - start)
+        assert row is not None and tuple(row) == (records, size), row
+    return min(times)
+
+
+async def run(
+    server: PostgresServer, layouts: list[Layout], record_bytes: int, total_bytes: int, rounds: int
+) -> dict[str, dict[str, float]]:
+    """Medians of all figures of each layout."""
+    figures: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for number in range(rounds):
+        # In turns, each round in the other direction, so that a drift of the machine touches all alike.
+        for layout in layouts if number % 2 == 0 else reversed(layouts):
+            database = server.create_database()
+            try:
+                figures[layout.name].append(await measure(database.superuser_dsn, layout, record_bytes, total_bytes))
+            finally:
+                server.drop_database(database)
+    return {
+        layout.name: {key: statistics.median(one[key] for one in figures[layout.name]) for key in COLUMNS}
+        for layout in layouts
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--server", choices=FLAVOURS, default="embedded")
+    parser.add_argument("--server", choices=FLAVOURS, action="append")
     parser.add_argument("--megabytes", type=int, default=200)
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)))
     parser.add_argument("--layouts", default=",".join(DEFAULT))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--write", type=Path, metavar="FOLDER")
     options = parser.parse_args()
-    binaries = FLAVOURS[options.server]()
-    if binaries is None:
-        raise SystemExit(f"there is no server {options.server} here")
-    server = PostgresServer(options.server, binaries, fsync=True, settings=SERVER)
-    try:
-        server.create()
-        layouts = [Layout.named(name) for name in options.layouts.split(",")]
-        sizes = [int(size) for size in options.sizes.split(",")]
-        asyncio.run(run(server, layouts, sizes, options.megabytes * 1_000_000, options.rounds))
-    finally:
-        server.destroy()
+    console = Console(width=220)
+    runs: list[layout_report.Run] = []
+    for flavour in options.server or ["embedded"]:
+        binaries = FLAVOURS[flavour]()
+        if binaries is None:
+            raise SystemExit(f"there is no server {flavour} here")
+        server = PostgresServer(flavour, binaries, fsync=True, settings=SERVER)
+        try:
+            server.create()
+            layouts = [Layout.named(name) for name in options.layouts.split(",")]
+            for size in map(int, options.sizes.split(",")):
+                found = asyncio.run(run(server, layouts, size, options.megabytes * 1_000_000, options.rounds))
+                runs.append(layout_report.Run(flavour, size, options.megabytes, options.rounds, found))
+                console.print(layout_report.table(runs[-1], COLUMNS))
+        finally:
+            server.destroy()
+    if options.write:
+        layout_report.write(options.write, runs, COLUMNS)
 
 
 if __name__ == "__main__":

@@ -62,6 +62,8 @@ def short() -> Profile:
             (2, Produce(400_000, batch_bytes=KB16)),
             (1, Produce(600_000, producers=4, partitions=12, then_copy=True)),
             (1, Produce(100_000, record_bytes=1000)),
+            (1, Produce(600_000, "json", 150, codec="lz4")),
+            (1, Produce(600_000, "json", 150, codec="zstd")),
             (1, ConsumeLive(500_000)),
             (1, Latency(1_000, 3, 1)),
             (1, SmallProducers(2)),
