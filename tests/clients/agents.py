@@ -27,6 +27,7 @@ from tests.clients.client import (
     Consumer,
     Producer,
 )
+from tests.clients.logins import Login
 from tests.clients.records import Record
 from tests.kafka_reference import BUILD_DIR, JAVA_DIR, ToolMissing, java, need
 
@@ -141,16 +142,38 @@ class AgentClient(Client):
     def stop(self) -> None:
         self._agent.stop()
 
+    def shown(self, login: Login | None) -> dict[str, Any]:
+        """The part of a request that says who the client is."""
+        return {} if login is None else {"login": login.for_agent()}
+
     def producer(
-        self, bootstrap: str, *, codec: str = "none", idempotent: bool = True, max_bytes: int = USUAL_BYTES
+        self,
+        bootstrap: str,
+        *,
+        codec: str = "none",
+        idempotent: bool = True,
+        max_bytes: int = USUAL_BYTES,
+        login: Login | None = None,
     ) -> Producer:
         answer = self._agent.ask(
-            "open_producer", bootstrap=bootstrap, codec=codec, idempotent=idempotent, max_bytes=max_bytes
+            "open_producer",
+            bootstrap=bootstrap,
+            codec=codec,
+            idempotent=idempotent,
+            max_bytes=max_bytes,
+            **self.shown(login),
         )
         return AgentProducer(self._agent, answer["handle"])
 
     def consumer(
-        self, bootstrap: str, topic: str, *, partition: int = 0, offset: int = 0, max_wait_ms: int = USUAL_WAIT_MS
+        self,
+        bootstrap: str,
+        topic: str,
+        *,
+        partition: int = 0,
+        offset: int = 0,
+        max_wait_ms: int = USUAL_WAIT_MS,
+        login: Login | None = None,
     ) -> Consumer:
         assert max_wait_ms <= LONG_WAIT_MS
         answer = self._agent.ask(
@@ -160,6 +183,7 @@ class AgentClient(Client):
             partition=partition,
             offset=offset,
             max_wait_ms=max_wait_ms,
+            **self.shown(login),
         )
         return AgentConsumer(self._agent, answer["handle"])
 
@@ -202,6 +226,9 @@ class JavaClient(AgentClient):
     def command(self) -> list[str]:
         need("javac", "apt-get install openjdk-17-jdk-headless")
         return java(str(JAVA_DIR / "ClientAgent.java"))
+
+    def shown(self, login: Login | None) -> dict[str, Any]:
+        return {} if login is None else {"settings": login.for_java()}
 
 
 class _GoClient(AgentClient):

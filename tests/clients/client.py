@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import ClassVar
 
+from tests.clients.logins import Login
 from tests.clients.records import Record
 
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
@@ -75,13 +76,29 @@ class Client(ABC):
 
     @abstractmethod
     def producer(
-        self, bootstrap: str, *, codec: str = "none", idempotent: bool = True, max_bytes: int = USUAL_BYTES
+        self,
+        bootstrap: str,
+        *,
+        codec: str = "none",
+        idempotent: bool = True,
+        max_bytes: int = USUAL_BYTES,
+        login: Login | None = None,
     ) -> Producer:
-        """A producer whose batches and records may have `max_bytes`."""
+        """A producer whose batches and records may have `max_bytes`.
+
+        With a login that is refused this raises ClientError, or the first call of what was opened does.
+        """
 
     @abstractmethod
     def consumer(
-        self, bootstrap: str, topic: str, *, partition: int = 0, offset: int = 0, max_wait_ms: int = USUAL_WAIT_MS
+        self,
+        bootstrap: str,
+        topic: str,
+        *,
+        partition: int = 0,
+        offset: int = 0,
+        max_wait_ms: int = USUAL_WAIT_MS,
+        login: Login | None = None,
     ) -> Consumer: ...
 
     def watermarks(self, bootstrap: str, topic: str, partition: int = 0) -> tuple[int, int]:

@@ -45,6 +45,8 @@ SETTINGS = {
     "group.consumer.min.heartbeat.interval.ms": "100",
     "group.consumer.heartbeat.interval.ms": "300",
 }
+# As SETTINGS, for brokers whose compacted topics are cleaned soon.
+CLEANING = {**SETTINGS, "log.cleaner.backoff.ms": "200"}
 TIMES = {"session_timeout_ms": 4000, "heartbeat_interval_ms": 300, "max_poll_interval_ms": 5000}
 
 _building = threading.Lock()

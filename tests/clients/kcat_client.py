@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Sequence
 
 from tests.clients.client import CALL_TIMEOUT_S, USUAL_BYTES, USUAL_WAIT_MS, Client, ClientError, Consumer, Producer
+from tests.clients.logins import Login
 from tests.clients.records import Record
 from tests.kafka_reference import need
 
@@ -25,19 +26,26 @@ def kcat(*arguments: str, stdin: bytes = b"", timeout_s: float = CALL_TIMEOUT_S)
     return done.stdout
 
 
+def shown(login: Login | None) -> tuple[str, ...]:
+    """The arguments that say who the client is."""
+    settings = {} if login is None else login.for_librdkafka()
+    return tuple(word for name, value in settings.items() for word in ("-X", f"{name}={value}"))
+
+
 class KcatProducer(Producer):
-    def __init__(self, bootstrap: str, codec: str, idempotent: bool, max_bytes: int) -> None:
+    def __init__(self, bootstrap: str, codec: str, idempotent: bool, max_bytes: int, login: Login | None) -> None:
         idempotence = f"enable.idempotence={str(idempotent).lower()}"
         size = f"message.max.bytes={max_bytes}"
         self._settings = ("-b", bootstrap, "-z", codec, "-X", idempotence, "-X", size, "-X", "acks=all")
+        self._shown = shown(login)
 
     def send(self, topic: str, records: Sequence[Record], partition: int = 0) -> list[int]:
         """kcat does not tell offsets: they follow what the partition held before, as tests write to it alone."""
         bootstrap = self._settings[1]
-        before = _end(bootstrap, topic, partition)
+        before = _end(bootstrap, topic, partition, self._shown)
         lines = b"".join(b"%s\x1f%s\x1e" % (record.key or b"", record.value or b"") for record in records)
         delimiters = ("-K", "\\x1f", "-D", "\\x1e", "-Z")
-        kcat("-P", *self._settings, "-t", topic, "-p", str(partition), *delimiters, stdin=lines)
+        kcat("-P", *self._settings, *self._shown, "-t", topic, "-p", str(partition), *delimiters, stdin=lines)
         return list(range(before, before + len(records)))
 
     def close(self) -> None:
@@ -45,8 +53,11 @@ class KcatProducer(Producer):
 
 
 class KcatConsumer(Consumer):
-    def __init__(self, bootstrap: str, topic: str, partition: int, offset: int, max_wait_ms: int) -> None:
-        self._where = ("-b", bootstrap, "-t", topic, "-p", str(partition), "-X", f"fetch.wait.max.ms={max_wait_ms}")
+    def __init__(
+        self, bootstrap: str, topic: str, partition: int, offset: int, max_wait_ms: int, login: Login | None
+    ) -> None:
+        where = ("-b", bootstrap, "-t", topic, "-p", str(partition), "-X", f"fetch.wait.max.ms={max_wait_ms}")
+        self._where = (*where, *shown(login))
         self._offset = offset
 
     def read(self, count: int, timeout_s: float = CALL_TIMEOUT_S) -> list[Record]:
@@ -73,10 +84,10 @@ class KcatConsumer(Consumer):
         """Nothing is open."""
 
 
-def _end(bootstrap: str, topic: str, partition: int) -> int:
+def _end(bootstrap: str, topic: str, partition: int, shown: Sequence[str] = ()) -> int:
     """The next offset; 0 when there is no such topic yet, which asking does not make."""
     try:
-        answer = kcat("-Q", "-b", bootstrap, "-t", f"{topic}:{partition}:-1").decode()
+        answer = kcat("-Q", "-b", bootstrap, *shown, "-t", f"{topic}:{partition}:-1").decode()
     except ClientError as failed:
         if "Unknown partition" in str(failed) or "Unknown topic" in str(failed):
             return 0
@@ -103,14 +114,27 @@ class Kcat(Client):
         return not (empty or record.headers or re.search(rb"[\x00\x1e\x1f\xff]", key + value))
 
     def producer(
-        self, bootstrap: str, *, codec: str = "none", idempotent: bool = True, max_bytes: int = USUAL_BYTES
+        self,
+        bootstrap: str,
+        *,
+        codec: str = "none",
+        idempotent: bool = True,
+        max_bytes: int = USUAL_BYTES,
+        login: Login | None = None,
     ) -> Producer:
-        return KcatProducer(bootstrap, codec, idempotent, max_bytes)
+        return KcatProducer(bootstrap, codec, idempotent, max_bytes, login)
 
     def consumer(
-        self, bootstrap: str, topic: str, *, partition: int = 0, offset: int = 0, max_wait_ms: int = USUAL_WAIT_MS
+        self,
+        bootstrap: str,
+        topic: str,
+        *,
+        partition: int = 0,
+        offset: int = 0,
+        max_wait_ms: int = USUAL_WAIT_MS,
+        login: Login | None = None,
     ) -> Consumer:
-        return KcatConsumer(bootstrap, topic, partition, offset, max_wait_ms)
+        return KcatConsumer(bootstrap, topic, partition, offset, max_wait_ms, login)
 
     def watermarks(self, bootstrap: str, topic: str, partition: int = 0) -> tuple[int, int]:
         answer = kcat("-Q", "-b", bootstrap, "-t", f"{topic}:{partition}:-2").decode()

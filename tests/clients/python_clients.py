@@ -11,11 +11,13 @@ from contextlib import closing
 from typing import Any, TypeVar
 
 import aiokafka
+import aiokafka.abc
 import aiokafka.admin
 import aiokafka.errors
 import confluent_kafka
 import confluent_kafka.admin
 from tests.clients.client import CALL_TIMEOUT_S, USUAL_BYTES, USUAL_WAIT_MS, Client, ClientError, Consumer, Producer
+from tests.clients.logins import Login, lifetime_ends_s
 from tests.clients.records import Record
 
 with warnings.catch_warnings():
@@ -28,9 +30,38 @@ T = TypeVar("T")
 LOG_LEVEL = 2  # librdkafka would tell each refused connection of a restart
 
 
+class Refusals:
+    """What librdkafka tells of logins that were refused: it goes on trying, and fails no call for it."""
+
+    _CODES = (confluent_kafka.KafkaError._AUTHENTICATION, confluent_kafka.KafkaError._SSL)
+
+    def __init__(self) -> None:
+        self._found: list[confluent_kafka.KafkaError] = []
+
+    def settings(self, login: Login | None) -> dict[str, Any]:
+        """What to add to the settings of a client."""
+        if login is None:
+            return {}
+        settings = login.for_librdkafka() | {"error_cb": self._told}
+        if login.token is not None:
+            settings["oauth_cb"] = lambda _: (token := login.read_token(), lifetime_ends_s(token))
+        return settings
+
+    def _told(self, error: confluent_kafka.KafkaError) -> None:
+        # An alert of TLS is told as a lost connection.
+        if error.code() in self._CODES or "SSL routines" in error.str():
+            self._found.append(error)
+
+    def check(self) -> None:
+        """Raises ClientError when there was one."""
+        if self._found:
+            raise ClientError(self._found[0].code(), self._found.pop(0).str())
+
+
 class ConfluentProducer(Producer):
-    def __init__(self, settings: dict[str, Any]) -> None:
-        self._producer = confluent_kafka.Producer(settings)
+    def __init__(self, settings: dict[str, Any], login: Login | None) -> None:
+        self._refusals = Refusals()
+        self._producer = confluent_kafka.Producer(settings | self._refusals.settings(login))
 
     def send(self, topic: str, records: Sequence[Record], partition: int = 0) -> list[int]:
         offsets: dict[int, int] = {}
@@ -60,19 +91,23 @@ class ConfluentProducer(Producer):
                     self._producer.poll(1)
                 except confluent_kafka.KafkaException as failed:
                     raise ClientError(failed.args[0].code(), failed.args[0].str()) from failed
-        unsent = self._producer.flush(CALL_TIMEOUT_S)
+        deadline = time.monotonic() + CALL_TIMEOUT_S
+        while (unsent := self._producer.flush(0.05)) and time.monotonic() < deadline:
+            self._refusals.check()
         if errors:
             raise ClientError(errors[0].code(), errors[0].str())
         assert unsent == 0, f"{unsent} records were neither delivered nor refused"
         return [offsets[place] for place in range(len(records))]
 
     def close(self) -> None:
+        self._producer.purge()
         self._producer.flush(CALL_TIMEOUT_S)
 
 
 class ConfluentConsumer(Consumer):
-    def __init__(self, settings: dict[str, Any], topic: str, partition: int, offset: int) -> None:
-        self._consumer = confluent_kafka.Consumer(settings)
+    def __init__(self, settings: dict[str, Any], login: Login | None, topic: str, partition: int, offset: int) -> None:
+        self._refusals = Refusals()
+        self._consumer = confluent_kafka.Consumer(settings | self._refusals.settings(login))
         self._place = (topic, partition)
         self._consumer.assign([confluent_kafka.TopicPartition(topic, partition, offset)])
 
@@ -80,9 +115,10 @@ class ConfluentConsumer(Consumer):
         records: list[Record] = []
         deadline = time.monotonic() + timeout_s
         while len(records) < count and (left := deadline - time.monotonic()) > 0:
-            message = self._consumer.poll(left)
+            message = self._consumer.poll(min(left, 0.1))
+            self._refusals.check()
             if message is None:
-                break
+                continue
             if (error := message.error()) is not None:
                 raise ClientError(error.code(), error.str())
             kind, timestamp = message.timestamp()
@@ -105,7 +141,13 @@ class Confluent(Client):
         self._admins: dict[str, confluent_kafka.admin.AdminClient] = {}
 
     def producer(
-        self, bootstrap: str, *, codec: str = "none", idempotent: bool = True, max_bytes: int = USUAL_BYTES
+        self,
+        bootstrap: str,
+        *,
+        codec: str = "none",
+        idempotent: bool = True,
+        max_bytes: int = USUAL_BYTES,
+        login: Login | None = None,
     ) -> Producer:
         return ConfluentProducer(
             {
@@ -116,13 +158,21 @@ class Confluent(Client):
                 "message.max.bytes": max_bytes,
                 "reconnect.backoff.max.ms": 200,
                 "log_level": LOG_LEVEL,
-            }
+            },
+            login,
         )
 
     def consumer(
-        self, bootstrap: str, topic: str, *, partition: int = 0, offset: int = 0, max_wait_ms: int = USUAL_WAIT_MS
+        self,
+        bootstrap: str,
+        topic: str,
+        *,
+        partition: int = 0,
+        offset: int = 0,
+        max_wait_ms: int = USUAL_WAIT_MS,
+        login: Login | None = None,
     ) -> Consumer:
-        return ConfluentConsumer(self._consumer_settings(bootstrap, max_wait_ms), topic, partition, offset)
+        return ConfluentConsumer(self._consumer_settings(bootstrap, max_wait_ms), login, topic, partition, offset)
 
     def watermarks(self, bootstrap: str, topic: str, partition: int = 0) -> tuple[int, int]:
         with closing(confluent_kafka.Consumer(self._consumer_settings(bootstrap))) as consumer:
@@ -207,6 +257,14 @@ class Loop:
         self._loop.close()
 
 
+class AiokafkaTokens(aiokafka.abc.AbstractTokenProvider):  # type: ignore[misc]
+    def __init__(self, login: Login) -> None:
+        self._login = login
+
+    async def token(self) -> str:
+        return self._login.read_token()
+
+
 class AiokafkaProducer(Producer):
     def __init__(self, loop: Loop, settings: dict[str, Any]) -> None:
         self._loop = loop
@@ -283,7 +341,13 @@ class Aiokafka(Client):
         return not (record.key is None and record.value is None)
 
     def producer(
-        self, bootstrap: str, *, codec: str = "none", idempotent: bool = True, max_bytes: int = USUAL_BYTES
+        self,
+        bootstrap: str,
+        *,
+        codec: str = "none",
+        idempotent: bool = True,
+        max_bytes: int = USUAL_BYTES,
+        login: Login | None = None,
     ) -> Producer:
         settings = {
             "bootstrap_servers": bootstrap,
@@ -293,12 +357,19 @@ class Aiokafka(Client):
             "max_request_size": max_bytes,
             "request_timeout_ms": int(CALL_TIMEOUT_S * 1000),
         }
-        return AiokafkaProducer(self._loop, settings)
+        return AiokafkaProducer(self._loop, settings | self._shown(login))
 
     def consumer(
-        self, bootstrap: str, topic: str, *, partition: int = 0, offset: int = 0, max_wait_ms: int = USUAL_WAIT_MS
+        self,
+        bootstrap: str,
+        topic: str,
+        *,
+        partition: int = 0,
+        offset: int = 0,
+        max_wait_ms: int = USUAL_WAIT_MS,
+        login: Login | None = None,
     ) -> Consumer:
-        settings = self._consumer_settings(bootstrap, max_wait_ms)
+        settings = self._consumer_settings(bootstrap, max_wait_ms) | self._shown(login)
         return AiokafkaConsumer(self._loop, settings, topic, partition, offset)
 
     def watermarks(self, bootstrap: str, topic: str, partition: int = 0) -> tuple[int, int]:
@@ -350,6 +421,13 @@ class Aiokafka(Client):
         return {name: value for name, value, *_ in entries}
 
     @staticmethod
+    def _shown(login: Login | None) -> dict[str, Any]:
+        if login is None:
+            return {}
+        tokens = {} if login.token is None else {"sasl_oauth_token_provider": AiokafkaTokens(login)}
+        return login.for_python() | tokens
+
+    @staticmethod
     def _check(codes: Any) -> None:
         for code in codes:
             if code:
@@ -390,9 +468,21 @@ class Aiokafka(Client):
         }
 
 
+class KafkaPythonTokens(kafka.net.sasl.oauth.AbstractTokenProvider):  # type: ignore[misc]
+    def __init__(self, login: Login) -> None:
+        super().__init__()
+        self._login = login
+
+    def token(self) -> str:
+        return self._login.read_token()
+
+
 class KafkaPythonProducer(Producer):
     def __init__(self, settings: dict[str, Any]) -> None:
-        self._producer = kafka.KafkaProducer(**settings)
+        try:
+            self._producer = kafka.KafkaProducer(**settings)
+        except kafka.errors.KafkaError as failed:
+            raise _from_kafka_python(failed) from failed
 
     def send(self, topic: str, records: Sequence[Record], partition: int = 0) -> list[int]:
         try:
@@ -418,7 +508,10 @@ class KafkaPythonProducer(Producer):
 
 class KafkaPythonConsumer(Consumer):
     def __init__(self, settings: dict[str, Any], topic: str, partition: int, offset: int) -> None:
-        self._consumer = kafka.KafkaConsumer(**settings)
+        try:
+            self._consumer = kafka.KafkaConsumer(**settings)
+        except kafka.errors.KafkaError as failed:
+            raise _from_kafka_python(failed) from failed
         self._place = kafka.TopicPartition(topic, partition)
         self._consumer.assign([self._place])
         self._consumer.seek(self._place, offset)
@@ -427,7 +520,11 @@ class KafkaPythonConsumer(Consumer):
         records: list[Record] = []
         deadline = time.monotonic() + timeout_s
         while len(records) < count and (left := deadline - time.monotonic()) > 0:
-            for messages in self._consumer.poll(timeout_ms=int(left * 1000)).values():
+            try:
+                polled = self._consumer.poll(timeout_ms=int(left * 1000))
+            except kafka.errors.KafkaError as failed:
+                raise _from_kafka_python(failed) from failed
+            for messages in polled.values():
                 records += [Record(m.key, m.value, tuple(m.headers), m.timestamp, m.offset) for m in messages]
         return records
 
@@ -446,7 +543,13 @@ class KafkaPython(Client):
         return not (record.key is None and record.value is None) and not has_null_header
 
     def producer(
-        self, bootstrap: str, *, codec: str = "none", idempotent: bool = True, max_bytes: int = USUAL_BYTES
+        self,
+        bootstrap: str,
+        *,
+        codec: str = "none",
+        idempotent: bool = True,
+        max_bytes: int = USUAL_BYTES,
+        login: Login | None = None,
     ) -> Producer:
         return KafkaPythonProducer(
             {
@@ -457,13 +560,22 @@ class KafkaPython(Client):
                 "max_request_size": max_bytes,
                 "linger_ms": 5,
                 "reconnect_backoff_max_ms": 200,
+                **self._shown(login),
             }
         )
 
     def consumer(
-        self, bootstrap: str, topic: str, *, partition: int = 0, offset: int = 0, max_wait_ms: int = USUAL_WAIT_MS
+        self,
+        bootstrap: str,
+        topic: str,
+        *,
+        partition: int = 0,
+        offset: int = 0,
+        max_wait_ms: int = USUAL_WAIT_MS,
+        login: Login | None = None,
     ) -> Consumer:
-        return KafkaPythonConsumer(self._consumer_settings(bootstrap, max_wait_ms), topic, partition, offset)
+        settings = self._consumer_settings(bootstrap, max_wait_ms) | self._shown(login)
+        return KafkaPythonConsumer(settings, topic, partition, offset)
 
     def watermarks(self, bootstrap: str, topic: str, partition: int = 0) -> tuple[int, int]:
         place = kafka.TopicPartition(topic, partition)
@@ -498,6 +610,14 @@ class KafkaPython(Client):
         resource = kafka.admin.ConfigResource("topic", topic)
         described = self._administer(bootstrap, lambda admin: admin.describe_configs([resource], config_filter="all"))
         return {name: entry["value"] for name, entry in described["topic"][topic].items()}
+
+    @staticmethod
+    def _shown(login: Login | None) -> dict[str, Any]:
+        if login is None:
+            return {}
+        tokens = {} if login.token is None else {"sasl_oauth_token_provider": KafkaPythonTokens(login)}
+        # A login that is refused is tried again until then.
+        return login.for_python() | tokens | {"bootstrap_timeout_ms": 5000}
 
     @staticmethod
     def _administer(bootstrap: str, call: Callable[[kafka.admin.KafkaAdminClient], Any]) -> Any:

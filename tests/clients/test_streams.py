@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import random
+import shutil
 import subprocess
 import threading
 import time
@@ -22,7 +23,7 @@ import pytest
 from tests.clients.brokers import Broker
 from tests.clients.client import Client
 from tests.clients.conftest import unavailable
-from tests.clients.groups import SETTINGS
+from tests.clients.groups import CLEANING
 from tests.clients.test_sql import query
 from tests.kafka_reference import ToolMissing, compiled, end, java, spawn, tail
 
@@ -49,9 +50,10 @@ class Job:
         self.name = name
         self.input, self.output = f"{name}-lines", f"{name}-counted"
         self.log = folder / f"{name}.log"
+        self._state = folder / name
         self._command = java(
             "WordCount",
-            *(bootstrap, name, str(folder / name), guarantee, self.input, self.output),
+            *(bootstrap, name, str(self._state), guarantee, self.input, self.output),
             options=("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx256m"),
             more_classes=compiled(JOB_DIR / "WordCount.java", JOB_DIR),
             libraries=JOB_DIR,
@@ -73,6 +75,10 @@ class Job:
         assert self._process is not None and self._process.poll() is None, tail(self.log)
         self._close_input()
         assert self._process.wait(70) == 0, tail(self.log)
+
+    def lose_state(self) -> None:
+        """The stopped job finds nothing of its own when it is started again, but what is in its topics."""
+        shutil.rmtree(self._state)
 
     def clean_up(self) -> None:
         if self._process is not None:
@@ -189,6 +195,28 @@ class Story:
         wanted = LINES * WORDS_OF_A_LINE * share
         self.counts.wait(lambda: self.counts.number >= wanted, f"{wanted:.0f} counts", self.job.log)
 
+    def wait_until_compacted(self) -> None:
+        """Its changelog holds half of the counts that it was given, or fewer."""
+        self.counts.wait(lambda: self._changes() < self.counts.number / 2, "a compacted changelog", self.job.log)
+
+    def _changes(self) -> int:
+        """How many records the changelog has."""
+        topic = f"{self.job.name}-counts-changelog"
+        consumer = confluent_kafka.Consumer(
+            {"bootstrap.servers": self.broker.bootstrap, "group.id": "unused", "enable.partition.eof": True, **QUIET}
+        )
+        consumer.assign([confluent_kafka.TopicPartition(topic, index, 0) for index in range(PARTITIONS)])
+        number, ended = 0, set()
+        deadline = time.monotonic() + WAIT_S
+        while len(ended) < PARTITIONS and time.monotonic() < deadline:
+            for message in consumer.consume(1000, 1.0):
+                if message.error() is None:
+                    number += 1
+                else:
+                    ended.add(message.partition())
+        consumer.close()
+        return number
+
     def finish(self, *, was_killed: bool) -> None:
         """The account: the input is read, the job is stopped, and the counts are right."""
         self.lines.join()
@@ -253,7 +281,7 @@ class Story:
 @pytest.fixture
 def streams_broker(group_flavour: str, brokers: Callable[..., Broker]) -> Broker:
     try:
-        return brokers(group_flavour, "streams", SETTINGS)
+        return brokers(group_flavour, "streams", CLEANING)
     except ToolMissing as missing:
         unavailable(missing)
         raise
@@ -304,3 +332,15 @@ def test_counts_are_right_when_the_broker_is_killed(guarantee: str, begin: Calla
         story.broker.kill()
         story.broker.start()
     story.finish(was_killed=True)
+
+
+@GUARANTEES
+def test_state_is_restored_from_its_changelog(guarantee: str, begin: Callable[[str], Story]) -> None:
+    story = begin(guarantee)
+    for share in (0.3, 0.7):
+        story.reach(share)
+        story.wait_until_compacted()
+        story.job.stop()
+        story.job.lose_state()
+        story.job.start()
+    story.finish(was_killed=False)

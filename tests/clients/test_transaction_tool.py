@@ -109,7 +109,7 @@ async def connected(broker: Broker) -> RawClient:
 
 async def topic_of(client: RawClient, partitions: int = 1) -> SomeTopic:
     """A new topic whose partitions have a leader: Apache Kafka answers before."""
-    topic = await client.create_topic(partitions)
+    topic = await client.create_topic(partitions, retention_ms="-1")  # the records are old
     async with asyncio.timeout(30):
         for partition in range(partitions):
             while (await client.offset_at(topic, -1, partition)).error_code:  # noqa: ASYNC110 - nothing tells us

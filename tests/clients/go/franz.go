@@ -30,7 +30,7 @@ func (franzGo) producer(r *request) (producer, error) {
 	if !r.Idempotent {
 		options = append(options, kgo.DisableIdempotentWrite())
 	}
-	client, err := kgo.NewClient(options...)
+	client, err := franzClient(r.Login, options...)
 	return franzProducer{client}, err
 }
 
@@ -71,7 +71,8 @@ type franzConsumer struct {
 
 func (franzGo) consumer(r *request) (consumer, error) {
 	start := map[string]map[int32]kgo.Offset{r.Topic: {r.Partition: kgo.NewOffset().At(r.Offset)}}
-	client, err := kgo.NewClient(
+	client, err := franzClient(
+		r.Login,
 		kgo.SeedBrokers(addresses(r.Bootstrap)...),
 		kgo.ConsumePartitions(start),
 		kgo.FetchMaxWait(time.Duration(r.MaxWaitMs)*time.Millisecond),

@@ -1,6 +1,7 @@
 // The Go clients behind one JSON object a line: a request on stdin, its answer on stdout.
 // tests/clients/agents.py speaks to it and says what each operation takes and returns. The argument chooses the library;
-// a second one makes it a home of consumer groups' members (members.go) or of transactional producers (transactors.go).
+// a second one makes it a home of consumer groups' members (members.go) or of transactional producers (transactors.go), or a
+// program that administers the broker (admin_programs.go).
 package main
 
 import (
@@ -87,6 +88,7 @@ type request struct {
 	TimeoutMs  int64             `json:"timeout_ms"`
 	MaxWaitMs  int64             `json:"max_wait_ms"`
 	Timestamp  int64             `json:"timestamp"`
+	Login      *login            `json:"login"`
 }
 
 func (r *request) timeout() time.Duration { return time.Duration(r.TimeoutMs) * time.Millisecond }
@@ -188,7 +190,9 @@ func code(err error) int {
 
 func main() {
 	if len(os.Args) > 2 {
-		map[string]func(string){"members": runMembers, "transactors": runTransactors}[os.Args[2]](os.Args[1])
+		map[string]func(string){
+			"members": runMembers, "transactors": runTransactors, "admin": runAdminProgram,
+		}[os.Args[2]](os.Args[1])
 		return
 	}
 	libraries := map[string]library{"franz-go": franzGo{}, "sarama": saramaLibrary{}}

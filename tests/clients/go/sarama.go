@@ -34,6 +34,9 @@ func (saramaLibrary) producer(r *request) (producer, error) {
 	config.Producer.Retry.Max = 1000
 	config.Producer.Flush.Frequency = 5 * time.Millisecond
 	config.Net.MaxOpenRequests = 1
+	if err := r.Login.addTo(config); err != nil {
+		return nil, err
+	}
 	client, err := sarama.NewSyncProducer(addresses(r.Bootstrap), config)
 	return saramaProducer{client}, err
 }
@@ -83,6 +86,9 @@ func (saramaLibrary) consumer(r *request) (consumer, error) {
 	config.Consumer.MaxWaitTime = time.Duration(r.MaxWaitMs) * time.Millisecond
 	config.Consumer.Return.Errors = true
 	config.Net.ReadTimeout = config.Consumer.MaxWaitTime + 30*time.Second
+	if err := r.Login.addTo(config); err != nil {
+		return nil, err
+	}
 	client, err := sarama.NewConsumer(addresses(r.Bootstrap), config)
 	if err != nil {
 		return nil, err

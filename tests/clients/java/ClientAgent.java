@@ -192,6 +192,12 @@ public final class ClientAgent {
     private static Properties settings(JsonNode request) {
         Properties settings = new Properties();
         settings.put("bootstrap.servers", request.get("bootstrap").asText());
+        request.path("settings").fields().forEachRemaining(entry -> settings.put(entry.getKey(), entry.getValue().asText()));
+        String tokens = settings.getProperty("sasl.oauthbearer.token.endpoint.url");
+        if (tokens != null) {
+            // Kafka's clients read from no place that is not named here.
+            System.setProperty("org.apache.kafka.sasl.oauthbearer.allowed.urls", tokens);
+        }
         return settings;
     }
 

@@ -6,8 +6,10 @@
 
 import java.time.Duration;
 import java.util.Arrays;
+import java.util.Map;
 import java.util.Properties;
 import org.apache.kafka.common.serialization.Serdes;
+import org.apache.kafka.common.utils.Bytes;
 import org.apache.kafka.streams.KafkaStreams;
 import org.apache.kafka.streams.StreamsBuilder;
 import org.apache.kafka.streams.errors.StreamsUncaughtExceptionHandler.StreamThreadExceptionResponse;
@@ -15,6 +17,7 @@ import org.apache.kafka.streams.kstream.Consumed;
 import org.apache.kafka.streams.kstream.Grouped;
 import org.apache.kafka.streams.kstream.Materialized;
 import org.apache.kafka.streams.kstream.Produced;
+import org.apache.kafka.streams.state.KeyValueStore;
 
 public final class WordCount {
     public static void main(String[] arguments) throws Exception {
@@ -35,7 +38,8 @@ public final class WordCount {
         builder.stream(arguments[4], Consumed.with(Serdes.String(), Serdes.String()))
             .flatMapValues(line -> Arrays.asList(line.split(" ")))
             .groupBy((key, word) -> word, Grouped.with("words", Serdes.String(), Serdes.String()))
-            .count(Materialized.as("counts"))
+            .count(Materialized.<String, Long, KeyValueStore<Bytes, byte[]>>as("counts")
+                .withLoggingEnabled(Map.of("segment.ms", "500", "min.cleanable.dirty.ratio", "0.01")))
             .toStream()
             .mapValues(count -> Long.toString(count))
             .to(arguments[5], Produced.with(Serdes.String(), Serdes.String()));
