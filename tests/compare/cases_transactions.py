@@ -47,7 +47,7 @@ from pg_kafka.wire.messages.offset_delete import (
 INIT_VERSIONS = (0, 2, 3, 4, 5)
 ADD_PARTITIONS_VERSIONS = (0, 1, 2, 3, 4, 5)
 ADD_OFFSETS_VERSIONS = (0, 1, 2, 3, 4)
-COMMIT_VERSIONS = (0, 1, 2, 3, 4, 5)
+COMMIT_VERSIONS = (0, 1, 2, 3, 4, 5, 6)
 END_VERSIONS = (0, 1, 2, 3, 4, 5)
 _NEWER_END = _NEWER_COMMIT = 5
 _MAX_TIMEOUT_MS = 900_000

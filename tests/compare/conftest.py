@@ -12,7 +12,19 @@ from typing import Any
 import pytest
 from tests.broker.conftest import serving
 from tests.broker.rawclient import RawClient
-from tests.compare import cases_admin, cases_bytes, cases_groups, cases_log, cases_transaction_log, cases_transactions
+from tests.compare import (
+    cases_admin,
+    cases_admin_apis,
+    cases_bytes,
+    cases_configs,
+    cases_deletion,
+    cases_groups,
+    cases_log,
+    cases_quotas,
+    cases_transaction_log,
+    cases_transactions,
+    cases_users,
+)
 from tests.compare.answers import differences, field_of, flattened
 from tests.compare.scene import READY_S, Case, Scene, Side
 from tests.kafka_reference import HOST, ApacheKafka, ToolMissing
@@ -22,7 +34,19 @@ from pg_kafka.wire.messages.find_coordinator import FindCoordinatorRequest
 FIND_COORDINATOR = 10
 
 # Importing them fills the table.
-assert cases_admin and cases_bytes and cases_groups and cases_log and cases_transaction_log and cases_transactions
+assert (
+    cases_admin
+    and cases_admin_apis
+    and cases_bytes
+    and cases_configs
+    and cases_deletion
+    and cases_groups
+    and cases_log
+    and cases_quotas
+    and cases_transaction_log
+    and cases_transactions
+    and cases_users
+)
 
 # Records of the cases are old: the check that would remove them never comes. Internal topics small.
 KAFKA_SETTINGS = {
@@ -31,6 +55,12 @@ KAFKA_SETTINGS = {
     "transaction.state.log.num.partitions": "1",
     "transaction.abort.timed.out.transaction.cleanup.interval.ms": "50",
     "share.coordinator.state.topic.num.partitions": "1",
+}
+
+SETTINGS = {
+    "LOG_RETENTION_MS": None,
+    "LOG_INITIAL_TASK_DELAY_MS": KAFKA_SETTINGS["log.initial.task.delay.ms"],
+    "GROUP_INITIAL_REBALANCE_DELAY_MS": "0",
 }
 
 Seen = dict[tuple[str, str, str], set[int]]
@@ -56,7 +86,7 @@ def sides(postgres15: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         pytest.skip(str(missing))
     database = postgres15.create_database()
     try:
-        with serving(database.dsn, folder, {"GROUP_INITIAL_REBALANCE_DELAY_MS": "0"}) as broker:
+        with serving(database.dsn, folder, SETTINGS) as broker:
             yield Side("Kafka", KafkaAddress(kafka)), Side("pg_kafka", broker)
     finally:
         kafka.kill()

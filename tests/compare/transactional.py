@@ -123,7 +123,7 @@ def committing(
         )
         for index, offset in enumerate(offsets or (5,))
     ]
-    topics = [TxnOffsetCommitRequestTopic(name=topic.name, partitions=partitions)]
+    topics = [TxnOffsetCommitRequestTopic(name=topic.name, topic_id=topic.id, partitions=partitions)]
     return TxnOffsetCommitRequest(**{**identity(who), "group_id": group, "topics": topics, **fields})
 
 
