@@ -125,6 +125,33 @@ async def broker_killed(r: Round) -> None:
     await broker.serves()
 
 
+@kind(given)
+async def broker_killed_while_it_unpacks(r: Round) -> None:
+    """SQL asks for the topic, whose compressed batches are kept as they came; it waits over the broker's death."""
+    await asyncio.sleep(1)
+    broker = r.system.brokers[0]
+    async with r.system.sql() as connection:
+        asked = asyncio.create_task(connection.fetchval("SELECT kafka.unpack($1)", r.topic))
+        try:
+            async with asyncio.timeout(10):
+                is_asked = "SELECT FROM kafka.topics WHERE name = $1 AND sql_asked_at IS NOT NULL"
+                while not await r.system.fetch(is_asked, r.topic):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+                await asyncio.sleep(r.chance.uniform(0, 0.3))
+            broker.kill()
+            broker.start()
+            await broker.serves()
+            async with asyncio.timeout(30):
+                assert await asked
+        finally:
+            asked.cancel()
+    left = await r.system.fetch(
+        "SELECT FROM kafka.log l JOIN kafka.topics t ON t.id = l.topic WHERE t.name = $1 AND l.batch IS NOT NULL LIMIT 1",
+        r.topic,
+    )
+    assert not left, "packed rows are left"
+
+
 @kind(with_standby, rare=True)
 async def broker_killed_standby_takes_over(r: Round) -> None:
     first, second = r.system.brokers
@@ -263,7 +290,7 @@ async def segment_locked(r: Round) -> None:
     """Somebody holds the segment's table against all writers; a lane waits or answers, and goes on."""
     async with r.system.sql() as connection, connection.transaction():
         leaf = await connection.fetchval(
-            "SELECT format('kafka.log_%s_%s', id, active_segment) FROM kafka.series WHERE id = 0"
+            "SELECT format('kafka.log_0_%s', segment) FROM kafka.segments WHERE series = 0 AND state = 'active'"
         )
         await connection.execute(f"LOCK TABLE {leaf} IN ACCESS EXCLUSIVE MODE")
         await asyncio.sleep(r.chance.uniform(2, 4))

@@ -121,6 +121,7 @@ class Load:
             "bootstrap.servers": self._bootstrap,
             "acks": "all",
             "enable.idempotence": idempotent,
+            "compression.type": "lz4" if idempotent else "zstd",  # kept as they came until SQL asks
             "linger.ms": 5,
             "message.timeout.ms": DELIVERY_TIMEOUT_S * 1000,
             "socket.timeout.ms": 10_000,

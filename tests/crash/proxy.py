@@ -2,7 +2,8 @@
 
     message = type (1 byte) | length of the rest, itself included (4) | body     the first message of a client: no type
 
-A commit is what makes rows real: the query COMMIT, or the end of a COPY that is its own transaction.
+A commit is what makes rows real: the query COMMIT, the end of a COPY that is its own transaction, or an INSERT that is
+(`storage/prepared.py`), whose answer is complete with ReadyForQuery.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import struct
 
 _PIECE = 65_536
 _COPY_DONE = b"c"
+_LONE_INSERT = b"\0pg_kafka_"  # in Bind: no portal's name, and the name of a statement
 _COMMIT_QUERY = b"COMMIT\0"
 _COMMIT_TAGS = (b"COMMIT\0", b"COPY ")
 
@@ -50,7 +52,14 @@ class Messages:
 
 def is_commit(message: bytes) -> bool:
     """From the client: this message ends a transaction."""
-    return message[:1] == _COPY_DONE or (message[:1] == b"Q" and message[5:].upper().startswith(_COMMIT_QUERY))
+    if message[:1] == b"Q":
+        return message[5:].upper().startswith(_COMMIT_QUERY)
+    return message[:1] == _COPY_DONE or is_lone_insert(message)
+
+
+def is_lone_insert(message: bytes) -> bool:
+    """From the client: an INSERT that is its own transaction."""
+    return message[:1] == b"B" and message[5:].startswith(_LONE_INSERT)
 
 
 def is_committed(message: bytes) -> bool:
@@ -143,6 +152,7 @@ class _Link:
         self._proxy = proxy
         self._client_reader, self._client_writer = client
         self._server_reader, self._server_writer = server
+        self._inserts = False  # an INSERT that is its own transaction has no answer yet
 
     def cut(self) -> None:
         self._client_writer.transport.abort()
@@ -184,6 +194,7 @@ class _Link:
                             return None
                         if trap is Trap.REQUEST_LATE:
                             return b"".join(whole[position:])
+                    self._inserts = self._inserts or is_lone_insert(message)
                     self._server_writer.write(message)
                 await self._server_writer.drain()
         return None
@@ -194,7 +205,9 @@ class _Link:
             while data := await self._server_reader.read(_PIECE):
                 await self._hold_up()
                 for message in messages.feed(data):
-                    if is_committed(message) and self._proxy.springs(Trap.ANSWER_LOST):
+                    has_inserted = self._inserts and message[:1] == b"Z"
+                    self._inserts = self._inserts and not has_inserted
+                    if (has_inserted or is_committed(message)) and self._proxy.springs(Trap.ANSWER_LOST):
                         return
                     self._client_writer.write(message)
                 await self._client_writer.drain()

@@ -41,7 +41,7 @@ async def test_consumer_hears_where_the_log_was_truncated(pair: Pair) -> None:
         pytest.skip(str(missing))
     place = await pair.serving()
     async with await RawClient.connect(place) as client:
-        topic = await client.create_topic()
+        topic = await client.create_topic(retention_ms="-1")  # the records are old
         assert (await client.produce(topic, batch([b"kept"] * SURVIVE))).base_offset == 0
     assert pair.standby is not None
     await pair.wait_for(

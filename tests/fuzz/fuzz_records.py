@@ -179,20 +179,54 @@ if INSTRUMENTED:
     _records.decompress = decompress_exactly  # type: ignore[attr-defined]
 
 
-def decoded(data: bytes, from_producer: bool, limit: int = LIMITS[-1]) -> Batch | None:
+def decoded(data: bytes, from_producer: bool, limit: int = LIMITS[-1], *, keeps_packed: bool = False) -> Batch | None:
     try:
-        return _records.decode_batch(exactly(data), from_producer=from_producer, max_raw_bytes=limit)
+        return _records.decode_batch(
+            exactly(data), from_producer=from_producer, max_raw_bytes=limit, keeps_packed=keeps_packed
+        )
     except RecordsError as error:
         assert isinstance(ErrorCode(error.code), ErrorCode)
         assert error.record_index >= -1
         return None
 
 
+def check_packed(rng: Random, found: Batch, packed: Batch) -> None:
+    """One that is kept as it came is known as well, and comes back from its row."""
+    assert packed.is_packed == (found.codec != 0 and found.is_read_by_all and found.count > 0)
+    assert bytes(packed.wire) == bytes(found.wire)
+    if not packed.is_packed:
+        return
+    (summary,) = packed.slices
+    for name in (
+        "count",
+        "span",
+        "headers",
+        "raw_bytes",
+        "wire_bytes",
+        "null_keys",
+        "null_values",
+        "null_header_values",
+    ):
+        assert getattr(summary, name) == sum(getattr(part, name) for part in found.slices), name
+    base = rng.choice((0, 9, LARGE_OFFSET))
+    if found.last_offset_delta < 2**31 - 1:
+        wire = _records.restamp(exactly(bytes(packed.wire)), base, 1)
+        row = read_row(make_row(packed.slices, base_offset=base, packed=[wire, wire][: rng.choice((1, 1, 2))]))
+        stored = row.columns["batch"]
+        assert stored is not None and set(_records.batches_in(stored)) == {wire}
+    with contextlib.suppress(RecordsError):
+        _records.batches_in(damage(rng, bytes(packed.wire)), rng.choice(INT64))
+
+
 def check_batch(rng: Random, data: bytes, from_producer: bool, limit: int) -> None:
     """What is accepted is what a row gives back."""
     found = decoded(data, from_producer, limit)
+    packed = decoded(data, from_producer, limit, keeps_packed=True)
     if found is None:
+        assert packed is None
         return
+    assert packed is not None
+    check_packed(rng, found, packed)
     records = batch_records(found)
     assert len(records) == found.count
     assert found.raw_bytes <= limit

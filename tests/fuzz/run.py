@@ -27,7 +27,7 @@ from random import Random
 
 from tests.fuzz.target import Target, own_peak_bytes
 
-TARGETS = ("messages", "frames", "produce", "records", "streams", "compression", "broker")
+TARGETS = ("messages", "frames", "produce", "records", "streams", "compression", "logins", "broker")
 LOGS = Path("build/fuzz")
 # Set in the process that plays: where it says which round it plays, and how many inputs it has tried.
 PLACE = "FUZZ_PLACE"

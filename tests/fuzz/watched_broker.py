@@ -22,7 +22,8 @@ import uvloop
 
 from pg_kafka import cli
 from pg_kafka.broker.connection import Connection
-from pg_kafka.broker.context import Context, Reply
+from pg_kafka.broker.context import Context
+from pg_kafka.broker.reply import Reply
 from pg_kafka.broker.server import Server
 
 PER_REQUEST = (Connection, Context, Reply)
@@ -46,7 +47,7 @@ def state(server: Server, loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
         "tasks": Counter(name(task) for task in asyncio.all_tasks(loop)),
         "connections": server.connection_count,
         "request_bytes": server.request_bytes,
-        "unwritten_bytes": server._broker.log.queued_bytes,
+        "unwritten_bytes": server._log_queued_bytes(),
         "threads": threading.active_count(),
         "files": len(list(Path("/proc/self/fd").iterdir())),
     }
