@@ -57,6 +57,7 @@ from pg_kafka.embedded import Postgres, dsn_of_running
 from pg_kafka.embedded.given import GivenPostgres
 from pg_kafka.embedded.server import EmbeddedPostgres
 from pg_kafka.errors import FatalError, StorageError
+from pg_kafka.observed import Observed
 from pg_kafka.secure import Secured
 from pg_kafka.storage import examination, sessions
 from pg_kafka.storage.audit import AuditStore
@@ -192,8 +193,10 @@ async def _serve(config: Config) -> int:
     stop = Stop()
     postgres = _postgres(config)
     stop.postgres = postgres
+    observed = Observed(config)
     keeper: asyncio.Task[None] | None = None
     try:
+        await observed.start()
         advice = await stop.unless(_start(postgres, config)) or []
         if isinstance(postgres, EmbeddedPostgres) and not stop.wanted.is_set():
             keeper = asyncio.create_task(postgres.keep_running(), name="keep PostgreSQL running")
@@ -203,13 +206,13 @@ async def _serve(config: Config) -> int:
         while not stop.wanted.is_set():
             try:
                 settled = await _database_settings(config, postgres.dsn)
-                term = Term(settled, postgres, history, Seams())
+                term = Term(settled, postgres, history, Seams(), observed)
                 try:
                     await stop.unless(term.start())
                     if term.is_serving:
                         if not shown:
                             shown = True
-                            banner.show(settled, postgres, term.listeners, advice)
+                            banner.show(settled, postgres, term.listeners, observed.address, advice)
                             # Port 0 was any port; from now on it is this one.
                             config = with_addresses(config, term.listeners)
                         await stop.unless(term.ended.wait())
@@ -217,15 +220,18 @@ async def _serve(config: Config) -> int:
                     await term.stop()
             except (StorageError, Fenced) as error:
                 logger.warning("cannot lead", extra={"reason": str(error)})
+                observed.health.starting(f"cannot lead: {error}")
                 await stop.unless(asyncio.sleep(REJOIN_DELAY_S))
         if keeper is not None and keeper.done():
             keeper.result()  # PostgreSQL does not come back: say why
         return 0
     finally:
+        observed.health.stopping()
         if keeper is not None:
             keeper.cancel()
             await asyncio.wait([keeper])
         await postgres.stop()
+        await observed.stop()
 
 
 async def _start(postgres: Postgres, config: Config) -> list[str]:
@@ -343,8 +349,11 @@ def _upkeep(config: Config) -> Options:
 class Term:
     """One incarnation and the parts that live and die with it."""
 
-    def __init__(self, config: Config, postgres: Postgres, history: History, seams: Seams) -> None:
+    def __init__(
+        self, config: Config, postgres: Postgres, history: History, seams: Seams, observed: Observed | None = None
+    ) -> None:
         self._config = config
+        self._observed = observed or Observed(config)
         self._seams = seams
         self.house: House | None = None
         self._postgres = postgres
@@ -419,6 +428,7 @@ class Term:
         stored = self._stored = StoredSettings(control, incarnation.node_id, certificates.check)
         settings = await stored.start(config)
         config = settings.current  # with what is set for this node
+        self._observed.follow(settings)
         topics = self._topics = Topics(settings, control)
         await topics.load()
         growth = Growth(config.series_bytes)
@@ -584,6 +594,7 @@ class Term:
         logins.watched = [self._server]
         await self._server.start(place)
         self.is_serving = True
+        self._observed.leading(membership)
         logger.info(
             "serving",
             extra={
@@ -607,6 +618,7 @@ class Term:
 
     async def _on_wait(self, view: ClusterView) -> None:
         """Another broker leads: tell clients where, if it has an address that can be told."""
+        self._observed.waiting(view.leader)
         if self._waiting is not None:
             waiting.show(*self._waiting[1:], self._config, view)
             return
@@ -666,6 +678,7 @@ class Term:
 
     async def stop(self) -> None:
         """Stop in order: members that wait, no new requests, finish those under way, checkpoints, sessions."""
+        self._observed.stopped_leading()
         if self._place is not None:
             self._place.close()
         await self._stop_waiting()

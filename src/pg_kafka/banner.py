@@ -15,7 +15,9 @@ from pg_kafka.secure import Secured
 _LOCAL = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
-def show(config: Config, postgres: Postgres, listeners: Sequence[Listener], advice: list[str]) -> None:
+def show(
+    config: Config, postgres: Postgres, listeners: Sequence[Listener], metrics: Address | None, advice: list[str]
+) -> None:
     """Say where the broker is, what it stands on, and how to look at it from both sides."""
     first = listeners[0]
     # A wildcard is no address to connect to.
@@ -25,6 +27,7 @@ def show(config: Config, postgres: Postgres, listeners: Sequence[Listener], advi
         *(f"  Kafka clients   {_place(listener)}" for listener in listeners),
         f"  kept in         {postgres.description}",
         f"  SQL             {postgres.psql_command}",
+        *([] if metrics is None else [f"  metrics         http://{metrics}/metrics"]),
         *_first_steps(config, first, shown),
     ]
     lines += [f"  note            {note}" for note in [*checks.address_advice(config), *advice]]

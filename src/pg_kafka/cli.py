@@ -65,6 +65,12 @@ Database = Annotated[
 Data = Annotated[
     str | None, typer.Option(metavar="DIR", help="Folder of the embedded server. Default: in the user's data folder.")
 ]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT", help="Where to serve metrics for Prometheus, /healthz and /readyz. Default: nowhere."
+    ),
+]
 LogLevel = Annotated[str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error. Default: warning.")]
 File = Annotated[
     Path | None,
@@ -90,6 +96,7 @@ def serve(
     allow_anonymous: AllowAnonymous = False,
     database: Database = None,
     data: Data = None,
+    metrics: Metrics = None,
     file: File = None,
     log_level: LogLevel = None,
 ) -> None:
@@ -105,6 +112,7 @@ def serve(
         allow_anonymous="true" if allow_anonymous else None,
         database=database,
         data=data,
+        metrics=metrics,
         log_level=log_level,
     )
     from pg_kafka import app
@@ -145,6 +153,7 @@ def doctor(
     allow_anonymous: AllowAnonymous = False,
     database: Database = None,
     data: Data = None,
+    metrics: Metrics = None,
     file: File = None,
     log_level: LogLevel = None,
 ) -> None:
@@ -160,6 +169,7 @@ def doctor(
         allow_anonymous="true" if allow_anonymous else None,
         database=database,
         data=data,
+        metrics=metrics,
         log_level=log_level,
     )
     from rich.console import Console

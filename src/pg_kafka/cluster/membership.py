@@ -65,12 +65,23 @@ class Membership:
         self._heartbeat_s = heartbeat_ms / 1000
         self._eviction_s = eviction_ms / 1000
         self._clock = clock
+        self._beaten_at = clock.steady_s()
         self._on_end = on_end
         self._history = history or History()
         self._ended = False
         self._heartbeat: Heartbeat | None = None
         self.incarnation: Incarnation | None = None
         self.waiting: tuple[Peer, ...] = ()  # brokers that wait for the end of this one
+
+    @property
+    def eviction_s(self) -> float:
+        """How old a heartbeat may be."""
+        return self._eviction_s
+
+    @property
+    def heartbeat_age_s(self) -> float:
+        """How long ago PostgreSQL confirmed a heartbeat, of a broker that leads."""
+        return self._clock.steady_s() - self._beaten_at
 
     async def join(self, on_wait: Callable[[ClusterView], Awaitable[None]]) -> Incarnation:
         """Become the broker of this database, waiting while another lives. Raises StorageError.
@@ -171,6 +182,7 @@ class Membership:
                 await heartbeat.stop(say_goodbye=False)
         if incarnation is not None:
             self._heartbeat = heartbeat
+            self._beaten_at = self._clock.steady_s()
             heartbeat.begin(incarnation)
         return incarnation
 
@@ -216,6 +228,7 @@ class Membership:
 
     def _on_beat(self, beats: int) -> None:
         assert self.incarnation is not None
+        self._beaten_at = self._clock.steady_s()
         self._history.beat(self.incarnation.id, beats)
 
     def _on_waiting(self, waiting: tuple[Peer, ...]) -> None:

@@ -15,7 +15,7 @@ class Address(NamedTuple):
     port: int
 
     @classmethod
-    def parse(cls, text: str) -> Address:
+    def parse(cls, text: str, wanted: str = WANTED) -> Address:
         """HOST:PORT or [IPV6]:PORT. Raises ValueError with what was wanted."""
         host, colon, port = text.strip().rpartition(":")
         if host.startswith("[") and host.endswith("]"):
@@ -23,7 +23,7 @@ class Address(NamedTuple):
         elif ":" in host or host.startswith("["):
             raise ValueError("an IPv6 address in brackets, as in [::1]:9092")
         if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-            raise ValueError(WANTED)
+            raise ValueError(wanted)
         return cls(host, int(port))
 
     def __str__(self) -> str:

@@ -31,6 +31,7 @@ from pg_kafka.config.keys import (
 )
 from pg_kafka.config.listeners import LISTENER_PREFIX, MECHANISMS, ListenerConfig, in_keys
 from pg_kafka.config.log import LogConfig
+from pg_kafka.config.metrics import MetricsConfig
 from pg_kafka.config.oauth import OauthConfig
 from pg_kafka.config.quotas import QuotaConfig
 from pg_kafka.config.sasl import SaslConfig
@@ -44,7 +45,15 @@ BOOLEAN, STRING, INT, LONG = ConfigType.BOOLEAN, ConfigType.STRING, ConfigType.I
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerConfig(
-    AuthorizationConfig, AuditConfig, ListenerConfig, QuotaConfig, SaslConfig, OauthConfig, UsersConfig, LogConfig
+    AuthorizationConfig,
+    AuditConfig,
+    ListenerConfig,
+    QuotaConfig,
+    SaslConfig,
+    OauthConfig,
+    UsersConfig,
+    MetricsConfig,
+    LogConfig,
 ):
     """The settings of one broker. Fields are settings; `sources` tells where each value came from."""
 

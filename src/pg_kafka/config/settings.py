@@ -22,6 +22,7 @@ from pg_kafka.config.listeners import WANTED_MAP as PROTOCOL_MAP
 from pg_kafka.config.listeners import Endpoints, ProtocolMap
 
 DEFAULT_PORT = 9092
+METRICS_ADDRESS = "HOST:PORT, as in 127.0.0.1:9308"
 
 
 def default_data_folder() -> Path:
@@ -45,6 +46,10 @@ def _database(text: str) -> str:
 
 def _folder(text: str) -> Path:
     return Path(text).expanduser()
+
+
+def _metrics_address(text: str) -> Address:
+    return Address.parse(text, METRICS_ADDRESS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +156,17 @@ class Config(BrokerConfig):
             doc="Folder of the embedded server.",
         ),
         default_data_folder,
+    )
+    metrics: Address | None = setting(
+        Key(
+            name="metrics",
+            type=ConfigType.STRING,
+            convert=_metrics_address,
+            form=METRICS_ADDRESS,
+            default=None,
+            doc="Where `/metrics`, `/healthz` and `/readyz` are served, by HTTP to everybody who can connect. Port 0 takes a"
+            " free one. Unset: nowhere.",
+        )
     )
     log_level: str = setting(
         Key(
