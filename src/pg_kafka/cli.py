@@ -72,6 +72,7 @@ Metrics = Annotated[
     ),
 ]
 LogLevel = Annotated[str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error. Default: warning.")]
+LogFormat = Annotated[str | None, typer.Option(metavar="FORMAT", help="text or json. Default: text.")]
 File = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="Settings in TOML, with Kafka's names for Kafka's settings."),
@@ -79,9 +80,14 @@ File = Annotated[
 
 
 def _load(file: Path | None, **flags: str | None) -> Config:
-    logs.configure("warning")  # what is said of the settings themselves
-    loaded = load(flags, os.environ, file)
-    logs.configure(loaded.log_level)
+    logs.hold()  # what is said of the settings themselves
+    try:
+        loaded = load(flags, os.environ, file)
+    except Exception:
+        asked_for = flags.get("log_format") or os.environ.get(START_KEYS["log_format"].environment)
+        logs.configure("warning", logs.JSON if asked_for == logs.JSON else logs.TEXT)
+        raise
+    logs.configure(loaded.log_level, loaded.log_format)
     return loaded
 
 
@@ -99,6 +105,7 @@ def serve(
     metrics: Metrics = None,
     file: File = None,
     log_level: LogLevel = None,
+    log_format: LogFormat = None,
 ) -> None:
     """Run a broker until it is told to stop (SIGINT, SIGTERM; a second one stops at once)."""
     loaded = _load(
@@ -114,6 +121,7 @@ def serve(
         data=data,
         metrics=metrics,
         log_level=log_level,
+        log_format=log_format,
     )
     from pg_kafka import app
 
@@ -126,6 +134,7 @@ def migrate(
     data: Data = None,
     file: File = None,
     log_level: LogLevel = None,
+    log_format: LogFormat = None,
     broker: Annotated[
         str | None,
         typer.Option(
@@ -136,7 +145,7 @@ def migrate(
     ] = None,
 ) -> None:
     """Create or upgrade the schema in the database, and do nothing else."""
-    loaded = _load(file, database=database, data=data, log_level=log_level)
+    loaded = _load(file, database=database, data=data, log_level=log_level, log_format=log_format)
     from pg_kafka import app
 
     app.migrate(loaded, grant_broker=broker)
@@ -156,6 +165,7 @@ def doctor(
     metrics: Metrics = None,
     file: File = None,
     log_level: LogLevel = None,
+    log_format: LogFormat = None,
 ) -> None:
     """Check a setup and say what is wrong; exit code 1 if something is."""
     loaded = _load(
@@ -171,6 +181,7 @@ def doctor(
         data=data,
         metrics=metrics,
         log_level=log_level,
+        log_format=log_format,
     )
     from rich.console import Console
     from rich.text import Text
@@ -284,5 +295,5 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             _hide_password(sys.argv[1:])
         commands(args=None if arguments is None else list(arguments))
     except FatalError as error:
-        print(f"pg-kafka: {error}", file=sys.stderr)
+        logs.say_last(str(error))
     sys.exit(1)

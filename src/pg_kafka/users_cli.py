@@ -132,7 +132,7 @@ def drop(
 
 def _config(database: str | None, data: str | None, file: Path | None) -> Config:
     loaded = load({"database": database, "data": data}, os.environ, file)
-    logs.configure(loaded.log_level)
+    logs.configure(loaded.log_level, loaded.log_format)
     return loaded
 
 

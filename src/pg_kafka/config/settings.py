@@ -177,6 +177,15 @@ class Config(BrokerConfig):
             doc="The least severe log lines that are written.",
         )
     )
+    log_format: str = setting(
+        Key(
+            name="log_format",
+            type=ConfigType.STRING,
+            default="text",
+            choices=("text", "json"),
+            doc="How log lines are written: as `key=value` pairs, or as JSON objects with the same keys.",
+        )
+    )
 
 
 ALL_KEYS: Mapping[str, Key] = keys_of(Config)
