@@ -68,6 +68,8 @@ ADVICE: Mapping[str, str] = {
     "leadership ended": "nothing if it was a failover, a restore or a stop of PostgreSQL; else mend what reason says",
     "listeners cannot be as they are set": "correct them with kafka-configs.sh",
     "making a new PostgreSQL takes long, the disk is slow": "wait; look at what the folder is on (docs/embedded.md#what-the-folder-may-be-on)",
+    "metrics cannot be read": "report it",
+    "metrics cannot be served": "report it",
     "new certificates cannot be used, so the old ones stay": "mend what reason says; the file is read again when it changes",
     "nobody can log in as a role": "mend the line of pg_hba.conf that reason tells of",
     "nobody may do anything": "set super.users, or create ACLs by SQL: SELECT kafka.create_acl('User:admin', 'all', 'cluster')",
