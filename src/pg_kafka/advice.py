@@ -51,6 +51,7 @@ ADVICE: Mapping[str, str] = {
     "failure has no form": "report it",
     "fenced a dead broker": "find out why that one was gone",
     "fetch failed": "report it",
+    "figures of topics cannot be read": "mend what reason says, usually the way to the database",
     "forwarded requests failed": "report it",
     "forwarded requests have to wait": "nothing; when it goes on, look at the database with pg-kafka doctor",
     "groups are loaded again": "nothing",

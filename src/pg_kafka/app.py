@@ -57,7 +57,7 @@ from pg_kafka.embedded import Postgres, dsn_of_running
 from pg_kafka.embedded.given import GivenPostgres
 from pg_kafka.embedded.server import EmbeddedPostgres
 from pg_kafka.errors import FatalError, StorageError
-from pg_kafka.observed import Observed
+from pg_kafka.observed import Observed, Parts
 from pg_kafka.secure import Secured
 from pg_kafka.storage import examination, sessions
 from pg_kafka.storage.audit import AuditStore
@@ -422,6 +422,7 @@ class Term:
             history=self._history,
         )
         incarnation: Incarnation = await membership.join(self._on_wait)
+        self._observed.taking_over()
         clock = Clock()  # its steady time begins at the time of day of the take-over
         backends = Backends(self._dsn, config.backend_timeout_ms / 1000)
         control = self._control = ControlSession(membership.open_writer, backends)
@@ -533,7 +534,7 @@ class Term:
                 logins.following.add(rights.follow)
             await rights.start()
             self._rights_watch = supervised(rights.run(), "rights", membership.end)
-        quotas = Quotas(clock.steady_ms, Windows.of(config))
+        quotas = Quotas(clock.steady_ms, Windows.of(config), self._observed.quotas)
         self._quotas = StoredQuotas(control, quotas.renew)
         await self._quotas.load()
         groups = self._groups
@@ -587,14 +588,25 @@ class Term:
             lambda: written.backlog.bytes,
             self._seams.observer,
             logins.rules,
+            self._observed.connections,
         )
         self._forwarded = ForwardedServing(ForwardedRequests(control), broker, house, dispatch.APIS)
         await self._forwarded.start()
         await self._stop_waiting()
+        self._observed.forget()
         logins.watched = [self._server]
         await self._server.start(place)
         self.is_serving = True
-        self._observed.leading(membership)
+        self._observed.leading(
+            Parts(
+                membership=membership,
+                server=self._server,
+                broker=broker,
+                topics=topics,
+                log=self._log,
+                groups=self._groups,
+            )
+        )
         logger.info(
             "serving",
             extra={
@@ -645,11 +657,18 @@ class Term:
                 rights.authorizer.watch(house.changed)
             assert self._logins is not None
             server = Server(
-                broker, waiting.rows(dispatch.APIS), house, lambda: 0, self._seams.observer, self._logins.rules
+                broker,
+                waiting.rows(dispatch.APIS),
+                house,
+                lambda: 0,
+                self._seams.observer,
+                self._logins.rules,
+                self._observed.connections,
             )
             self._logins.watched = [server]
             self._waiting = (server, broker, house)
             await server.start(self._place)
+            self._observed.waits_with(server, broker)
 
     async def _rights_while_waiting(self, control: ControlSession) -> Rights | None:
         """What the authorizer stands on before there is a session that may write for this broker."""
@@ -678,7 +697,7 @@ class Term:
 
     async def stop(self) -> None:
         """Stop in order: members that wait, no new requests, finish those under way, checkpoints, sessions."""
-        self._observed.stopped_leading()
+        self._observed.forget()
         if self._place is not None:
             self._place.close()
         await self._stop_waiting()

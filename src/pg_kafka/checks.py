@@ -56,7 +56,7 @@ def connections_needed(config: Config) -> int:
     return 2 * config.lanes + config.readers + 6 + bool(config.min_sync_standbys) + for_users
 
 
-def refuse_taken_address(listen: Address) -> None:
+def refuse_taken_address(listen: Address, flag: str = "--listen") -> None:
     """Raise FatalError when nobody could listen there, before anything is started or made for it."""
     try:
         for family, kind, protocol, _, address in socket.getaddrinfo(
@@ -68,7 +68,7 @@ def refuse_taken_address(listen: Address) -> None:
                     probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 probe.bind(address)
     except OSError as error:
-        advice = "; stop what uses it, or give --listen" if error.errno == errno.EADDRINUSE else ""
+        advice = f"; stop what uses it, or give {flag}" if error.errno == errno.EADDRINUSE else ""
         raise FatalError(f"cannot listen on {listen}: {error.strerror}{advice}") from error
 
 
@@ -154,6 +154,9 @@ def _examine_address(config: Config) -> list[Finding]:
         for listener in listeners_of(config):
             refuse_taken_address(listener.address)
             findings.append(("ok", f"{listener.address} is free to listen on"))
+        if config.metrics is not None:
+            refuse_taken_address(config.metrics, "--metrics")
+            findings.append(("ok", f"{config.metrics} is free for metrics"))
     except FatalError as error:
         findings.append(("error", str(error)))
     try:
@@ -170,6 +173,11 @@ def address_advice(config: Config) -> list[str]:
     for listener in listeners_of(config):
         if not is_loopback(listener.address.host):
             advice += _advice_beyond_loopback(listener)
+    if config.metrics is not None and not is_loopback(config.metrics.host):
+        advice.append(
+            f"metrics on {config.metrics} can be read by everybody who reaches that address: they name topics, groups and"
+            " clients"
+        )
     return advice
 
 

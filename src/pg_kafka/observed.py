@@ -6,31 +6,68 @@
     await observed.stop()
 
 It lives as long as the process. Counters do so as well, and are made here; what holds for one incarnation is added by
-`leading`, and removed when that ends.
+`leading`, or `waits_with`, and removed by `forget`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from typing import Any
 
+from pg_kafka.broker.context import Broker
+from pg_kafka.broker.groups import GroupCoordinator
 from pg_kafka.broker.listening import bound
+from pg_kafka.broker.metrics.connections import ClientCountersSource, ConnectionsSource
+from pg_kafka.broker.metrics.groups import GroupsSource
 from pg_kafka.broker.metrics.health import Health, State
 from pg_kafka.broker.metrics.http import HttpServer, Page
+from pg_kafka.broker.metrics.loop import LoopSource
+from pg_kafka.broker.metrics.memory import LeaderMemorySource, MemorySource
 from pg_kafka.broker.metrics.process import ProcessSource
+from pg_kafka.broker.metrics.topics import TopicsSource
+from pg_kafka.broker.server import Server
 from pg_kafka.cluster.membership import Membership
 from pg_kafka.cluster.view import Peer
 from pg_kafka.config import Config
 from pg_kafka.config.address import Address
 from pg_kafka.config.settings import Settings
 from pg_kafka.metrics import exposition
+from pg_kafka.metrics.clients import ConnectionCounters, QuotaCounters
 from pg_kafka.metrics.exposition import Form
-from pg_kafka.metrics.registry import Registry
+from pg_kafka.metrics.registry import Registry, Source
 from pg_kafka.metrics.series import Bounds
+from pg_kafka.storage.log import Log
+from pg_kafka.storage.topic_figures import TopicFigures
+from pg_kafka.storage.topics import Topics
+from pg_kafka.tasks import supervised
 
-# Clients that ask again within this time get the same page: many of them cost no more than one.
-KEEP_PAGE_S = 1.0
+# A page is kept so many times as long as it took to make: however many ask, metrics take a tenth of the time at most.
+KEPT_TIMES = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What an incarnation is made of, as far as it is looked at."""
+
+    membership: Membership
+    server: Server
+    broker: Broker
+    topics: Topics
+    log: Log
+    groups: GroupCoordinator
+
+
+def _doubt(membership: Membership) -> str | None:
+    """Why a broker that leads may be of no use at this moment."""
+    age_s, allowed_s = membership.heartbeat_age_s, membership.eviction_s
+    if age_s <= allowed_s:
+        return None
+    return f"the last heartbeat reached PostgreSQL {age_s:.0f} s ago, and {allowed_s:.0f} s are allowed"
 
 
 class Observed:
@@ -42,12 +79,18 @@ class Observed:
         self.health = Health()
         self.registry = Registry()
         self.bounds = Bounds(config.metrics_max_series, config.metrics_per_partition)
+        self.connections = ConnectionCounters()
+        self.quotas = QuotaCounters()
         self._process = ProcessSource(self.health)
-        self.registry.add(self._process)
+        self._loop = LoopSource()
+        self._present: list[Source] = []  # of the present incarnation
+        self._tasks: list[asyncio.Task[None]] = []
+        self.registry.add(self._process, self._loop, ClientCountersSource(self.connections, self.quotas))
         self._server = HttpServer({"/metrics": self._metrics, "/healthz": self._healthz, "/readyz": self._readyz})
         # Text of thousands of series takes tens of milliseconds to write, in which the broker goes on.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="metrics")
-        self._pages: dict[Form, tuple[float, asyncio.Task[bytes]]] = {}
+        self._pages: dict[Form, asyncio.Task[bytes]] = {}
+        self._kept_until_s: dict[Form, float] = {}
 
     async def start(self) -> None:
         """Listen, if that is wanted. Raises FatalError."""
@@ -56,8 +99,11 @@ class Observed:
         sockets = bound(self._address)
         self.address = Address(self._address.host, sockets[0].getsockname()[1])
         await self._server.start(sockets)
+        self._loop.start()
 
     async def stop(self) -> None:
+        self.forget()
+        self._loop.stop()
         await self._server.stop()
         self._writer.shutdown(wait=False, cancel_futures=True)
 
@@ -71,16 +117,35 @@ class Observed:
         settings.watch(renew)
         renew()
 
-    def leading(self, membership: Membership) -> None:
-        """An incarnation has begun to serve clients."""
+    def leading(self, parts: Parts) -> None:
+        """An incarnation has begun to serve clients with these."""
+        broker, log, groups = parts.broker, parts.log, parts.groups
+        figures = TopicFigures(parts.topics, log, broker.clock)
+        of_topics = TopicsSource(broker, parts.topics, log, figures, self.bounds)
+        of_groups = GroupsSource(groups, self.bounds)
+        self._add(
+            ConnectionsSource(parts.server, broker.quotas, leads=True),
+            MemorySource(parts.server, broker),
+            LeaderMemorySource(broker, log),
+            of_topics,
+            of_groups,
+        )
+        self._refresh("figures of topics", figures.run())
+        self._refresh("metrics of topics", of_topics.walk.run())
+        self._refresh("metrics of groups", of_groups.walk.run())
+        self.health.leading("this broker serves clients", partial(_doubt, parts.membership))
 
-        def doubt() -> str | None:
-            age_s, allowed_s = membership.heartbeat_age_s, membership.eviction_s
-            if age_s <= allowed_s:
-                return None
-            return f"the last heartbeat reached PostgreSQL {age_s:.0f} s ago, and {allowed_s:.0f} s are allowed"
+    def _add(self, *sources: Source) -> None:
+        """Of the present incarnation."""
+        self._present += sources
+        self.registry.add(*sources)
 
-        self.health.leading("this broker serves clients", doubt)
+    def _refresh(self, name: str, work: Coroutine[Any, Any, None]) -> None:
+        """Work of the present incarnation that nobody needs but who looks at metrics. Its end is no reason to end more."""
+        if self._address is None:
+            work.close()
+        else:
+            self._tasks.append(supervised(work, name, lambda _reason: None))
 
     def waiting(self, leader: Peer) -> None:
         """Another broker leads."""
@@ -90,8 +155,21 @@ class Observed:
         else:
             self.health.waiting(f"{place} leads, and is no address to send clients to", is_useful=False)
 
-    def stopped_leading(self) -> None:
-        """The incarnation is over, or there was none."""
+    def taking_over(self) -> None:
+        """Nobody else leads any more, and this broker loads what it needs to."""
+        self.health.starting("this broker takes over")
+
+    def waits_with(self, server: Server, broker: Broker) -> None:
+        """While another broker leads, this answers."""
+        self._add(ConnectionsSource(server, broker.quotas, leads=False), MemorySource(server, broker))
+
+    def forget(self) -> None:
+        """What belongs to an incarnation, or to waiting, is over."""
+        self.registry.remove(*self._present)
+        self._present.clear()
+        for task in self._tasks:
+            task.cancel()
+        self._tasks.clear()
         if self.health.state in (State.LEADING, State.WAITING):
             self.health.starting("the broker has stopped leading, or waiting, and begins anew")
 
@@ -103,19 +181,19 @@ class Observed:
 
     def _page(self, form: Form) -> asyncio.Task[bytes]:
         """The page in this form, one that is being made or was made a moment ago."""
-        now_s = asyncio.get_running_loop().time()
-        made = self._pages.get(form)
-        if made is None or (made[1].done() and now_s - made[0] >= KEEP_PAGE_S):
-            made = self._pages[form] = now_s, asyncio.create_task(self._write(form))
-        return made[1]
+        page = self._pages.get(form)
+        if page is None or (page.done() and asyncio.get_running_loop().time() >= self._kept_until_s.get(form, 0.0)):
+            page = self._pages[form] = asyncio.create_task(self._write(form), name="metrics page")
+        return page
 
     async def _write(self, form: Form) -> bytes:
         loop = asyncio.get_running_loop()
-        begun_s = loop.time()
+        begun_s = perf_counter()
+        self._process.scrapes += 1
         families = self.registry.collect()
         page = await loop.run_in_executor(self._writer, exposition.text, families, form)
-        self._process.scrapes += 1
-        self._process.scrape_s = loop.time() - begun_s
+        took_s = self._process.scrape_s = perf_counter() - begun_s
+        self._kept_until_s[form] = loop.time() + KEPT_TIMES * took_s
         return page
 
     async def _healthz(self, _headers: Mapping[str, str]) -> Page:

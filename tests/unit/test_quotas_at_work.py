@@ -205,7 +205,7 @@ def came(arrivals: Arrivals, host: str, most: int = INT_MAX, listener: str = "IN
 def test_a_listener_has_a_rate_of_its_own() -> None:
     arrivals = Arrivals(World({}).quotas, Window(11, 1000))
     assert [came(arrivals, "10.0.0.1", listener="OUTSIDE").wait_ms for _ in range(22)] == [0] * 20 + [500, 1000]
-    assert came(arrivals, "10.0.0.1") == (0, None)
+    assert came(arrivals, "10.0.0.1") == Arrival()
     # What is counted together counts all listeners.
     assert [came(arrivals, "10.0.0.1", 100).wait_ms for _ in range(1001)] == [0] * 1000 + [10]
 
@@ -213,13 +213,14 @@ def test_a_listener_has_a_rate_of_its_own() -> None:
 def test_addresses_that_come_too_often_wait_and_are_refused() -> None:
     world = World({Entity(ip="10.0.0.1"): {CONNECTION_CREATION_RATE: 1.0}})
     arrivals = Arrivals(world.quotas, Window(11, 1000))
-    assert [came(arrivals, "10.0.0.1") for _ in range(10)] == [(0, None)] * 10
-    wait, refusal = came(arrivals, "10.0.0.1")
+    assert [came(arrivals, "10.0.0.1") for _ in range(10)] == [Arrival()] * 10
+    wait, refusal, limit = came(arrivals, "10.0.0.1")
     assert wait == 1000
-    assert refusal is not None and "connection_creation_rate" in refusal
-    assert came(arrivals, "10.0.0.2") == (0, None)
+    assert refusal is not None and limit in refusal
+    assert limit == CONNECTION_CREATION_RATE
+    assert came(arrivals, "10.0.0.2") == Arrival()
     world.now += 11_000
-    assert came(arrivals, "10.0.0.1") == (0, None)
+    assert came(arrivals, "10.0.0.1") == Arrival()
 
 
 def test_connections_wait_one_after_the_other() -> None:
@@ -236,7 +237,7 @@ def test_a_flood_of_connections_is_closed_and_not_counted() -> None:
     assert sum(one.refusal is None for one in arrived) == 100 + 50  # in five seconds
     assert arrived[-1].wait_ms == 0 and arrived[-1].refusal is not None
     world.now += 120_000
-    assert came(arrivals, "10.0.0.1", 10) == (0, None)
+    assert came(arrivals, "10.0.0.1", 10) == Arrival()
 
 
 def test_addresses_are_bounded() -> None:

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from pg_kafka.broker.quotas import Quotas
 from pg_kafka.config.broker import BrokerConfig
 from pg_kafka.config.keys import INT_MAX
+from pg_kafka.security.quotas import CONNECTION_CREATION_RATE
 from pg_kafka.security.rates import TokenBucket, Window
 
 MAX_WAIT_MS: Final = 5000
@@ -27,6 +28,7 @@ class Arrival(NamedTuple):
 
     wait_ms: int = 0
     refusal: str | None = None
+    limit: str = ""  # the setting, or the quota, that is to blame
 
 
 _AT_ONCE = Arrival()
@@ -54,7 +56,9 @@ class Arrivals:
         bucket = None if limit is None else self._bucket_of(host)
         if bucket is not None and limit is not None and (wait_ms := bucket.throttle_ms(limit, self._burst_ms, now, 1)):
             return Arrival(
-                min(wait_ms, self._window.size_ms), f"connection_creation_rate of its address = {limit:.0f} a second"
+                min(wait_ms, self._window.size_ms),
+                f"{CONNECTION_CREATION_RATE} of its address = {limit:.0f} a second",
+                CONNECTION_CREATION_RATE,
             )
         counted = []
         if of_all < INT_MAX:
@@ -65,12 +69,12 @@ class Arrivals:
         for each, most in counted:
             wait_ms = max(wait_ms, each.throttle_ms(most, self._burst_ms, now, 1))
             if wait_ms > MAX_WAIT_MS:
-                return Arrival(0, f"{_RATE} = {most} a second, for which too many wait")
+                return Arrival(0, f"{_RATE} = {most} a second, for which too many wait", _RATE)
         for each, most in counted:
             each.take(1, most, self._burst_ms, now)
         if bucket is not None and limit is not None:
             bucket.take(1, limit, self._burst_ms, now)
-        return Arrival(wait_ms) if wait_ms else _AT_ONCE
+        return Arrival(wait_ms, limit=_RATE) if wait_ms else _AT_ONCE
 
     def _bucket_of(self, host: str) -> TokenBucket:
         bucket = self._by_address.get(host)

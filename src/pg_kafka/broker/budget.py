@@ -48,6 +48,11 @@ class RequestBudget:
     def is_wanted(self) -> bool:
         return bool(self._waiting)
 
+    @property
+    def waiting(self) -> int:
+        """How many connections wait."""
+        return len(self._waiting)
+
     def change(self, used_difference: int, partial_difference: int) -> None:
         """Count what a connection holds more, or less, than before."""
         self.used_bytes += used_difference

@@ -37,6 +37,7 @@ from pg_kafka.broker.work import Work
 from pg_kafka.config.broker import BROKER_KEYS
 from pg_kafka.config.listeners import Listener
 from pg_kafka.errors import StorageError
+from pg_kafka.metrics.clients import ConnectionCounters
 from pg_kafka.security.quotas import MAX_NAME_BYTES
 from pg_kafka.wire import codec, foreign
 from pg_kafka.wire.codec import MalformedRequest, TooManyItems
@@ -91,6 +92,7 @@ class Shared:
     work: Work
     observer: Observer | None
     sasl: Mapping[str, SaslRules]  # by listener, of those with SASL
+    counters: ConnectionCounters
 
 
 class Connection(asyncio.Protocol):
@@ -139,7 +141,7 @@ class Connection(asyncio.Protocol):
         self._doors = Doors(shared.house, self.info)
         self._entrance: Entrance | None = None  # where it has to be said who comes
         if (rules := shared.sasl.get(listener.name)) is not None:
-            self._entrance = Entrance(rules, self, broker.audit, shared.work)
+            self._entrance = Entrance(rules, self, broker.audit, shared.work, shared.counters)
             self._splitter.max_frame_bytes = rules.max_receive_bytes
             self._size_setting = "sasl.server.max.receive.size"
         self.descriptor = -1  # the number of the open file

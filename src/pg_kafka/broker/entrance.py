@@ -21,6 +21,7 @@ from pg_kafka.broker.authentication import Answer, Login, SaslRules, Step
 from pg_kafka.broker.client import ConnectionInfo
 from pg_kafka.broker.reply import Reply
 from pg_kafka.broker.work import Work
+from pg_kafka.metrics.clients import ConnectionCounters
 from pg_kafka.security.sasl import HANDSHAKE
 from pg_kafka.wire.codec import MalformedRequest
 from pg_kafka.wire.frames import RequestHeader
@@ -54,6 +55,7 @@ class Entrance:
 
     __slots__ = (
         "_audit",
+        "_counters",
         "_deadline",
         "_guarded",
         "_login",
@@ -65,11 +67,14 @@ class Entrance:
         "is_stranger",
     )
 
-    def __init__(self, rules: SaslRules, guarded: Guarded, audit: Audit, work: Work) -> None:
+    def __init__(
+        self, rules: SaslRules, guarded: Guarded, audit: Audit, work: Work, counters: ConnectionCounters
+    ) -> None:
         self._rules = rules
         self._guarded = guarded
         self._audit = audit
         self._work = work
+        self._counters = counters
         self._loop = asyncio.get_running_loop()
         self._login = Login(rules, guarded.info, self._loop.time, guarded.failed_form)
         self._deadline: asyncio.TimerHandle | None = None
@@ -149,12 +154,14 @@ class Entrance:
             self.end_s = self._login.session_end_s
             self.end()
             self._guarded.be_open()
+            self._counters.logins[self._login.mechanism, "success"] += 1
             if not was_again:
                 user = self._guarded.info.principal.partition(":")[2]
                 self._audit.note("login", who=self._guarded.info, resource=f"user {user}", detail=self._login.mechanism)
         self._send(reply, answer)
 
     async def _fail(self, answer: Answer, began_s: float, reply: Reply) -> None:
+        self._counters.logins[self._login.mechanism or "none", "failure"] += 1
         self._audit.note(
             "login failed",
             who=self._guarded.info,
@@ -177,6 +184,7 @@ class Entrance:
 
     def _too_late(self) -> None:
         self._deadline = None
+        self._counters.logins[self._login.mechanism or "none", "timeout"] += 1
         self._close(f"{self._login.name} took longer than pg_kafka.authentication_timeout_ms allows")
 
     def _close(self, reason: str, **extra: str) -> None:

@@ -19,6 +19,8 @@ from typing import Final, Protocol
 
 from pg_kafka.broker.muted import Muted
 from pg_kafka.config.broker import BrokerConfig
+from pg_kafka.config.keys import INT_MAX
+from pg_kafka.metrics.clients import QuotaCounters
 from pg_kafka.security.quotas import (
     CONSUMER_BYTE_RATE,
     CONTROLLER_MUTATION_RATE,
@@ -90,7 +92,8 @@ class _Use:
 class Quotas:
     """See the module. One for each broker, on the event loop's thread. Without a table there are no quotas."""
 
-    def __init__(self, now_ms: Callable[[], int], windows: Windows) -> None:
+    def __init__(self, now_ms: Callable[[], int], windows: Windows, counters: QuotaCounters | None = None) -> None:
+        self._counters = counters or QuotaCounters()
         self._now_ms = now_ms
         self._windows = windows
         self.table = Table({})
@@ -149,9 +152,12 @@ class Quotas:
         now, limit = self._now_ms(), applying.limit
         rate = self._use(CONSUMER_BYTE_RATE, applying, now).rate
         if wait_ms := rate.throttle_ms(limit, now, size):
+            self._counters.add(CONSUMER_BYTE_RATE, wait_ms)
             return wait_ms, False
         rate.record(size, limit, now)
-        return rate.throttle_ms(limit, now), True
+        if wait_ms := rate.throttle_ms(limit, now):
+            self._counters.add(CONSUMER_BYTE_RATE, wait_ms)
+        return wait_ms, True
 
     def most_at_once(self, applying: Applying) -> int:
         """More bytes than this are more than a window allows."""
@@ -159,8 +165,9 @@ class Quotas:
 
     def spent(self, applying: Applying, nanoseconds: int) -> int:
         """A request has cost so much of the processor. As in Kafka nobody waits longer than a sample for that."""
-        wait_ms = self._take(REQUEST_PERCENTAGE, applying, nanoseconds * _PERCENT_OF_NS)
-        return min(wait_ms, self._windows.clients.size_ms)
+        return self._take(
+            REQUEST_PERCENTAGE, applying, nanoseconds * _PERCENT_OF_NS, most_ms=self._windows.clients.size_ms
+        )
 
     def mutations(self, principal: str, client_id: str, *, is_strict: bool) -> Mutations:
         """What one request may create and delete."""
@@ -175,9 +182,14 @@ class Quotas:
         burst_ms, limit = self._windows.controller.kept_ms, applying.limit
         bucket = self._use(CONTROLLER_MUTATION_RATE, applying, now).bucket
         if is_strict and (wait_ms := bucket.throttle_ms(limit, burst_ms, now)):
+            self._counters.add(CONTROLLER_MUTATION_RATE, wait_ms)
             return wait_ms
         bucket.take(partitions, limit, burst_ms, now)
-        return 0 if is_strict else bucket.throttle_ms(limit, burst_ms, now)
+        if is_strict:
+            return 0
+        if wait_ms := bucket.throttle_ms(limit, burst_ms, now):
+            self._counters.add(CONTROLLER_MUTATION_RATE, wait_ms)
+        return wait_ms
 
     def owed_ms(self, limits: Limits) -> int:
         """How long a client would have to wait who asks for nothing."""
@@ -204,11 +216,14 @@ class Quotas:
         """How many uses are remembered."""
         return len(self._of_users) + len(self._of_client_ids)
 
-    def _take(self, name: str, applying: Applying, value: float) -> int:
+    def _take(self, name: str, applying: Applying, value: float, *, most_ms: int = INT_MAX) -> int:
         now = self._now_ms()
         rate = self._use(name, applying, now).rate
         rate.record(value, applying.limit, now)
-        return rate.throttle_ms(applying.limit, now)
+        wait_ms = min(rate.throttle_ms(applying.limit, now), most_ms)
+        if wait_ms:
+            self._counters.add(name, wait_ms)
+        return wait_ms
 
     def _use(self, name: str, applying: Applying, now: int) -> _Use:
         user, client_id = applying.shared_by

@@ -36,6 +36,7 @@ from pg_kafka.clock import Clock
 from pg_kafka.config.listeners import Listener, overrides
 from pg_kafka.config.listening import listeners_of
 from pg_kafka.errors import ConfigError, FatalError
+from pg_kafka.metrics.clients import ConnectionCounters
 from pg_kafka.tasks import supervised
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ CERTIFICATES_CHECK_S = 2.0
 # The idle timeout is kept to about a tenth of itself.
 IDLE_CHECKS_PER_TIMEOUT = 10
 MIN_IDLE_CHECK_S = 0.05
+_MAX, _MAX_PER_IP = "max.connections", "max.connections.per.ip"
 
 
 class Server:
@@ -61,7 +63,9 @@ class Server:
         log_queued_bytes: Callable[[], int],
         observer: Observer | None = None,
         sasl: Mapping[str, SaslRules] = MappingProxyType({}),
+        counters: ConnectionCounters | None = None,
     ) -> None:
+        self._counters = counters or ConnectionCounters()
         self._broker = broker
         self._log_queued_bytes = log_queued_bytes
         self._budget = RequestBudget(broker.config.request_budget_bytes, lambda: self._unwritten_bytes, self._on_wanted)
@@ -93,6 +97,7 @@ class Server:
             work=self._work,
             observer=observer,
             sasl=sasl,
+            counters=self._counters,
         )
 
     @property
@@ -104,6 +109,26 @@ class Server:
     @property
     def connection_count(self) -> int:
         return len(self._connections)
+
+    @property
+    def connections_by_listener(self) -> Mapping[str, int]:
+        return self._per_listener
+
+    @property
+    def connection_limit(self) -> int:
+        """More connections than this are refused, by max.connections or since there are no files left to be opened."""
+        kept = self._files_limit - self._broker.files_kept_free
+        return max(0, min(self._broker.config.max_connections, kept))
+
+    @property
+    def budget(self) -> RequestBudget:
+        """The memory for requests, over all connections."""
+        return self._budget
+
+    @property
+    def work(self) -> Work:
+        """What connections have left to tasks and threads."""
+        return self._work
 
     @property
     def request_bytes(self) -> int:
@@ -170,39 +195,54 @@ class Server:
         """Close the connections of those who have proved by one of these who they are."""
         for connection in list(self._connections):
             if connection.proof is not None and connection.proof in proofs:
+                self._counters.closed["credentials changed"] += 1
                 connection.cut_off(reason)
 
     # For connections
 
     def admit(self, connection: Connection) -> str | None:
         """Take a new connection in, or say why not."""
-        config = self._broker.config
-        host = connection.info.peer[0]
+        host, listener = connection.info.peer[0], connection.info.listener.name
         self._connections.add(connection)
         self._per_address[host] += 1
-        self._per_listener[connection.info.listener.name] += 1
+        self._per_listener[listener] += 1
+        self._counters.opened[listener] += 1
+        refused = self._refused(connection, host, listener)
+        if refused is None:
+            return None
+        limit, sentence = refused
+        self._counters.refused[limit] += 1
+        return sentence
+
+    def _refused(self, connection: Connection, host: str, listener: str) -> tuple[str, str] | None:
+        """The limit that a new connection goes beyond, and a sentence about it."""
+        config = self._broker.config
         if self._emptied is not None:
-            return "the broker is stopping"
+            return "stop", "the broker is stopping"
         if connection.descriptor >= self._files_limit - self._broker.files_kept_free:
-            return (
+            return "open files", (
                 f"{self._broker.files_kept_free} files are left to be opened, which are kept for sessions with PostgreSQL;"
                 f" the limit of open files (ulimit -n) is {self._files_limit}"
             )
         if len(self._connections) > config.max_connections:
-            return f"more than max.connections = {config.max_connections}"
-        listener = connection.info.listener.name
-        if self._per_listener[listener] > (limit := config.of_listener(listener, "max.connections")):
-            return f"more than max.connections = {limit} of listener {listener}"
+            return _MAX, f"more than {_MAX} = {config.max_connections}"
+        if self._per_listener[listener] > (limit := config.of_listener(listener, _MAX)):
+            return _MAX, f"more than {_MAX} = {limit} of listener {listener}"
         limit = overrides(config.max_connections_per_ip_overrides).get(host)
         if limit is not None and self._per_address[host] > limit:
-            return f"more than max.connections.per.ip.overrides = {limit} for this address"
+            return f"{_MAX_PER_IP}.overrides", f"more than {_MAX_PER_IP}.overrides = {limit} for this address"
         if limit is None and self._per_address[host] > config.max_connections_per_ip:
-            return f"more than max.connections.per.ip = {config.max_connections_per_ip}"
-        wait_ms, refusal = self._arrivals.came(host, connection.info.listener.name, config)
-        if wait_ms:
-            connection.mute(wait_ms, refusal)
-            return None
-        return refusal
+            return _MAX_PER_IP, f"more than {_MAX_PER_IP} = {config.max_connections_per_ip}"
+        arrival = self._arrivals.came(host, listener, config)
+        if arrival.wait_ms and arrival.refusal is None:
+            self._counters.delayed[arrival.limit] += 1
+            connection.mute(arrival.wait_ms)
+        elif arrival.wait_ms:
+            self._counters.refused[arrival.limit] += 1
+            connection.mute(arrival.wait_ms, arrival.refusal)
+        elif arrival.refusal is not None:
+            return arrival.limit, arrival.refusal
+        return None
 
     def remove(self, connection: Connection) -> None:
         self._connections.discard(connection)
@@ -283,6 +323,7 @@ class Server:
                     peer=connection.info.peer[0],
                     reason=f"idle for connections.max.idle.ms = {self._broker.config.connections_max_idle_ms}",
                 )
+                self._counters.closed["idle"] += 1
                 connection.abort()
 
     def _on_wanted(self) -> None:
@@ -332,4 +373,5 @@ class Server:
                 reason="a request stalled half-sent, or of a client that has to wait for its quota, while memory was short"
                 " (queued.max.request.bytes)",
             )
+            self._counters.closed["stalled"] += 1
             connection.abort()

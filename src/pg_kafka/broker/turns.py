@@ -41,6 +41,11 @@ class Turns:
         self._collection_timer: asyncio.TimerHandle | None = None
         self.given = 0  # grows with each turn: what was looked at before may have changed since
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for their next turn."""
+        return len(self._waiting)
+
     async def each(self, items: Iterable[T]) -> AsyncIterator[T]:
         """The items, with turns of the event loop between them. What they are taken from must not change meanwhile."""
         now = asyncio.get_running_loop().time

@@ -14,6 +14,9 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Final
 
+Labels = tuple[str, ...]
+"""The values of a series' labels, in the order of the catalogue."""
+
 # Seconds. From a request that memory answers to one that waits for a disk that has gone bad.
 LATENCY_S: Final = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
@@ -56,9 +59,9 @@ class Tally:
     def __init__(self, most: int, fields: int = 1) -> None:
         self.most = most
         self._fields = fields
-        self.counts: dict[tuple[str, ...], int] = {}
+        self.counts: dict[Labels, int] = {}
 
-    def add(self, labels: tuple[str, ...], amount: int = 1) -> None:
+    def add(self, labels: Labels, amount: int = 1) -> None:
         counts = self.counts
         if labels in counts:
             counts[labels] += amount
@@ -68,5 +71,5 @@ class Tally:
             others = (OTHER,) * self._fields
             counts[others] = counts.get(others, 0) + amount
 
-    def forget(self, labels: tuple[str, ...]) -> None:
+    def forget(self, labels: Labels) -> None:
         self.counts.pop(labels, None)

@@ -16,8 +16,7 @@ from prometheus_client.core import Metric
 
 from pg_kafka.metrics.catalogue.family import Family, Kind
 from pg_kafka.metrics.counters import Histogram
-
-Labels = tuple[str, ...]
+from pg_kafka.metrics.counters import Labels as Labels
 
 
 def one(family: Family, value: float) -> Metric:

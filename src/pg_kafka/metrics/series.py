@@ -1,8 +1,8 @@
 """How many series a metric has, and which things get one of their own.
 
     chosen = Chosen()
-    chosen.choose({"orders": 9_000, "clicks": 10}, most=500)       names with a series, the heaviest first
-    bounded({("orders",): 3, ...}, chosen.names)                    the rest summed up as ("(other)",)
+    chosen.choose({("orders",): 9_000, ("clicks",): 10}, most=500)     labels that get a series, the heaviest ones
+    bounded({("orders",): 3, ...}, chosen.labels)                       the rest summed up as ("(other)",)
 
 A figure of the moment (an offset, a size, a number of members) may be summed up anew at each look, so the heaviest get
 a series. One who has it keeps it, or lines would break off in every picture: a place is free again when its topic
@@ -28,35 +28,35 @@ class Bounds:
 
 
 class Chosen:
-    """Names that have series of their own, the same for all metrics of a subject."""
+    """Labels that have series of their own, the same ones for all metrics of a subject."""
 
-    __slots__ = ("left_out", "names")
+    __slots__ = ("labels", "left_out")
 
     def __init__(self) -> None:
-        self.names: Collection[str] = frozenset()
+        self.labels: Collection[Labels] = frozenset()
         self.left_out = 0
 
-    def choose(self, weights: Mapping[str, float], most: int) -> Collection[str]:
+    def choose(self, weights: Mapping[Labels, float], most: int) -> Collection[Labels]:
         """Choose among all there are; the weights decide about places that are free."""
         if len(weights) <= most:
-            self.names, self.left_out = weights.keys(), 0
-            return self.names
-        kept = self.names & weights.keys() if isinstance(self.names, frozenset) else weights.keys() & self.names
+            self.labels, self.left_out = frozenset(weights), 0
+            return self.labels
+        kept: Collection[Labels] = weights.keys() & self.labels
         if len(kept) > most:
-            kept = frozenset(heapq.nlargest(most, kept, key=weights.__getitem__))
+            kept = heapq.nlargest(most, kept, key=weights.__getitem__)
         free = most - len(kept)
         newcomers = heapq.nlargest(free, weights.keys() - kept, key=weights.__getitem__) if free else ()
-        self.names = frozenset((*kept, *newcomers))
-        self.left_out = len(weights) - len(self.names)
-        return self.names
+        self.labels = frozenset((*kept, *newcomers))
+        self.left_out = len(weights) - len(self.labels)
+        return self.labels
 
 
-def bounded(values: Mapping[Labels, float], names: Collection[str]) -> dict[Labels, float]:
-    """The same figures; those whose first label is not among `names` are summed up under `(other)`."""
+def bounded(values: Mapping[Labels, float], chosen: Collection[Labels]) -> dict[Labels, float]:
+    """The same figures; those whose labels are not among the chosen ones are summed up under `(other)`."""
     kept: dict[Labels, float] = {}
     for labels, value in values.items():
-        if not labels or labels[0] in names:
-            kept[labels] = kept.get(labels, 0) + value
+        if labels in chosen:
+            kept[labels] = value
         else:
             other = (OTHER,) * len(labels)
             kept[other] = kept.get(other, 0) + value

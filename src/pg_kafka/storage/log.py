@@ -482,6 +482,29 @@ class Log(TopicsWatcher):
                 lambda topic_id, index: self._partitions.get((topic_id, index)),
             )
 
+    async def places(self, partitions: Sequence[tuple[int, int]]) -> Mapping[tuple[int, int], tuple[int, int]]:
+        """Where partitions begin and end as the database has it, by topic id and index. Raises StorageError."""
+        async with self._readers.use(CONTROL_TIMEOUT_S) as connection:
+            return await sizes.places(connection, partitions)
+
+    async def starts(self) -> Mapping[tuple[int, int], int]:
+        """Where partitions begin as the database has it, by topic id and index, if not at 0. Raises StorageError."""
+        async with self._readers.use(CONTROL_TIMEOUT_S) as connection:
+            return await log_starts.all_starts(connection)
+
+    def committed_end(self, topic_id: int, index: int) -> int:
+        """The first offset of a partition that is not known to be committed, 0 when nothing is known."""
+        return self._ends.of(topic_id, index)
+
+    @property
+    def loaded_partitions(self) -> int:
+        return len(self._partitions)
+
+    @property
+    def tails(self) -> TailCache:
+        """The newest batches, in memory."""
+        return self._tails
+
     async def allocate_producer_id(self) -> int:
         """A producer id that was never given before. Raises StorageError."""
         async with self._producer_lock:

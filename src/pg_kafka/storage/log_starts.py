@@ -49,7 +49,12 @@ async def advance(session: Session, wanted: Sequence[tuple[int, int, int]]) -> S
         [index for _, index in greatest],
         list(greatest.values()),
     )
-    return {(row["topic"], row["partition"]): row["log_start_offset"] for row in rows}
+    return _starts(rows)
+
+
+async def all_starts(session: Session) -> Starts:
+    """Where all partitions begin, but for those that begin at 0."""
+    return _starts(await session.fetch(SQL["all"]))
 
 
 class FollowStarts:
@@ -68,4 +73,8 @@ class FollowStarts:
             if not topic_ids:
                 return
             rows = await self._session.fetch(SQL["of_topics"], topic_ids)
-        self._take({(row["topic"], row["partition"]): row["log_start_offset"] for row in rows})
+        self._take(_starts(rows))
+
+
+def _starts(rows: Sequence[asyncpg.Record]) -> Starts:
+    return {(row["topic"], row["partition"]): row["log_start_offset"] for row in rows}

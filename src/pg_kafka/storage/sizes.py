@@ -1,4 +1,5 @@
-"""How many bytes partitions hold, in Kafka's format: what kafka.partition_sizes shows, current to this moment.
+"""How many bytes partitions hold, in Kafka's format: what kafka.partition_sizes shows, current to this moment; and where
+they begin and end.
 
 The database knows complete segments exactly, and the newest one up to a checkpoint. The leader's partitions know that one.
 """
@@ -32,3 +33,11 @@ async def of_topics(
         else:
             sizes[topic_id, index] = complete_bytes + held.bytes
     return sizes
+
+
+async def places(
+    connection: asyncpg.Connection, partitions: Sequence[tuple[int, int]]
+) -> dict[tuple[int, int], tuple[int, int]]:
+    """Where partitions begin and end, by topic id and index."""
+    rows = await connection.fetch(SQL["places"], [topic for topic, _ in partitions], [index for _, index in partitions])
+    return {(row["topic"], row["partition"]): (row["start_offset"], row["end_offset"]) for row in rows}

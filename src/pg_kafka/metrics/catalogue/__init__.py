@@ -11,13 +11,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import ModuleType
 
-from pg_kafka.metrics.catalogue import process
+from pg_kafka.metrics.catalogue import connections, groups, memory, process, topics
 from pg_kafka.metrics.catalogue.family import Family as Family
 from pg_kafka.metrics.catalogue.family import Kind as Kind
 
 SUBJECTS: tuple[ModuleType, ...] = (
     process,
-)  # fmt: skip
+    connections,
+    memory,
+    topics,
+    groups,
+)
 
 
 def _by_name() -> Mapping[str, Family]:
