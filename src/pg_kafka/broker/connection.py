@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
+from uuid import UUID
 
 from pg_kafka.broker import throttling
 from pg_kafka.broker.api import Api, Handler, HotHandler, Recurrent
@@ -32,6 +33,7 @@ from pg_kafka.broker.observer import Observer
 from pg_kafka.broker.quotas import Limits
 from pg_kafka.broker.refusals import Refused
 from pg_kafka.broker.reply import Reply
+from pg_kafka.broker.subjects import subjects_of
 from pg_kafka.broker.turns import ITEMS_AT_ONCE
 from pg_kafka.broker.work import Work
 from pg_kafka.config.broker import BROKER_KEYS
@@ -103,6 +105,7 @@ class Connection(asyncio.Protocol):
         self._broker = broker = shared.broker
         self._apis = shared.apis
         self._budget = shared.budget
+        self._topics = shared.house.topics
         self._freed_memory = shared.freed_memory
         self._notes = shared.notes
         self._work = shared.work
@@ -521,6 +524,25 @@ class Connection(asyncio.Protocol):
             raise TypeError("the handler gave no answer")
         reply.send(message)
 
+    def _client(self, header: RequestHeader) -> dict[str, Any]:
+        """Who asked, for a log line."""
+        return {
+            "version": header.api_version,
+            "peer": self.info.host,
+            "client_id": (header.client_id or "")[:MAX_SHOWN_CHARACTERS],
+            "principal": self.info.principal,
+        }
+
+    def _about(self, request: Any, header: RequestHeader) -> dict[str, Any]:
+        """What was asked, and by whom, for a log line."""
+        topics: Mapping[UUID, Any] = getattr(self._topics, "by_uuid", {})  # none where no topics are served
+
+        def name_of(topic_id: UUID) -> str | None:
+            topic = topics.get(topic_id)
+            return None if topic is None else topic.name
+
+        return subjects_of(request, name_of) | self._client(header)
+
     def _await(self, awaitable: Awaitable[None], api: Api, request: Any, reply: Reply) -> None:
         self._task_running = True
         if self._meter is not None:
@@ -546,16 +568,21 @@ class Connection(asyncio.Protocol):
             code = error.code
         elif isinstance(error, StorageError):
             code = int(error.code)
-            self._notes.note("request failed in the database", api.name, api=api.name, error=str(error), code=code)
+            about = self._about(request, reply.header)
+            self._notes.note(
+                "request failed in the database", api.name, api=api.name, error=str(error), code=code, **about
+            )
         else:
             code = int(ErrorCode.UNKNOWN_SERVER_ERROR)
-            self._notes.note("request failed", api.name, exc_info=error, api=api.name, version=reply.header.api_version)
+            about = self._about(request, reply.header)
+            self._notes.note("request failed", api.name, exc_info=error, api=api.name, **about)
         if reply.is_sent:
             return
         try:
             answer = None if api.failure is None else api.failure(request, code)
         except Exception as second:
-            self._notes.note("failure has no form", api.name, exc_info=second, api=api.name)
+            about = self._about(request, reply.header)
+            self._notes.note("failure has no form", api.name, exc_info=second, api=api.name, **about)
             answer = None
         if answer is None:
             reply.close(f"{api.name} failed", code)
@@ -711,7 +738,8 @@ class Connection(asyncio.Protocol):
 
     def _not_encoded(self, reply: Reply, error: Exception) -> None:
         reply.error_code = int(ErrorCode.UNKNOWN_SERVER_ERROR)
-        self._notes.note("reply cannot be encoded", "", exc_info=error, key=reply.header.api_key)
+        name = API_NAMES.get(reply.header.api_key, str(reply.header.api_key))
+        self._notes.note("reply cannot be encoded", "", exc_info=error, api=name, **self._client(reply.header))
         self.close("a reply could not be encoded")
 
     def _completed(self, reply: Reply) -> None:
@@ -761,7 +789,8 @@ class Connection(asyncio.Protocol):
         self.close(reason)
 
     def note(self, message: str, reason: str, kind: str, level: int) -> None:
-        self._notes.note(message, kind, level=level, peer=self.info.peer[0], reason=reason)
+        peer, principal = self.info.host, self.info.principal
+        self._notes.note(message, kind, level=level, peer=peer, principal=principal, reason=reason)
 
     # The server's side
 
@@ -795,9 +824,8 @@ class Connection(asyncio.Protocol):
             return
         self.is_closed = True
         self._queue.clear()
-        self._notes.note(
-            "connection closed", reason, level=level, by=by, peer=self.info.peer[0], reason=reason, **extra
-        )
+        extra = {"peer": self.info.host, "principal": self.info.principal, "reason": reason} | extra
+        self._notes.note("connection closed", reason, level=level, by=by, **extra)
         self.write()
         self._transport.close()
 

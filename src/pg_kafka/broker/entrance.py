@@ -143,7 +143,12 @@ class Entrance:
             self._close(str(error))
             return
         except Exception as error:
-            logger.error("authentication broke", exc_info=error, extra={"mechanism": self._login.mechanism})
+            info = self._guarded.info
+            logger.error(
+                "authentication broke",
+                exc_info=error,
+                extra={"mechanism": self._login.mechanism, "peer": info.host, "listener": info.listener.name},
+            )
             self._close("authentication broke")
             return
         if answer.failure:

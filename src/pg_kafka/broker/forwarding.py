@@ -27,6 +27,7 @@ from pg_kafka.broker.context import Broker, Context
 from pg_kafka.broker.doors import Doors, House
 from pg_kafka.broker.refusals import Refused
 from pg_kafka.broker.reply import Reply
+from pg_kafka.broker.subjects import subjects_of
 from pg_kafka.config.listeners import NOWHERE
 from pg_kafka.errors import StorageError
 from pg_kafka.storage.forwarding import Forwarded, ForwardedRequests
@@ -34,6 +35,7 @@ from pg_kafka.wire import codec
 from pg_kafka.wire.codec import MalformedRequest
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.frames import RequestHeader
+from pg_kafka.wire.messages import API_NAMES
 
 logger = logging.getLogger("pg_kafka.forwarding")
 
@@ -125,11 +127,23 @@ class Forwarder:
                     future.set_result(answer)
 
 
+def _about(asked: Forwarded) -> dict[str, object]:
+    """What was asked, and by whom, for a log line."""
+    return {
+        "api": API_NAMES.get(asked.api_key, str(asked.api_key)),
+        "peer": asked.client_host,
+        "client_id": asked.client_id,
+        "principal": asked.principal,
+        "listener": asked.listener,
+    }
+
+
 class _Answer:
     """Takes what a handler answers, in the place of a connection."""
 
-    def __init__(self, now_s: float) -> None:
+    def __init__(self, now_s: float, who: ConnectionInfo) -> None:
         self.last_active = now_s
+        self._who = who
         self.answered: asyncio.Future[Any | None] = asyncio.get_running_loop().create_future()
 
     def complete(self, reply: Reply, message: Any | None) -> None:
@@ -141,7 +155,8 @@ class _Answer:
             self.answered.set_result(None)
 
     def note(self, message: str, reason: str, kind: str, level: int) -> None:
-        logger.log(level, message, extra={"reason": reason})
+        extra = {"reason": reason, "peer": self._who.host, "principal": self._who.principal}
+        logger.log(level, message, extra=extra)
 
 
 class ForwardedServing:
@@ -203,13 +218,13 @@ class ForwardedServing:
             async with asyncio.timeout(DEADLINE_S):
                 answer = await self._answer(asked)
         except TimeoutError:
-            logger.warning("a forwarded request took too long", extra={"api": asked.api_key})
+            logger.warning("a forwarded request took too long", extra=_about(asked))
         except Exception:
-            logger.exception("a forwarded request failed", extra={"api": asked.api_key})
+            logger.exception("a forwarded request failed", extra=_about(asked))
         try:
             await self._requests.answer(number, answer)
         except StorageError as error:
-            logger.warning("a forwarded request cannot be answered", extra={"reason": error.message})
+            logger.warning("a forwarded request cannot be answered", extra={"reason": error.message} | _about(asked))
 
     async def _answer(self, asked: Forwarded) -> bytes | None:
         """The encoded answer; None: there is none."""
@@ -233,9 +248,13 @@ class ForwardedServing:
         size = sum(map(len, parts))
         return b"".join(parts) if size <= MAX_ANSWER_BYTES else None
 
+    def _name_of(self, topic_id: UUID) -> str | None:
+        topic = self._house.topics.by_uuid.get(topic_id)
+        return None if topic is None else topic.name
+
     async def _message(self, api: Api, context: Context, request: Any) -> Any | None:
         handler: Any = api.handler
-        sink = _Answer(asyncio.get_running_loop().time())
+        sink = _Answer(asyncio.get_running_loop().time(), context.connection)
         try:
             if not api.is_hot:
                 return await handler(context, request)
@@ -248,6 +267,9 @@ class ForwardedServing:
         except StorageError as error:
             code = int(error.code)
         except Exception:
-            logger.exception("a forwarded request failed", extra={"api": api.name})
+            who, client_id = context.connection, context.header.client_id
+            extra = {"api": api.name, "peer": who.host, "client_id": client_id, "principal": who.principal}
+            about = subjects_of(request, self._name_of)
+            logger.exception("a forwarded request failed", extra=about | extra)
             code = int(ErrorCode.UNKNOWN_SERVER_ERROR)
         return None if api.failure is None else api.failure(request, code)

@@ -201,11 +201,12 @@ class GroupCoordinator:
             attempt += 1
             self._reload.set()
 
-    def _fail(self, reason: str, error: BaseException | None = None) -> None:
+    def _fail(self, reason: str, group_id: str, error: BaseException | None = None) -> None:
         """Memory and database may differ: throw all machines away and load again."""
         if self.refusal is not ErrorCode.NONE:
             return
-        logger.warning("groups have to be loaded again", extra={"reason": reason}, exc_info=error)
+        extra = {"group": group_id, "reason": reason}
+        logger.warning("groups have to be loaded again", extra=extra, exc_info=error)
         self.refusal = ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
         self._drop_machines(ErrorCode.COORDINATOR_LOAD_IN_PROGRESS)
         self._reload.set()
@@ -416,7 +417,7 @@ class GroupCoordinator:
             step = act(*arguments)
             self._perform(group, step)
         except Exception as error:
-            self._fail("a group's machine failed", error)
+            self._fail("a group's machine failed", group.id, error)
             if asked is not None and not asked.is_answered:
                 asked.refuse(ErrorCode.UNKNOWN_SERVER_ERROR)
 
@@ -508,7 +509,7 @@ class GroupCoordinator:
         if error is not None:
             group.is_broken = True
             if group.term == self._term:
-                self._fail(str(error))
+                self._fail(str(error), group.id)
         elif changes and not group.is_broken:
             group.offsets.confirm(changes)
         group.settle(failed=error is not None)

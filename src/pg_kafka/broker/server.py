@@ -320,7 +320,8 @@ class Server:
                     "connection closed",
                     "idle",
                     level=logging.INFO,
-                    peer=connection.info.peer[0],
+                    peer=connection.info.host,
+                    principal=connection.info.principal,
                     reason=f"idle for connections.max.idle.ms = {self._broker.config.connections_max_idle_ms}",
                 )
                 self._counters.closed["idle"] += 1
@@ -369,7 +370,8 @@ class Server:
                 "connection closed",
                 "stalled",
                 level=logging.WARNING,
-                peer=connection.info.peer[0],
+                peer=connection.info.host,
+                principal=connection.info.principal,
                 reason="a request stalled half-sent, or of a client that has to wait for its quota, while memory was short"
                 " (queued.max.request.bytes)",
             )

@@ -25,6 +25,7 @@ from typing import Any
 
 from pg_kafka.broker.answers import OrderedWrites
 from pg_kafka.broker.groups import GroupCoordinator
+from pg_kafka.broker.subjects import few
 from pg_kafka.broker.timers import Timers
 from pg_kafka.clock import Clock
 from pg_kafka.config import Config
@@ -201,11 +202,12 @@ class TransactionCoordinator:
             if self.refusal is ErrorCode.COORDINATOR_LOAD_IN_PROGRESS:
                 self._reload.set()
 
-    def _fail(self, reason: str, error: BaseException | None = None) -> None:
+    def _fail(self, reason: str, one: TransactionalId, error: BaseException | None = None) -> None:
         """Memory and database may differ: throw all machines away and load again."""
         if self.refusal is not ErrorCode.NONE:
             return
-        logger.warning("transactional ids have to be loaded again", extra={"reason": reason}, exc_info=error)
+        extra = {"transactional_id": one.id, "reason": reason}
+        logger.warning("transactional ids have to be loaded again", extra=extra, exc_info=error)
         self.refusal = ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
         self._drop_machines()
         self._reload.set()
@@ -359,7 +361,7 @@ class TransactionCoordinator:
             step = act(*arguments)
             self._perform(one, step)
         except Exception as error:
-            self._fail("the machine of a transactional id failed", error)
+            self._fail("the machine of a transactional id failed", one, error)
             return None
         return step
 
@@ -396,7 +398,7 @@ class TransactionCoordinator:
             self._run(owner, owner.machine.on_timer, name[0], self.steady_ms())
 
     async def _fire_with_producer_id(self, one: TransactionalId, name: str) -> None:
-        fresh = await self._persistently(self._log.allocate_producer_id)
+        fresh = await self._persistently(self._log.allocate_producer_id, {"transactional_id": one.id})
         if one.term == self._term:
             self._run(one, partial(one.machine.on_timer, name, self.steady_ms(), fresh_producer_id=fresh))
 
@@ -410,7 +412,7 @@ class TransactionCoordinator:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None and one.term == self._term:
-            self._fail("a transaction cannot be ended", error)
+            self._fail("a transaction cannot be ended", one, error)
         if error is not None or task.cancelled():
             one.settle(failed=True)
 
@@ -428,7 +430,7 @@ class TransactionCoordinator:
                 for group_id, key, committed_at_ms in ends:
                     self._pending.remove(one.id, group_id, key, committed_at_ms)
             else:
-                self._fail(str(error))
+                self._fail(str(error), one)
         one.settle(failed=error is not None)
 
     def _stage_pending(self, transactional_id: str, records: Sequence[Record]) -> None:
@@ -474,8 +476,15 @@ class TransactionCoordinator:
             "producer_id": decision.producer_id,
             "timeout_ms": one.machine.timeout_ms,
             "open_ms": self.steady_ms() - one.machine.started_ms,
+            "topics": self._topics_of(decision),
             "partitions": len(decision.partitions),
         }
+
+    def _topics_of(self, decision: Decision) -> str:
+        """The first few topics that a transaction has written to, for a log line."""
+        found = map(self._topics.by_id.get, dict.fromkeys(topic_id for topic_id, _ in decision.partitions))
+        named = [topic.name for topic in found if topic is not None]
+        return few(named, len(named))
 
     def _on_decided(self, one: TransactionalId, decision: Decision, error: StorageError | None) -> None:
         if error is not None:
@@ -486,7 +495,7 @@ class TransactionCoordinator:
             try:
                 self._carry_out(one, (), decision)
             except Exception as failure:
-                self._fail("a transaction cannot be ended", failure)
+                self._fail("a transaction cannot be ended", one, failure)
                 one.settle(failed=True)
 
     def _lanes_of(self, one: TransactionalId, decision: Decision) -> set[int]:
@@ -506,23 +515,24 @@ class TransactionCoordinator:
 
     async def _carry_out_later(self, one: TransactionalId, records: Sequence[Record], decision: Decision) -> None:
         pairs: Pairs | None = None
+        about = self._about(one, decision)
         while pairs is None:
             await self._groups.loaded()
-            await self._persistently(partial(self._log.load_for_markers, self._markers(decision)))
+            await self._persistently(partial(self._log.load_for_markers, self._markers(decision)), about)
             pairs = self._loaded(decision)
             if pairs is None:
                 await asyncio.sleep(LOOK_AGAIN_S)
         self._queue(one, records, decision, pairs)
 
-    async def _persistently(self, ask: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        """What `ask` gives, however often the database has to be asked."""
+    async def _persistently(self, ask: Callable[[], Coroutine[Any, Any, Any]], about: Mapping[str, object]) -> Any:
+        """What `ask` gives, however often the database has to be asked. `about` is for the log."""
         attempt = 0
         while True:
             try:
                 return await ask()
             except StorageError as error:
                 attempt += 1
-                logger.warning("the end of a transaction has to wait", extra={"error": str(error)})
+                logger.warning("the end of a transaction has to wait", extra={"error": str(error), **about})
             await asyncio.sleep(RETRY_DELAYS_S[min(attempt, len(RETRY_DELAYS_S) - 1)])
 
     def _markers(self, decision: Decision) -> list[Marker]:
@@ -572,7 +582,7 @@ class TransactionCoordinator:
             nonlocal left
             left -= 1
             if error is not None and one.term == self._term:
-                self._fail(str(error))
+                self._fail(str(error), one)
             if not left:
                 self._on_carried_out(one)
 

@@ -137,6 +137,12 @@ class EndingOfTransaction(Protocol):
 JournalItem = JournalWrite | EndingOfTransaction
 
 
+def _owner_of(item: JournalItem) -> str:
+    """A group or a transactional id, for a log line."""
+    writes = (item,) if isinstance(item, JournalWrite) else item.writes
+    return next((write.owner_id for write in writes), "")
+
+
 class JournalQueue:
     """What a lane has to write to the journals, in order, and how much of what it took has no answer yet."""
 
@@ -208,7 +214,7 @@ class JournalQueue:
         try:
             item.done(error)
         except Exception:
-            logger.exception("what waited for a group's write failed")
+            logger.exception("what waited for a group's write failed", extra={"of": _owner_of(item)})
 
     def _pop(self) -> JournalItem:
         item = self._waiting.popleft()

@@ -41,6 +41,10 @@ class UnderWay:
         return len(self.written) >= 2
 
 
+# What a journal's owners are called in a log line.
+_OWNERS = {"groups": "group", "transactions": "transactional_id"}
+
+
 class Outcomes:
     """See the module. `on_journal_growth` is told how many bytes were added to the journals."""
 
@@ -105,7 +109,8 @@ class Outcomes:
 
     def _fail_journal_part(self, part: JournalPart, error: asyncpg.PostgresError) -> None:
         """The database refuses what a group or transactional id writes. Its later writes build on that, so they fail as well."""
-        extra = self._extra(error) | {"of": part.owner[0]}
+        journal, owner = part.owner
+        extra = self._extra(error) | {_OWNERS.get(journal, journal): owner}
         logger.error("the database refused what is written to the journals", extra=extra)
         message = f"the database refused what is written: {describe(error)}"
         later = self._staging.journal.take_owned(part.owner)

@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from itertools import islice
 
 import asyncpg
 
@@ -31,6 +32,8 @@ from pg_kafka.wire.error_codes import ErrorCode
 logger = logging.getLogger("pg_kafka.lane")
 
 RESOLVE_TIMEOUT_S = 30.0
+# Of the partitions of a transaction, in a log line.
+_MOST_NAMED = 3
 END_TIMEOUT_S = 10.0
 # Clients get exact answers when the outcome is known within this time; then they are told that it is not.
 DOUBT_S = 5.0
@@ -220,13 +223,13 @@ class Recovery:
             while doubtful:
                 flight = doubtful[0]
                 if await was_committed(self.sessions[0], self._incarnation, flight):
-                    logger.warning("commit in doubt did happen", extra=self._extra())
+                    logger.warning("commit in doubt did happen", extra=self._extra() | _about(flight))
                     flight.outcome = Outcome.COMMITTED
                     doubtful.pop(0)
                     self._staging.need_not_come_again(flight)
                     self._outcomes.apply(flight)
                 else:
-                    logger.warning("commit in doubt did not happen", extra=self._extra())
+                    logger.warning("commit in doubt did not happen", extra=self._extra() | _about(flight))
                     doubtful.pop(0)
                     self._outcomes.fail(
                         flight, AppendResult(ErrorCode.KAFKA_STORAGE_ERROR, message="the commit did not happen")
@@ -235,3 +238,11 @@ class Recovery:
     def _extra(self, error: BaseException | None = None) -> dict[str, object]:
         """Fields of a log line."""
         return {"lane": self._number} | ({"error": describe(error)} if error else {})
+
+
+def _about(flight: Flight) -> dict[str, object]:
+    """Fields of a log line: how much was in a transaction, and of which partitions the first few."""
+    named = [f"{partition.topic.name}-{partition.index}" for partition in islice(flight.parts, _MOST_NAMED)]
+    more = f" and {len(flight.parts) - _MOST_NAMED} more" if len(flight.parts) > _MOST_NAMED else ""
+    batches = sum(len(part.appends) for part in flight.parts.values())
+    return {"partitions": ",".join(named) + more, "batches": batches, "groups": len(flight.journal_parts)}

@@ -229,13 +229,18 @@ class Layouts:
             if not isinstance(error, asyncpg.LockNotAvailableError):
                 logger.warning(
                     "a topic cannot keep batches",
-                    extra={"topic_id": topic_id, "reason": sessions.describe(error)},
+                    extra=self._named(topic_id) | {"reason": sessions.describe(error)},
                 )
             return
         if found:
             self._put_off.pop(topic_id, None)
             self._settled.discard(topic_id)
             self._topics.show_layout(topic_id, keeps_batches=True, is_asked=False)
+
+    def _named(self, topic_id: int) -> dict[str, object]:
+        """Fields of a log line."""
+        topic = self._topics.by_id.get(topic_id)
+        return {"topic_id": topic_id} | ({} if topic is None else {"topic": topic.name})
 
     # -- unpacking ---------------------------------------------------------------------------------------------------
 
@@ -267,14 +272,15 @@ class Layouts:
         except RecordsError as error:
             # Not a matter of time. Who asks is told so after a minute.
             self._put_off[topic_id] = self._now() + PUT_OFF_S
-            logger.error("stored batches cannot be unpacked", extra={"topic_id": topic_id, "reason": error.message})
+            extra = self._named(topic_id) | {"reason": error.message}
+            logger.error("stored batches cannot be unpacked", extra=extra)
         except asyncpg.LockNotAvailableError:
             return True
         except asyncpg.PostgresError as error:
             self._put_off[topic_id] = self._now() + RETRY_S
             logger.warning(
                 "batches of a topic could not be unpacked and will be tried again",
-                extra={"topic_id": topic_id, "reason": sessions.describe(error)},
+                extra=self._named(topic_id) | {"reason": sessions.describe(error)},
             )
         return False
 
@@ -283,7 +289,7 @@ class Layouts:
         if not found:
             if await self._fetch("end_keeping", topic_id):
                 self._topics.show_layout(topic_id, keeps_batches=False, is_asked=True)
-                logger.info("a topic is unpacked", extra={"topic_id": topic_id})
+                logger.info("a topic is unpacked", extra=self._named(topic_id))
             return False
         extent = found[0]
         place = (topic_id, extent["partition"])
@@ -300,7 +306,7 @@ class Layouts:
             rows = await fetch(render(SQL["packed_rows"], leaf=leaf), *place, extent["packed_from"], PIECE_BYTES)
             following = None
             if rows:
-                if not self._may_write(sum(row["row_bytes"] for row in rows)):
+                if not self._may_write(topic_id, sum(row["row_bytes"] for row in rows)):
                     return False
                 await self._replace(connection, leaf, place, extent, rows)
                 noted = await fetch(SQL["note_change"], extent["series"], extent["segment"])
@@ -314,11 +320,12 @@ class Layouts:
             self._on_unfrozen()
         return True
 
-    def _may_write(self, raw_bytes: int) -> bool:
+    def _may_write(self, topic_id: int, raw_bytes: int) -> bool:
         has_room = self._has_room(WRITE_FACTOR * raw_bytes)
         if not has_room and not self._has_told_room:
             logger.warning(
-                "batches are not unpacked, the disk of the database is nearly full", extra={"bytes": raw_bytes}
+                "batches are not unpacked, the disk of the database is nearly full",
+                extra=self._named(topic_id) | {"bytes": raw_bytes},
             )
         self._has_told_room = not has_room
         return has_room

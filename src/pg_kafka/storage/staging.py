@@ -168,7 +168,8 @@ class Staging:
         try:
             append.done(result)
         except Exception:
-            logger.exception("reply failed")
+            where = {"topic": append.partition.topic.name, "partition": append.partition.index}
+            logger.exception("reply failed", extra=where)
 
     def _await_again(self, append: Append) -> None:
         batch, partition = append.batch, append.partition

@@ -17,6 +17,7 @@ from pg_kafka.broker.partitions import FIRST_VERSION_WITH_TOPIC_IDS, check_leade
 from pg_kafka.broker.permission import Operation
 from pg_kafka.broker.refusals import Refused
 from pg_kafka.broker.reply import Reply, ReplySink
+from pg_kafka.broker.subjects import few
 from pg_kafka.broker.turns import ITEMS_AT_ONCE
 from pg_kafka.broker.waiters import Waiting
 from pg_kafka.errors import StorageError
@@ -568,7 +569,16 @@ class _Fetch(Waiting):
             self._fail()
 
     def _fail(self) -> None:
-        logger.exception("fetch failed", extra={"connection": self._ctx.connection.id})
+        who, client_id = self._ctx.connection, self._ctx.header.client_id
+        found = dict.fromkeys(entry.partition.topic.name for entry in getattr(self, "_answers", ()) if entry.partition)
+        extra = {
+            "connection": who.id,
+            "peer": who.host,
+            "client_id": client_id,
+            "principal": who.principal,
+            "topics": few(found, len(found)),
+        }
+        logger.exception("fetch failed", extra=extra)
         self._leave()
         if not self._reply.is_sent:
             self._reply.send(FetchResponse(error_code=ErrorCode.UNKNOWN_SERVER_ERROR))

@@ -28,7 +28,8 @@ async def choose(site: Site, series: int, segment: int, topic_id: int | None = N
     if configured in site.available:
         return configured
     if configured != "auto":
-        logger.warning("this PostgreSQL lacks a compression", extra={"compression": configured})
+        extra = {"compression": configured, "series": series} | ({} if topic_id is None else {"topic_id": topic_id})
+        logger.warning("this PostgreSQL lacks a compression", extra=extra)
         return "none"
     guess = first_guess(site.available)
     sample = b"".join(await site.segments.sample(series, segment, topic_id))

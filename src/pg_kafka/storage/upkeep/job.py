@@ -16,7 +16,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -158,13 +158,16 @@ class Job(ABC):
         """May so many bytes be written to the disk?"""
         return self.site.has_room(disk_bytes, small=small)
 
-    async def all_or_each(self, ids: list[int], act: Callable[[list[int]], Awaitable[None]]) -> bool:
-        """Do something for topics in one transaction; when that fails, for each alone, to find out which it cannot be."""
+    async def all_or_each(self, topics: Mapping[int, str], act: Callable[[list[int]], Awaitable[None]]) -> bool:
+        """Do something for topics in one transaction; when that fails, for each alone, to find out which it cannot be.
+
+        `topics` has their names, for the log, by their ids.
+        """
         try:
-            if ids:
-                await act(ids)
+            if topics:
+                await act(list(topics))
         except asyncpg.PostgresError:
-            for topic_id in ids:
+            for topic_id, name in topics.items():
                 try:
                     await act([topic_id])
                 except asyncpg.PostgresError as error:
@@ -172,6 +175,11 @@ class Job(ABC):
                     self.site.failures[self.name] += 1
                     logger.warning(
                         "janitor's job waits for a topic",
-                        extra={"job": self.name, "topic_id": topic_id, "reason": sessions.describe(error)},
+                        extra={
+                            "job": self.name,
+                            "topic": name,
+                            "topic_id": topic_id,
+                            "reason": sessions.describe(error),
+                        },
                     )
-        return bool(ids)
+        return bool(topics)

@@ -29,7 +29,7 @@ class MakeViews(Job):
             self._lost_at = self.site.now() + self.site.options.interval_s
             await self.site.connection.execute(SQL["forget_lost_views"])
         rows = await self.site.connection.fetch(SQL["topics_without_view"], list(self.put_off), VIEWS_PER_STEP)
-        return await self.all_or_each([row["id"] for row in rows], lambda ids: _create(self, ids))
+        return await self.all_or_each({row["id"]: row["name"] for row in rows}, lambda ids: _create(self, ids))
 
 
 class RenewViews(Job):
@@ -45,7 +45,7 @@ class RenewViews(Job):
         if self.site.now() < self._looks_at or not self.has_room():
             return False
         rows = await self.site.connection.fetch(SQL["topics_with_old_view"], list(self.put_off), VIEWS_PER_STEP)
-        has_more = await self.all_or_each([row["id"] for row in rows], lambda ids: _create(self, ids))
+        has_more = await self.all_or_each({row["id"]: row["name"] for row in rows}, lambda ids: _create(self, ids))
         if not has_more:
             self._looks_at = self.site.now() + self.site.options.interval_s
         return has_more
@@ -58,7 +58,7 @@ class DropViews(Job):
 
     async def step(self) -> bool:
         rows = await self.site.connection.fetch(SQL["views_of_deleted_topics"], list(self.put_off), VIEWS_PER_STEP)
-        return await self.all_or_each([row["id"] for row in rows], self._remove)
+        return await self.all_or_each({row["id"]: row["view_name"] for row in rows}, self._remove)
 
     async def _remove(self, ids: list[int]) -> None:
         connection = self.site.connection

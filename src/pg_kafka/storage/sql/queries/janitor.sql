@@ -3,7 +3,7 @@
 
 -- name: topics_without_view
 -- Internal topics get none: names that begin with __, and what Kafka Streams keeps for itself.
-SELECT id FROM kafka.topics
+SELECT id, name FROM kafka.topics
 WHERE view_name IS NULL AND name !~ '^__|-(changelog|repartition)$' AND NOT (id = ANY ($1::bigint[]))
 ORDER BY id LIMIT $2;
 
@@ -22,7 +22,7 @@ WHERE t.view_name IS NOT NULL AND NOT EXISTS (
 -- name: topics_with_old_view
 -- Views from before kafka.topic_messages got its last columns: columns are only ever appended, so their number says it. And those from
 -- before schema version 5: they are made of kafka.messages, and ask for all topics. What somebody else has made of these is left alone.
-SELECT t.id FROM kafka.topics t
+SELECT t.id, t.name FROM kafka.topics t
 JOIN pg_catalog.pg_class c ON c.relnamespace = 'topics'::regnamespace AND c.relname = t.view_name AND c.relkind = 'v'
 WHERE (c.relnatts < (SELECT m.relnatts FROM pg_catalog.pg_class m WHERE m.oid = 'kafka.topic_messages'::regclass)
        OR (strpos(pg_catalog.pg_get_viewdef(c.oid), format('topic_id = %s', t.id)) > 0
