@@ -82,6 +82,11 @@ def place(url: str) -> str:
     return f"{unquote(hosts)}{port}/{database}".rstrip("/")
 
 
+def options_of(url: str) -> dict[str, str]:
+    """What stands behind the question mark; the last one counts where one is there twice."""
+    return dict(parse_qsl(urlsplit(url).query))
+
+
 def named_files(url: str, environment: Mapping[str, str]) -> list[tuple[str, str]]:
     """Files of certificates and keys that the address or libpq's variables name, each with the option that does."""
     options = dict(parse_qsl(urlsplit(url).query))
