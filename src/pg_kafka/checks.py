@@ -1,6 +1,7 @@
 """Checks of a setup: those that refuse to start, and `pg-kafka doctor`, which says all it finds and changes nothing.
 
-A finding is ("ok" | "warning" | "error", one sentence that says what to do).
+A finding is ("ok" | "warning" | "error", one sentence). Lines below the sentence are what changes it: SQL, a command or a
+setting, to be used as they are.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pg_kafka import __version__, database_url
+from pg_kafka import __version__, database_checks, database_url, managed
 from pg_kafka.broker import open_files
 from pg_kafka.broker.published_keys import PublishedKeys
 from pg_kafka.broker.role_logins import RoleLogins
@@ -27,15 +28,16 @@ from pg_kafka.config.listeners import Listener, SecurityProtocol
 from pg_kafka.config.listening import listeners_of, tokens_of
 from pg_kafka.config.load import with_database_settings
 from pg_kafka.config.oauth import OAUTHBEARER
+from pg_kafka.database_checks import Finding, error, ok, warning
 from pg_kafka.embedded import GivenPostgres, binaries
 from pg_kafka.embedded.folder import DataFolder
 from pg_kafka.errors import FatalError, StorageError
-from pg_kafka.storage import examination
+from pg_kafka.storage import examination, health
 from pg_kafka.storage.migrate import SCHEMA_VERSION
+from pg_kafka.storage.queries import quote
 
 logger = logging.getLogger("pg_kafka.checks")
 
-Finding = tuple[str, str]
 # What is expected of a broker whose max.connections is not set.
 ORDINARY_CONNECTIONS = 1_000
 # Of the number of tables (segments) that one unlucky statement over kafka.messages may lock.
@@ -78,7 +80,7 @@ async def refuse_pooling_proxy(dsn: str, config: Config) -> None:
         if await examination.is_pooled(dsn):
             raise FatalError(
                 "the database is reached through a transaction-pooling proxy, and pg-kafka holds locks in its sessions:"
-                " give it the address of PostgreSQL itself, or of a session-pooling proxy"
+                f" give it the address of PostgreSQL itself, or of a session-pooling proxy{_instead_of(dsn)}"
             )
     except examination.TooManyConnections as error:
         raise FatalError(
@@ -87,6 +89,12 @@ async def refuse_pooling_proxy(dsn: str, config: Config) -> None:
         ) from error
     except StorageError as error:
         raise FatalError(f"cannot check the database: {error.message}") from error
+
+
+def _instead_of(dsn: str) -> str:
+    """The address to use, where the service is known."""
+    seen = managed.seen_in(dsn)
+    return f"; at {seen.service} that is {seen.instead}" if seen is not None and seen.instead else ""
 
 
 async def refuse_too_few_connections(dsn: str, config: Config) -> list[str]:
@@ -98,7 +106,8 @@ async def refuse_too_few_connections(dsn: str, config: Config) -> list[str]:
     problem = _connection_problem(server, config)
     if problem:
         raise FatalError(problem)
-    return _durability_advice(server)
+    seen = managed.seen_in(dsn)
+    return _durability_advice(server, seen.service if seen is not None else None)
 
 
 def _connection_problem(server: Mapping[str, Any], config: Config) -> str | None:
@@ -126,8 +135,10 @@ def file_advice(config: Config, allowed: int) -> list[str]:
     return advice
 
 
-def _durability_advice(server: Mapping[str, Any]) -> list[str]:
-    advice = []
+def _durability_advice(server: Mapping[str, Any], service: str | None) -> list[str]:
+    advice: list[str] = []
+    if service in database_checks.OWN_STORAGE:
+        return advice  # what these settings are for is done by another layer there
     if server["fsync"] != "on":
         advice.append("fsync is off: a crash of the machine loses acknowledged records; set fsync = on")
     if server["full_page_writes"] != "on":
@@ -277,12 +288,16 @@ def _examine_disk(config: Config) -> list[Finding]:
 
 
 async def _examine_database(config: Config, dsn: str) -> list[Finding]:
+    seen = managed.seen_in(dsn)
+    findings = database_checks.way_to(seen, connections_needed(config))
+    if seen is not None and seen.way is managed.Way.OTHER:
+        return findings
     given = GivenPostgres(dsn, logger)
     try:
         await given.start()
-    except FatalError as error:
-        return [("error", str(error))]
-    findings: list[Finding] = [("ok", given.description)]
+    except FatalError as problem:
+        return [*findings, ("error", str(problem))]
+    findings.append(("ok", given.description))
     if not database_url.is_proven(dsn, os.environ):
         findings.append(
             (
@@ -293,13 +308,38 @@ async def _examine_database(config: Config, dsn: str) -> list[Finding]:
         )
     try:
         await refuse_pooling_proxy(dsn, config)
-        findings += _examine_schema(await examination.examine(dsn), config)
+        findings += await _examine_server(config, dsn, seen)
         findings += await _examine_roles(config, dsn)
-    except FatalError as error:
-        findings.append(("error", str(error)))
-    except StorageError as error:
-        findings.append(("error", error.message))
+    except FatalError as problem:
+        findings.append(("error", str(problem)))
+    except StorageError as problem:
+        findings.append(("error", problem.message))
     return findings
+
+
+async def _examine_server(config: Config, dsn: str, seen: managed.Seen | None) -> list[Finding]:
+    """The schema, what the role may do there, and the server's health. Raises FatalError, StorageError."""
+    rights = await health.rights(dsn)
+    lacking = [] if rights is None else database_checks.lacking_rights(rights)
+    found = None if lacking else await examination.examine(dsn)
+    is_ours = found is not None and found.schema_version == SCHEMA_VERSION
+    by = tuple(managed.SETTINGS), tuple(managed.ROLES)
+    facts = await health.examine(dsn, by, health.Limits(), Clock().steady_s, has_schema=is_ours)
+    service, said = database_checks.service_of(facts, seen)
+    findings = [*said, *lacking]
+    if found is not None:
+        if is_ours:
+            config = with_database_settings(config, list(found.settings))
+        findings += _examine_schema(found, config, service)
+    if config.min_sync_standbys and not facts.server["may_see_sessions"]:
+        findings.append(
+            error(
+                "pg_kafka.min_sync_standbys needs to see the standbys: GRANT pg_read_all_stats to the role of the broker, or"
+                " set it to 0",
+                f"GRANT pg_read_all_stats TO {quote(facts.server['role'])};",
+            )
+        )
+    return findings + database_checks.examine_health(facts, service, health.Limits())
 
 
 async def _examine_keys(config: Config) -> list[Finding]:
@@ -337,45 +377,69 @@ async def _examine_roles(config: Config, dsn: str) -> list[Finding]:
     return [("error", trap) if trap is not None else ("ok", "PostgreSQL asks roles for their passwords")]
 
 
-def _examine_schema(found: examination.Examined, config: Config) -> list[Finding]:
+def _examine_schema(found: examination.Examined, config: Config, service: str | None) -> list[Finding]:
     findings: list[Finding] = []
     if found.has_schema and not found.has_cluster:
-        return [("error", 'there is a schema "kafka" that is not pg_kafka\'s: rename it, or use another database')]
+        return [error('there is a schema "kafka" that is not pg_kafka\'s: rename it, or use another database')]
     server = found.server
     role, database = server["role"], server["database"]
     if found.schema_version is not None:
         version = found.schema_version
         if version > SCHEMA_VERSION:
-            return [("error", f"the schema has version {version}, newer than this program: use a newer pg-kafka")]
+            return [error(f"the schema has version {version}, newer than this program: use a newer pg-kafka")]
         if version < SCHEMA_VERSION:
-            findings.append(("warning", f"the schema has version {version}; pg-kafka migrate or serve upgrades it"))
+            findings.append(warning(f"the schema has version {version}; pg-kafka migrate or serve upgrades it"))
         else:
-            findings.append(("ok", f"schema kafka, version {version}"))
-            config = with_database_settings(config, list(found.settings))
+            findings.append(ok(f"schema kafka, version {version}"))
     elif not server["can_create"]:
         findings.append(
-            ("error", f'role "{role}" may not create schemas here: GRANT CREATE ON DATABASE "{database}" TO "{role}"')
+            error(
+                f'role "{role}" may not create schemas here: GRANT CREATE ON DATABASE "{database}" TO "{role}"',
+                f"GRANT CREATE ON DATABASE {quote(database)} TO {quote(role)};",
+            )
         )
     else:
-        findings.append(("ok", "no schema kafka yet; serve or migrate creates it"))
+        findings.append(ok("no schema kafka yet; serve or migrate creates it"))
     problem = _connection_problem(server, config)
-    findings.append(("error", problem) if problem else ("ok", f"{connections_needed(config)} connections fit"))
+    if problem:
+        findings.append(error(problem, *_more_connections(server, config, service)))
+    else:
+        findings.append(ok(f"{connections_needed(config)} connections fit"))
     findings += _examine_files(config)
-    findings += [("warning", advice) for advice in _durability_advice(server)]
+    for advice in _durability_advice(server, service):
+        name = advice.partition(" ")[0]
+        findings.append(warning(advice, *managed.how_to_set(service, [(name, "on")])))
     if server["is_open_to_strangers"]:
         findings.append(
-            (
-                "warning",
+            warning(
                 f'every role of the server may connect to database "{database}", and so take locks that delay brokers:'
                 f' REVOKE CONNECT ON DATABASE "{database}" FROM PUBLIC',
+                f"REVOKE CONNECT ON DATABASE {quote(database)} FROM PUBLIC;",
             )
         )
     if server["max_locks"] < WANTED_LOCKS_PER_TRANSACTION:
+        wanted = [("max_locks_per_transaction", str(WANTED_LOCKS_PER_TRANSACTION))]
         findings.append(
-            (
-                "warning",
+            warning(
                 f"max_locks_per_transaction is {server['max_locks']}: an SQL statement over kafka.messages locks every"
                 f" segment; set it to {WANTED_LOCKS_PER_TRANSACTION} or more",
+                *managed.how_to_set(service, wanted, restart=True),
             )
         )
     return findings
+
+
+def _more_connections(server: Mapping[str, Any], config: Config, service: str | None) -> list[str]:
+    """What raises each limit that is too low."""
+    needed, fix = connections_needed(config), []
+    if 0 <= _limit(server["role_limit"]) < needed:
+        fix.append(f"ALTER ROLE {quote(server['role'])} CONNECTION LIMIT {needed};")
+    if 0 <= _limit(server["database_limit"]) < needed:
+        fix.append(f"ALTER DATABASE {quote(server['database'])} CONNECTION LIMIT {needed};")
+    if server["max_connections"] < needed:
+        fix += managed.how_to_set(service, [("max_connections", str(max(100, 2 * needed)))], restart=True)
+    return fix
+
+
+def _limit(limit: int | None) -> int:
+    return -1 if limit is None else limit

@@ -192,7 +192,10 @@ def doctor(
     console = Console(highlight=False, soft_wrap=True)
     is_broken = False
     for level, text in app.doctor(loaded):
-        console.print(Text.assemble((f"{level:8}", styles[level]), text))
+        sentence, *fix = text.split("\n")
+        console.print(Text.assemble((f"{level:8}", styles[level]), sentence))
+        for line in fix:
+            console.print(Text(f"{'':8}  {line}", "cyan"))
         is_broken = is_broken or level == "error"
     raise typer.Exit(1 if is_broken else 0)
 

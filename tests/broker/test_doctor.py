@@ -14,7 +14,7 @@ from tests.broker.command import ANY_PORT, Done, Serving, environment, processes
 from tests.broker.pgbouncer import pgbouncer
 from tests.postgres import Database, PostgresServer
 
-from pg_kafka import checks, cli
+from pg_kafka import checks, cli, managed
 from pg_kafka.config import Config
 from pg_kafka.config.address import Address
 from pg_kafka.storage.migrate import SCHEMA_VERSION
@@ -161,3 +161,96 @@ def test_advice_on_addresses(
 )
 def test_private_address_is_told_from_a_public_one(host: str, own: str | None) -> None:
     assert checks._private_address(host) == own
+
+
+def test_doctor_prints_what_to_change(place: Surroundings, doctor: Doctor) -> None:
+    name = place.database.name
+    place.server.sql(f"ALTER DATABASE {name} SET synchronous_commit = off")
+    done = doctor("--listen", ANY_PORT, "--database", place.database.dsn)
+    assert done.code == 0
+    lines = done.out.splitlines()
+    at = next(number for number, line in enumerate(lines) if "synchronous_commit is off" in line)
+    assert lines[at].startswith("warning ")
+    assert lines[at + 1] == f'          ALTER DATABASE "{name}" RESET synchronous_commit;'
+    place.server.sql(lines[at + 1])
+    assert "synchronous_commit" not in doctor("--listen", ANY_PORT, "--database", place.database.dsn).out
+
+
+def test_doctor_says_how_long_a_commit_takes(place: Surroundings, doctor: Doctor) -> None:
+    done = doctor("--listen", ANY_PORT, "--database", place.database.dsn)
+    assert re.search(r"^(ok     |warning) a commit takes \d+\.\d ms, \d+\.\d ms at most", done.out, re.MULTILINE)
+    assert f'GRANT pg_read_all_stats TO "{place.database.name}";' in done.out
+
+
+def test_doctor_shows_the_settings_of_a_service_as_that_has_them_set(place: Surroundings, doctor: Doctor) -> None:
+    name = place.database.name
+    place.server.sql(f"ALTER DATABASE {name} SET cloudsql.iam_authentication = 'on'")
+    done = doctor("--listen", ANY_PORT, "--database", place.database.dsn)
+    assert "ok      the server is one of Google Cloud SQL" in done.out
+    assert "          gcloud sql instances patch INSTANCE --database-flags=fsync=on" in done.out
+    assert "ALTER SYSTEM" not in done.out
+
+
+def test_doctor_knows_a_role_without_rights_and_how_to_give_them(place: Surroundings, doctor: Doctor) -> None:
+    assert run("migrate", "--database", place.database.dsn).code == 0
+    role = f"{place.database.name}_broker"
+    place.server.sql(f"CREATE ROLE {role} LOGIN NOINHERIT; GRANT {role} TO {place.database.name}")
+    dsn = place.server.dsn(place.database.name, role)
+    try:
+        done = doctor("--listen", ANY_PORT, "--database", dsn)
+        assert done.code == 1
+        assert f'error   role "{role}" lacks rights in the schema of role "{place.database.name}"' in done.out
+        assert f"          pg-kafka migrate --grant-broker {role} --database URL" in done.out
+        assert run("migrate", "--grant-broker", role, "--database", place.database.dsn).code == 0
+        done = doctor("--listen", ANY_PORT, "--database", dsn)
+        assert (done.code, f"schema kafka, version {SCHEMA_VERSION}" in done.out) == (0, True)
+    finally:
+        place.server.sql(f"DROP OWNED BY {role} CASCADE", place.database.name)
+        place.server.sql(f"REVOKE {role} FROM {place.database.name}; DROP DATABASE {place.database.name} WITH (FORCE)")
+        place.server.sql(f"DROP ROLE {role}")
+
+
+def test_doctor_says_which_limit_of_connections_to_raise(place: Surroundings, doctor: Doctor) -> None:
+    name = place.database.name
+    place.server.sql(f"ALTER ROLE {name} CONNECTION LIMIT 5")
+    done = doctor("--listen", ANY_PORT, "--database", place.database.dsn)
+    assert done.code == 1
+    line = f'          ALTER ROLE "{name}" CONNECTION LIMIT 10;'
+    assert line in done.out.splitlines()
+    place.server.sql(line)
+    assert doctor("--listen", ANY_PORT, "--database", place.database.dsn).code == 0
+
+
+def test_doctor_wants_the_right_to_see_standbys(place: Surroundings, doctor: Doctor) -> None:
+    settings = {"MIN_SYNC_STANDBYS": "1"}
+    done = doctor("--listen", ANY_PORT, "--database", place.database.dsn, settings=settings)
+    assert done.code == 1
+    assert "error   pg_kafka.min_sync_standbys needs to see the standbys" in done.out
+    place.server.sql(f"GRANT pg_read_all_stats TO {place.database.name}")
+    assert doctor("--listen", ANY_PORT, "--database", place.database.dsn, settings=settings).code == 0
+
+
+def test_doctor_says_which_address_to_use_behind_a_pooler_of_a_service(
+    place: Surroundings, doctor: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    better = "postgresql://me@ep-a-1.us-east-2.aws.neon.tech/db"
+    seen = managed.Seen("Neon", managed.Way.POOLER, "the pooler (-pooler in the host's name)", better)
+    monkeypatch.setattr(managed, "seen_in", lambda _url: seen)  # no such name leads here
+    with pgbouncer(place.server, place.database, "transaction") as dsn:
+        done = doctor("--listen", ANY_PORT, "--database", dsn)
+    assert done.code == 1
+    assert "warning the address leads to Neon through the pooler" in done.out
+    assert f"          --database '{better}'" in done.out.splitlines()
+    assert f"session-pooling proxy; at Neon that is {better}\n" in done.out
+
+
+def test_doctor_tells_the_service_of_a_database_that_it_cannot_reach(
+    doctor: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = managed.Seen("Crunchy Bridge", managed.Way.POOLER, "PgBouncer (port 5431)", "postgresql://me@p.x/db")
+    monkeypatch.setattr(managed, "seen_in", lambda _url: seen)
+    done = doctor("--listen", ANY_PORT, "--database", "postgresql://me:hidden@127.0.0.1:1/db")
+    assert done.code == 1
+    assert "          --database 'postgresql://me@p.x/db'" in done.out.splitlines()
+    assert "error   the database 127.0.0.1:1/db cannot be used" in done.out
+    assert "hidden" not in done.out + done.err

@@ -15,6 +15,7 @@ PACKAGE = ROOT / "src/pg_kafka"
 PAGE = (ROOT / "docs/diagnostics.md").read_text()
 # Clients, rules that log nothing, and generated files.
 LEFT_OUT = ("bench", "coordinator", "wire/messages")
+DOCTOR = {"checks.py": ("warning", "error", "advice.append"), "database_checks.py": ("warning", "error")}
 LOGGERS = {"log", "logger", "_logger"}
 LEVELS = {"debug": "debug", "info": "info", "warning": "warning", "error": "error", "exception": "error"}
 
@@ -86,13 +87,13 @@ def sentences() -> set[str]:
     """What errors that end a start, and findings of doctor, are made of."""
     found = set()
     for file, node in nodes():
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("FatalError", "ConfigError"):
+        called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+        if called in ("FatalError", "ConfigError", *DOCTOR.get(file.name, ())):
+            assert isinstance(node, ast.Call)
             found.add(template(node.args[0]))
         elif file.name == "checks.py" and isinstance(node, ast.Tuple) and len(node.elts) == 2:
-            if template(node.elts[0]) in ("warning", "error"):
-                found.add(template(node.elts[1]))
-        elif file.name == "checks.py" and isinstance(node, ast.Call) and ast.unparse(node.func) == "advice.append":
-            found.add(template(node.args[0]))
+            level, text = map(template, node.elts)
+            found.add(text if level in ("warning", "error") else None)
     return {text for text in found if text is not None}
 
 
