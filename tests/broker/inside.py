@@ -65,6 +65,9 @@ class Deny:
         self.asked.append((operation, resource, name))
         return (operation, resource) not in self.denied
 
+    def decided(self, who: Any, operation: Operation, resource: ResourceType) -> dict[str, bool]:
+        return {}
+
     def allows_any(self, who: Any, operation: Operation, resource: ResourceType) -> bool:
         self.asked.append((operation, resource, "*"))
         return (operation, resource) not in self.denied

@@ -375,6 +375,9 @@ class Switch:
     def allows_any(self, *_: object) -> bool:
         return self.is_allowing
 
+    def decided(self, *_: object) -> dict[str, bool]:
+        return {}
+
 
 def codes(answer: FetchResponse) -> list[int]:
     return [one.error_code for topic in answer.responses for one in topic.partitions]

@@ -21,11 +21,17 @@ from pg_kafka.security.grants import Grants, gets_no_view
 KEPT = 100_000
 """Decisions that are kept; with one more all are forgotten. One takes some 300 bytes."""
 
+LONGEST_NAME = 255
+"""Of resources whose decisions are kept: a request may name what could never be, by 32 kB each."""
+
+_SHEET = 2
+"""What the decisions for a principal, a host and an operation count together, besides each of them."""
+
 _ANY_NAME = "hardcode"
 """Kafka asks about a resource of this name first when it is asked whether somebody may do something to any resource at all."""
 
-# Principal, host, operation and type of resource as one number (an Enum's own hash costs more than all the rest), name.
-_Question = tuple[str, str, int, str | None]
+# Principal, host, operation and type of resource as one number (an Enum's own hash costs more than all the rest).
+_Subject = tuple[str, str, int]
 _TYPES = 16
 
 _USER = "User:"
@@ -53,7 +59,9 @@ class AclAuthorizer:
         self._super_users = frozenset(super_users)
         self._allow_if_no_acl = allow_if_no_acl
         self._kept = kept
-        self._decided: dict[_Question, bool] = {}
+        self._sheets: dict[_Subject, dict[str, bool]] = {}  # decisions by name
+        self._decided_any: dict[_Subject, bool] = {}
+        self._count = 0  # of decisions, and what sheets count
         self._watchers: list[Callable[[], None]] = []
         book.watch(self.look_again)
 
@@ -63,25 +71,51 @@ class AclAuthorizer:
 
     def look_again(self) -> None:
         """Forget all decisions, and tell those who remember some."""
-        self._decided.clear()
+        self._forget()
         for on_change in self._watchers:
             on_change()
 
     def allows(self, who: ConnectionInfo, operation: Operation, resource: ResourceType, name: str) -> bool:
-        key = (who.principal, who.peer[0], operation * _TYPES + resource, name)
-        decision = self._decided.get(key)
-        return self._keep(key, self._decide(who, operation, resource, name)) if decision is None else decision
+        sheet = self.decided(who, operation, resource)
+        decision = sheet.get(name)
+        if decision is None:
+            decision = self._decide(who, operation, resource, name)
+            if len(name) <= LONGEST_NAME:
+                if self._count >= self._kept:
+                    self._forget()
+                    sheet = self.decided(who, operation, resource)
+                sheet[name] = decision
+                self._count += 1
+        return decision
+
+    def decided(self, who: ConnectionInfo, operation: Operation, resource: ResourceType) -> dict[str, bool]:
+        subject = (who.principal, who.peer[0], operation * _TYPES + resource)
+        sheet = self._sheets.get(subject)
+        if sheet is None:
+            if self._count >= self._kept:
+                self._forget()
+            sheet = self._sheets[subject] = {}
+            self._count += _SHEET
+        return sheet
 
     def allows_any(self, who: ConnectionInfo, operation: Operation, resource: ResourceType) -> bool:
-        key = (who.principal, who.peer[0], operation * _TYPES + resource, None)
-        decision = self._decided.get(key)
-        return self._keep(key, self._decide_any(who, operation, resource)) if decision is None else decision
-
-    def _keep(self, key: _Question, decision: bool) -> bool:
-        if len(self._decided) >= self._kept:
-            self._decided.clear()
-        self._decided[key] = decision
+        subject = (who.principal, who.peer[0], operation * _TYPES + resource)
+        decision = self._decided_any.get(subject)
+        if decision is None:
+            decision = self._decide_any(who, operation, resource)
+            if self._count >= self._kept:
+                self._forget()
+            self._decided_any[subject] = decision
+            self._count += 1
         return decision
+
+    def _forget(self) -> None:
+        """Those who have been given a sheet look into it: it is emptied, and not filled again."""
+        for sheet in self._sheets.values():
+            sheet.clear()
+        self._sheets.clear()
+        self._decided_any.clear()
+        self._count = 0
 
     def _decide(self, who: ConnectionInfo, operation: Operation, resource: ResourceType, name: str) -> bool:
         if who.principal in self._super_users:

@@ -15,6 +15,7 @@ import sys
 from collections import deque
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Protocol, cast
 from uuid import UUID
 
@@ -41,6 +42,7 @@ from pg_kafka.config.listeners import Listener
 from pg_kafka.errors import StorageError
 from pg_kafka.metrics.clients import ConnectionCounters
 from pg_kafka.security.quotas import MAX_NAME_BYTES
+from pg_kafka.security.sasl import HANDSHAKE
 from pg_kafka.wire import codec, foreign
 from pg_kafka.wire.codec import MalformedRequest, TooManyItems
 from pg_kafka.wire.error_codes import ErrorCode
@@ -143,8 +145,10 @@ class Connection(asyncio.Protocol):
         self.info = ConnectionInfo(connection_id, ("", 0), ("", 0), listener=listener)
         self._doors = Doors(shared.house, self.info)
         self._entrance: Entrance | None = None  # where it has to be said who comes
+        self._open_until_s = inf  # frames that come later, and those that choose a mechanism, are the entrance's
         if (rules := shared.sasl.get(listener.name)) is not None:
             self._entrance = Entrance(rules, self, broker.audit, shared.work, shared.counters)
+            self._open_until_s = -inf
             self._splitter.max_frame_bytes = rules.max_receive_bytes
             self._size_setting = "sasl.server.max.receive.size"
         self.descriptor = -1  # the number of the open file
@@ -386,7 +390,7 @@ class Connection(asyncio.Protocol):
             or self._is_writing_paused
             or self._is_draining
             or self._is_muted
-            or (self._entrance is not None and not self._entrance.lets_pass(frame, self.last_active))
+            or self.last_active > self._open_until_s
         ):
             return False
         reply = self._recurrent.come_again(frame, self)
@@ -399,7 +403,7 @@ class Connection(asyncio.Protocol):
 
     def _start(self, frame: memoryview | bytes) -> None:
         self._recurrent = None
-        if self._entrance is not None and self._entrance.takes(frame, self.last_active):
+        if self.last_active > self._open_until_s and self._is_for_entrance(frame):
             return
         header: RequestHeader | None = None
         try:
@@ -421,6 +425,8 @@ class Connection(asyncio.Protocol):
             self.close(str(error))
             if header is not None:
                 self._unanswered(header, frame, ErrorCode.INVALID_REQUEST)
+            return
+        if api.key == HANDSHAKE and self._is_for_entrance(frame):
             return
         context = Context(self._broker, self._doors, header, self.info)
         frame_bytes = len(frame)
@@ -591,6 +597,10 @@ class Connection(asyncio.Protocol):
 
     # The entrance's side
 
+    def _is_for_entrance(self, frame: memoryview | bytes) -> bool:
+        """May the frame not be served, or not yet?"""
+        return self._entrance is not None and self._entrance.takes(frame, self.last_active)
+
     def hold(self, header: RequestHeader, frame: memoryview | bytes) -> Reply:
         """Take a frame; no other one is started until it is answered."""
         reply = Reply(self, header, len(frame), len(frame), self.last_active)
@@ -612,8 +622,13 @@ class Connection(asyncio.Protocol):
         except (MalformedRequest, TooManyItems):
             return []
 
-    def be_open(self) -> None:
+    def be_shut(self) -> None:
+        """The peer has to say once more who it is."""
+        self._open_until_s = -inf
+
+    def be_open(self, until_s: float) -> None:
         """It is known who the peer is: the limits of strangers end."""
+        self._open_until_s = until_s
         self._splitter.max_frame_bytes = self._broker.config.socket_request_max_bytes
         self._size_setting = "socket.request.max.bytes"
 

@@ -3,6 +3,7 @@
     entrance = Entrance(rules, guarded)
     entrance.begin()                        the peer has so long to prove who it is
     if entrance.takes(frame, now): ...      the frame is dealt with; else it is served as on any listener
+                                            (it need not be asked of each frame: `Guarded.be_open`)
     entrance.end()                          the connection is gone
 
 A failure is answered, and the connection closed, `connection.failed.authentication.delay.ms` after the token came: at the
@@ -13,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from math import inf
 from typing import Any, Protocol
 
 from pg_kafka.broker.audit import Audit
@@ -22,7 +22,6 @@ from pg_kafka.broker.client import ConnectionInfo
 from pg_kafka.broker.reply import Reply
 from pg_kafka.broker.work import Work
 from pg_kafka.metrics.clients import ConnectionCounters
-from pg_kafka.security.sasl import HANDSHAKE
 from pg_kafka.wire.codec import MalformedRequest
 from pg_kafka.wire.frames import RequestHeader
 from pg_kafka.wire.messages import API_NAMES
@@ -43,8 +42,14 @@ class Guarded(Protocol):
     ) -> list[bytes | memoryview]:
         """A failure in the form of the API that is asked for; nothing where there is none."""
 
-    def be_open(self) -> None:
-        """It is known who the peer is: the limits of strangers end."""
+    def be_shut(self) -> None:
+        """Every frame is for the entrance again."""
+
+    def be_open(self, until_s: float) -> None:
+        """It is known who the peer is, and holds until then: the limits of strangers end.
+
+        Until then only frames are for the entrance that choose a mechanism.
+        """
 
     def close(self, reason: str, *, level: int = logging.INFO, by: str = "", **extra: Any) -> None:
         """Send what has been answered, and close."""
@@ -62,7 +67,6 @@ class Entrance:
         "_loop",
         "_rules",
         "_work",
-        "end_s",
         "is_open",
         "is_stranger",
     )
@@ -80,7 +84,6 @@ class Entrance:
         self._deadline: asyncio.TimerHandle | None = None
         self.is_open = False
         self.is_stranger = True  # until it is open for the first time
-        self.end_s = inf  # of the session
 
     @property
     def max_receive_bytes(self) -> int:
@@ -100,14 +103,8 @@ class Entrance:
             self._deadline.cancel()
             self._deadline = None
 
-    def lets_pass(self, frame: bytes | memoryview, now_s: float) -> bool:
-        """May the frame be served without asking any more? On the hot path."""
-        return self.is_open and now_s <= self.end_s and len(frame) > 1 and frame[1] != HANDSHAKE
-
     def takes(self, frame: bytes | memoryview, now_s: float) -> bool:
         """Deal with a frame; False: it is to be served as any other."""
-        if self.is_open and now_s <= self.end_s and len(frame) > 1 and frame[1] != HANDSHAKE:
-            return False  # as above; a call more would be one for each request
         step = self._login.step(frame, now_s)
         if step is Step.SERVE:
             return False
@@ -128,6 +125,7 @@ class Entrance:
             return
         if self.is_open:  # it begins again
             self.is_open = False
+            self._guarded.be_shut()
             self.begin()
         reply = self._guarded.hold(header, frame)
         self._work.run(self._respond(step, header, frame, offset, reply))
@@ -156,9 +154,8 @@ class Entrance:
             return
         if answer.has_opened and not reply.is_abandoned:
             self.is_open, self.is_stranger = True, False
-            self.end_s = self._login.session_end_s
             self.end()
-            self._guarded.be_open()
+            self._guarded.be_open(self._login.session_end_s)
             self._counters.logins[self._login.mechanism, "success"] += 1
             if not was_again:
                 user = self._guarded.info.principal.partition(":")[2]

@@ -117,6 +117,14 @@ class Authorizer(Protocol):
     def allows_any(self, who: ConnectionInfo, operation: Operation, resource: ResourceType) -> bool:
         """May it do this to any resource of the type at all?"""
 
+    def decided(self, who: ConnectionInfo, operation: Operation, resource: ResourceType) -> Mapping[str, bool]:
+        """What `allows` says of some names to this principal from this host, for who asks about each request.
+
+        It is filled and, where anything may be decided otherwise, emptied by the authorizer. So an answer that stands
+        there holds, and where none stands `allows` has to be asked. One that has been emptied may stay so: ask for it
+        again after each answer of `allows`.
+        """
+
 
 class Everybody:
     """Everybody may do everything."""
@@ -128,3 +136,6 @@ class Everybody:
 
     def allows_any(self, who: ConnectionInfo, operation: Operation, resource: ResourceType) -> bool:
         return True
+
+    def decided(self, who: ConnectionInfo, operation: Operation, resource: ResourceType) -> Mapping[str, bool]:
+        return {}

@@ -24,18 +24,41 @@ _GROUP = ResourceType.GROUP
 class GroupDoor:
     """See the package."""
 
-    __slots__ = ("_groups", "_house", "_is_open", "_room", "_who")
+    __slots__ = (
+        "_decided",
+        "_groups",
+        "_has_everything",
+        "_house",
+        "_is_open",
+        "_operation",
+        "_principal",
+        "_room",
+        "_who",
+    )
 
     def __init__(self, house: House, who: ConnectionInfo) -> None:
         self._house = house
         self._groups = house.groups
         self._who = who
         self._is_open = house.is_open
+        self._has_everything = house.placement.has_everything
+        # Of the last operation that was asked about, by this principal; most connections have but one.
+        self._decided: Mapping[str, bool] = {}
+        self._operation: Operation | None = None
+        self._principal = ""
         self._room = GroupRoom(house, "")  # the last one: most connections ask for one group all the time
 
     def enter(self, operation: Operation, group_id: str) -> GroupRoom:
         """What may be done with a group, whether it is there or not. Raises Refused, also while groups are loaded."""
-        if not self._is_open:
+        if not (
+            self._is_open
+            or (
+                self._decided.get(group_id)
+                and operation is self._operation
+                and self._who.principal is self._principal
+                and self._has_everything
+            )
+        ):
             self.check(operation, group_id)
         refusal = self._groups.refusal
         if refusal:
@@ -46,10 +69,14 @@ class GroupDoor:
 
     def check(self, operation: Operation, group_id: str) -> None:
         """Permission and place alone. Raises Refused."""
-        if not self._is_open:
-            self._house.check(self._who, operation, _GROUP, group_id)
-            if not self._house.placement.coordinates_group(group_id):
-                raise Refused(ErrorCode.NOT_COORDINATOR, None)
+        if self._is_open:
+            return
+        house, who = self._house, self._who
+        house.check(who, operation, _GROUP, group_id)
+        self._decided = house.authorizer.decided(who, operation, _GROUP)
+        self._operation, self._principal = operation, who.principal
+        if not self._has_everything and not house.placement.coordinates_group(group_id):
+            raise Refused(ErrorCode.NOT_COORDINATOR, None)
 
     def listed(self) -> Iterator[Group]:
         """All groups that are to be seen: every one by who may describe the cluster. Raises Refused."""

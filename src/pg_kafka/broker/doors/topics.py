@@ -26,12 +26,17 @@ _TOPIC = ResourceType.TOPIC
 class TopicDoor:
     """See the package."""
 
-    __slots__ = ("_house", "_is_open", "_who")
+    __slots__ = ("_decided", "_has_everything", "_house", "_is_open", "_operation", "_principal", "_who")
 
     def __init__(self, house: House, who: ConnectionInfo) -> None:
         self._house = house
         self._who = who
         self._is_open = house.is_open
+        self._has_everything = house.placement.has_everything
+        # Of the last operation that was asked about for a partition, by this principal; most connections have but one.
+        self._decided: Mapping[str, bool] = {}
+        self._operation: Operation | None = None
+        self._principal = ""
 
     # -- topics ------------------------------------------------------------------------------------------------------
 
@@ -85,20 +90,30 @@ class TopicDoor:
         """The topic with this name or id, which has a partition `index` that is led here. Raises Refused."""
         topics = self._house.topics
         if isinstance(key, str):
-            topic = topics.by_name.get(key)
+            name, topic = key, topics.by_name.get(key)
         else:
             topic = topics.by_uuid.get(key)
             if topic is None:
                 raise Refused(ErrorCode.UNKNOWN_TOPIC_ID, f"no topic has the id {key}")
-        if not self._is_open:
-            name = key if isinstance(key, str) else "" if topic is None else topic.name
-            if operation is not None:
-                self._house.check(self._who, operation, _TOPIC, name)
+            name = topic.name
+        if not (
+            self._is_open
+            or (self._decided.get(name) and operation is self._operation and self._who.principal is self._principal)
+            or operation is None
+        ):
+            self._ask(operation, name)
         if topic is None or not 0 <= index < topic.partitions:
             raise Refused(ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, f"there is no partition {key}-{index}")
-        if not self._is_open and not self._house.placement.leads(topic.id, index):
+        if not self._has_everything and not self._house.placement.leads(topic.id, index):
             raise Refused(ErrorCode.NOT_LEADER_OR_FOLLOWER, f"another broker leads {topic.name}-{index}")
         return topic
+
+    def _ask(self, operation: Operation, name: str) -> None:
+        """As `check`; what the authorizer keeps is looked at without a call from then on."""
+        house, who = self._house, self._who
+        house.check(who, operation, _TOPIC, name)
+        self._decided = house.authorizer.decided(who, operation, _TOPIC)
+        self._operation, self._principal = operation, who.principal
 
     def led(self, topic: Topic) -> Sequence[int]:
         """The partitions of a topic that are led here."""
