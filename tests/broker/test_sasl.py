@@ -26,6 +26,7 @@ from tests.postgres import PostgresServer
 from pg_kafka.broker.client import ConnectionInfo
 from pg_kafka.wire.frames import RequestHeader, encode_request_header
 from pg_kafka.wire.messages.metadata import MetadataRequest, MetadataRequestTopic
+from pg_kafka.wire.messages.sasl_handshake import SaslHandshakeRequest
 
 GENERIC = "Authentication failed during authentication due to invalid credentials with SASL mechanism {}"
 WRONG = "Authentication failed: Invalid username or password"
@@ -298,6 +299,24 @@ async def test_a_session_ends_and_may_be_prolonged(postgres15: PostgresServer) -
             assert response.error_code == 58
             assert "not supported for re-authentication" in (response.error_message or "")
             assert await peer.is_closed_by_peer()
+
+
+async def test_nothing_is_served_while_it_is_said_again_who_comes(postgres15: PostgresServer) -> None:
+    """Also what comes in one piece with the handshake, and a poll that came again until then."""
+    async with sasl_broker(postgres15, connections_max_reauth_ms=60_000) as broker:
+        await broker.create_user("alice", "secret")
+        async with peer_of(broker) as peer:
+            await peer.scram("alice", "secret")
+            topic = await peer.create_topic()
+            opened = await peer.call(fetching(topic, {0: 0}, session=(0, 0)), 1, 12)
+            poll = fetching(topic, {}, session=(opened.session_id, 1))
+            for _ in range(3):
+                assert (await peer.call(poll, 1, 12)).error_code == 0
+                poll.session_epoch += 1
+            handshake = peer.send(SaslHandshakeRequest(mechanism="SCRAM-SHA-512"), HANDSHAKE, 1)
+            peer.send(poll, 1, 12)
+            assert (await peer.receive(HANDSHAKE, 1, handshake)).error_code == 0
+            assert await peer.is_closed_by_peer()  # a Fetch has no form for ILLEGAL_SASL_STATE
 
 
 async def test_the_end_of_a_session_ends_polls_that_come_again(postgres15: PostgresServer) -> None:
