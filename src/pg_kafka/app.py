@@ -575,7 +575,7 @@ class Term:
             decoding=self._decoding,
             deadlines=deadlines,
             listeners=place.listeners,
-            files_kept_free=open_files.kept_free(checks.connections_needed(config)),
+            files_kept_free=open_files.kept_free(checks.files_needed(config)),
             waiting=lambda: membership.waiting,
             standbys=standbys,
             audit=self._audit,

@@ -18,6 +18,7 @@ from typing import Any
 
 from pg_kafka import __version__, database_checks, database_url, managed
 from pg_kafka.broker import open_files
+from pg_kafka.broker.metrics.http import LIMITS
 from pg_kafka.broker.published_keys import PublishedKeys
 from pg_kafka.broker.role_logins import RoleLogins
 from pg_kafka.clock import Clock
@@ -56,6 +57,11 @@ def connections_needed(config: Config) -> int:
     listeners = listeners_of(config)
     for_users = any(one.protocol.has_sasl for one in listeners) + 3 * any(one.takes_roles for one in listeners)
     return 2 * config.lanes + config.readers + 6 + bool(config.min_sync_standbys) + for_users
+
+
+def files_needed(config: Config) -> int:
+    """Open files that are kept free of clients: one for each connection to PostgreSQL, and to `--metrics`."""
+    return connections_needed(config) + (LIMITS.connections + 1 if config.metrics is not None else 0)
 
 
 def refuse_taken_address(listen: Address, flag: str = "--listen") -> None:
@@ -126,7 +132,7 @@ def file_advice(config: Config, allowed: int) -> list[str]:
     """What to know when so many open files are too few for the connections of clients."""
     advice = []
     wanted = ORDINARY_CONNECTIONS if config.max_connections == INT_MAX else config.max_connections
-    room = open_files.room_for_clients(allowed, connections_needed(config))
+    room = open_files.room_for_clients(allowed, files_needed(config))
     if room < wanted:
         advice.append(
             f"the limit of open files, {allowed}, leaves room for {room} connections of clients: raise the hard limit"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -35,18 +36,22 @@ class Metrics:
         finally:
             connection.close()
 
-    def families(self, *, openmetrics: bool = False) -> dict[str, Metric]:
-        """Of a page that is made from now on, not of one that is kept for those who ask again."""
-        accept = "application/openmetrics-text" if openmetrics else "text/plain"
-        parse: Any = parse_openmetrics if openmetrics else parse_text
+    def page(self, accept: str = "text/plain") -> str:
+        """One that is made from now on, not one that is kept for those who ask again."""
         made = 0.0
         while True:
-            found = {family.name: family for family in parse(self.get("/metrics", Accept=accept).text)}
-            pages = found["pg_kafka_metrics_scrapes"].samples[0].value
-            if made and pages > made:
-                return found
-            made = pages
+            page = self.get("/metrics", Accept=accept).text
+            found = re.search(r"^pg_kafka_metrics_scrapes_total (\S+)$", page, re.MULTILINE)
+            assert found is not None
+            if made and float(found[1]) > made:
+                return page
+            made = float(found[1])
             time.sleep(0.01)
+
+    def families(self, *, openmetrics: bool = False) -> dict[str, Metric]:
+        parse: Any = parse_openmetrics if openmetrics else parse_text
+        page = self.page("application/openmetrics-text" if openmetrics else "text/plain")
+        return {family.name: family for family in parse(page)}
 
     def value(self, name: str, **labels: str) -> float | None:
         """Of the series with exactly these labels; None when there is none."""
@@ -58,5 +63,5 @@ class Metrics:
 
     def series(self, name: str = "") -> int:
         """How many there are, of one metric or of all."""
-        samples = [sample for family in self.families().values() for sample in family.samples]
-        return sum(not name or sample.name == name for sample in samples)
+        lines = [line for line in self.page().splitlines() if not line.startswith("#")]
+        return sum(not name or re.split("[{ ]", line, maxsplit=1)[0] == name for line in lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,7 @@ async def test_group_has_its_members_and_its_state(serve: Any) -> None:
         assert metrics.value("kafka_consumergroup_members", consumergroup="with a member") == 0
 
 
+@pytest.mark.slow
 async def test_ten_thousand_topics_make_few_series_unless_asked(serve: Any, pg_dsn: str) -> None:
     broker, metrics = serve()
     broker.ready()
@@ -272,3 +273,34 @@ def test_doctor_says_who_can_read_metrics(pg_dsn: str) -> None:
     done = run("doctor", "--listen", ANY_PORT, "--database", pg_dsn, "--metrics", f"0.0.0.0:{free_port()}")
     assert "is free for metrics" in done.out
     assert "can be read by everybody who reaches that address" in done.out
+
+
+async def test_clients_of_kafka_leave_files_for_metrics(start_broker: Callable[..., Any]) -> None:
+    metrics = Metrics(f"127.0.0.1:{free_port()}")
+    broker = start_broker(files=150, METRICS=metrics.place)
+    clients = [await RawClient.connect(broker) for _ in range(300)]
+    try:
+        assert await clients[-1].is_closed_by_peer()
+        readers = [Metrics(metrics.place) for _ in range(10)]
+        answers = await asyncio.gather(*(asyncio.to_thread(reader.get, "/metrics") for reader in readers))
+        assert {answer.status for answer in answers} == {200}
+        refused = await asyncio.to_thread(metrics.value, "pg_kafka_connections_refused_total", limit="open files")
+        assert refused is not None and refused > 100
+    finally:
+        for client in clients:
+            client.writer.transport.abort()
+
+
+async def test_partitions_beyond_the_bound_are_summed_up(start_broker: Callable[..., Any]) -> None:
+    metrics = Metrics(f"127.0.0.1:{free_port()}")
+    broker = start_broker(METRICS=metrics.place, METRICS_PER_PARTITION="true", METRICS_MAX_SERIES="10")
+    async with await RawClient.connect(broker) as client:
+        topic = await client.create_topic(partitions=25)
+        for partition in range(25):
+            await client.call(producing(topic, {partition: batch([b"v"] * 2)}), PRODUCE, 9)
+    name = "kafka_topic_partition_current_offset"
+    wait_until(lambda: metrics.series(name) == 11, "ten partitions and the others")
+    assert metrics.value(name, topic=OTHER, partition=OTHER) == 30
+    assert metrics.series("kafka_topic_partition_leader") == 10
+    assert metrics.value("pg_kafka_metrics_left_out", what="partitions") == 15
+    assert metrics.value("kafka_topic_partitions", topic=topic.name) == 25

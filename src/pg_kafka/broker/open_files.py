@@ -33,15 +33,15 @@ def highest_limit() -> int:
     return _number(resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 
 
-def kept_free(sessions: int) -> int:
-    """How many clients leave free in a process that has so many sessions with PostgreSQL."""
-    return sessions + SPARE_FILES
+def kept_free(others: int) -> int:
+    """How many clients leave free in a process that has so many other connections, to PostgreSQL above all."""
+    return others + SPARE_FILES
 
 
-def room_for_clients(allowed: int, sessions: int) -> int:
-    """How many clients find room, before any session is open, where `allowed` files may be open."""
+def room_for_clients(allowed: int, others: int) -> int:
+    """How many clients find room, before any other connection is open, where `allowed` files may be open."""
     with open(os.devnull) as lowest:
-        return max(0, allowed - lowest.fileno() - sessions - kept_free(sessions))
+        return max(0, allowed - lowest.fileno() - others - kept_free(others))
 
 
 def _number(allowed: int) -> int:
