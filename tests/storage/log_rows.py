@@ -45,8 +45,12 @@ async def add_row(
     is_transactional: bool = False,
     producer_ids: Sequence[int] = (),
     first_timestamp: int = 1_700_000_000_000,
+    append_time: int | None = None,
 ) -> None:
-    """One row, and its extent when it is the first of its partition in the segment. Its batches have epoch 0."""
+    """One row, and its extent when it is the first of its partition in the segment. Its batches have epoch 0.
+
+    Without an append time it was appended at its largest timestamp.
+    """
     ends = header_keys = header_values = None
     if headers is not None:
         flat = [header for record in headers for header in record]
@@ -60,7 +64,7 @@ async def add_row(
             running_max_timestamp, append_time, first_timestamp, record_count, row_bytes, leader_epoch, timestamp_type,
             codec, is_transactional, is_control, timestamps, offset_deltas, keys, header_ends, header_keys,
             header_values, values, producer_id, producer_epoch, producer_ids, producer_epochs)
-        VALUES ($1, $2, $3, $4, $5::bigint, $6, $5::bigint + 1000000, $7, $7, $7, $8, $9, $10, 1, 0, 0, $19,
+        VALUES ($1, $2, $3, $4, $5::bigint, $6, $5::bigint + 1000000, $7, $7, $22, $8, $9, $10, 1, 0, 0, $19,
             $11, $12, $13, $14, $15, $16, $17, $18, $20, CASE WHEN $20::bigint IS NOT NULL THEN 0 END, $21::bigint[],
             CASE WHEN $21::bigint[] IS NOT NULL THEN array_fill(0::smallint, ARRAY[cardinality($21::bigint[])]) END)
         """,
@@ -85,6 +89,7 @@ async def add_row(
         is_transactional or is_control,
         producer_ids[0] if len(producer_ids) == 1 else None,
         producer_ids if len(producer_ids) > 1 else None,
+        latest if append_time is None else append_time,
     )
     await connection.execute(
         """

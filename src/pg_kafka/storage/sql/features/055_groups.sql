@@ -91,55 +91,6 @@ WHERE g.kind = 'current' AND t.uuid = a.topic::uuid;
 COMMENT ON VIEW kafka.group_assignments IS
     'Which member of a consumer group reads which partition. Classic groups of other protocol types than "consumer" (Connect) keep their assignments to themselves.';
 
-CREATE OR REPLACE FUNCTION kafka.end_offset(topic_id bigint, partition integer) RETURNS bigint
-LANGUAGE plpgsql STABLE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    newest record;
-    known bigint;
-    stored bigint;
-BEGIN
-    SELECT greatest(coalesce((SELECT s.log_start_offset FROM kafka.log_starts s
-                              WHERE s.topic = topic_id AND s.partition = end_offset.partition), 0),
-                    coalesce((SELECT c.next_offset FROM kafka.partition_checkpoints c
-                              WHERE c.topic = topic_id AND c.partition = end_offset.partition), 0)) INTO known;
-    SELECT e.first_offset, format('kafka.log_%s_%s', e.series, e.segment) AS leaf INTO newest
-    FROM kafka.extents e
-    WHERE e.topic = topic_id AND e.partition = end_offset.partition ORDER BY e.first_offset DESC LIMIT 1;
-    -- The segment may have been freed since, and then nothing in it counts.
-    IF to_regclass(newest.leaf) IS NOT NULL THEN
-        EXECUTE format('SELECT l.last_offset + 1 FROM %s l WHERE l.topic = $1 AND l.partition = $2
-                        ORDER BY l.base_offset DESC LIMIT 1', newest.leaf)
-        INTO stored USING topic_id, partition;
-    END IF;
-    RETURN greatest(known, newest.first_offset, stored);
-END
-$$;
-COMMENT ON FUNCTION kafka.end_offset(bigint, integer) IS
-    'Where a partition ends: the offset of its next record. Index look-ups only, whatever the size of the log.';
-
-CREATE OR REPLACE VIEW kafka.consumer_lag AS
-SELECT l.group_id, l.topic, l.partition, l.committed_offset, e.end_offset,
-       -- A client may commit any number. From one below 0 no record follows, and the difference may be no bigint.
-       CASE WHEN l.committed_offset >= 0 THEN greatest(e.end_offset - l.committed_offset, 0) END AS lag,
-       l.member_id, m.client_id, m.client_host
-FROM (SELECT group_id, t.name AS topic, partition_id AS partition, o.committed_offset, a.member_id, topic_id
-      FROM kafka.consumer_offsets o
-      FULL JOIN (SELECT x.group_id, y.id AS topic_id, x.partition AS partition_id, x.member_id
-                 FROM kafka.group_assignments x JOIN kafka.topics y ON y.name = x.topic) AS a
-          USING (group_id, topic_id, partition_id)
-      JOIN kafka.topics t ON t.id = topic_id) AS l
-LEFT JOIN kafka.group_members m ON m.group_id = l.group_id AND m.member_id = l.member_id
--- OFFSET 0: asked once for each row.
-CROSS JOIN LATERAL (SELECT kafka.end_offset(l.topic_id, l.partition) OFFSET 0) AS e (end_offset);
-COMMENT ON VIEW kafka.consumer_lag IS
-    'How far consumer groups are behind: a row for each partition that a group has committed or that a member reads. Costs an index look-up for each row.';
-COMMENT ON COLUMN kafka.consumer_lag.committed_offset IS 'Next offset that the group will consume; NULL when it has committed none there.';
-COMMENT ON COLUMN kafka.consumer_lag.end_offset IS 'Offset of the partition''s next record.';
-COMMENT ON COLUMN kafka.consumer_lag.lag IS 'Records between the two; NULL without a committed offset, and for one below 0.';
-COMMENT ON COLUMN kafka.consumer_lag.member_id IS 'Who reads the partition now; NULL when nobody does.';
-
 CREATE OR REPLACE VIEW kafka.group_history AS
 -- UNION: what was copied to the other table may be in both for a moment.
 SELECT h.group_id, h.happened_at, h.event, h.generation, h.member_id, h.client_id, h.client_host, h.detail, h.entry
