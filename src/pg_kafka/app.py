@@ -30,6 +30,7 @@ from pg_kafka.broker.doors import House
 from pg_kafka.broker.fetch_sessions import FetchSessions
 from pg_kafka.broker.forwarding import ForwardedServing, Forwarder
 from pg_kafka.broker.groups import GroupCoordinator
+from pg_kafka.broker.lag import GroupLag
 from pg_kafka.broker.listening import ListeningPlace
 from pg_kafka.broker.logins import Logins
 from pg_kafka.broker.observer import Observer
@@ -69,6 +70,7 @@ from pg_kafka.storage.forwarding import ForwardedRequests
 from pg_kafka.storage.group_configs import GroupConfigs
 from pg_kafka.storage.groups import GroupStore
 from pg_kafka.storage.growth import Growth
+from pg_kafka.storage.lag import LagStore
 from pg_kafka.storage.layouts import Layouts
 from pg_kafka.storage.log import Log
 from pg_kafka.storage.log_starts import FollowStarts
@@ -382,6 +384,7 @@ class Term:
         self._audit_task: asyncio.Task[None] | None = None
         self._disk_watch: asyncio.Task[None] | None = None
         self._standby_watch: asyncio.Task[None] | None = None
+        self._lag_watch: asyncio.Task[None] | None = None
         self._server: Server | None = None
         self._place: ListeningPlace | None = None
         self._logins: Logins | None = None
@@ -523,6 +526,18 @@ class Term:
         await self._requests.start()
         self._audit = AuditLog(AuditStore(control), settings, clock)
         self._audit_task = supervised(self._audit.run(), "audit", membership.end)
+        lag = GroupLag(
+            groups=self._groups,
+            topics=topics.by_id,
+            log=self._log,
+            store=LagStore(control),
+            clock=clock,
+            history_groups=lambda: settings.current.lag_history_groups,
+            is_looked_at=self._observed.is_served,
+            has_room=lambda disk_bytes: disk.has_room(disk_bytes, small=True),
+        )
+        # Nobody but who looks at lag needs it, and the age of the figures says when it has ended.
+        self._lag_watch = supervised(lag.run(), "group lag", lambda _reason: None)
         standbys = SyncStandbys(self._dsn, settings)
         await standbys.start()
         self._standby_watch = supervised(standbys.run(), "standby watch", membership.end)
@@ -605,6 +620,7 @@ class Term:
                 topics=topics,
                 log=self._log,
                 groups=self._groups,
+                lag=lag,
             )
         )
         logger.info(
@@ -718,7 +734,7 @@ class Term:
             await self._transactions.stop()
         if self._groups is not None:
             await self._groups.stop()
-        for watch in (self._disk_watch, self._standby_watch, self._rights_watch):
+        for watch in (self._disk_watch, self._standby_watch, self._rights_watch, self._lag_watch):
             if watch is not None:
                 watch.cancel()
         if self._cleaner is not None:

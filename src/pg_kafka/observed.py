@@ -21,11 +21,13 @@ from typing import Any
 
 from pg_kafka.broker.context import Broker
 from pg_kafka.broker.groups import GroupCoordinator
+from pg_kafka.broker.lag import GroupLag
 from pg_kafka.broker.listening import bound
 from pg_kafka.broker.metrics.connections import ClientCountersSource, ConnectionsSource
 from pg_kafka.broker.metrics.groups import GroupsSource
 from pg_kafka.broker.metrics.health import Health, State
 from pg_kafka.broker.metrics.http import HttpServer, Page
+from pg_kafka.broker.metrics.lag import LagSource
 from pg_kafka.broker.metrics.loop import LoopSource
 from pg_kafka.broker.metrics.memory import LeaderMemorySource, MemorySource
 from pg_kafka.broker.metrics.process import ProcessSource
@@ -60,6 +62,7 @@ class Parts:
     topics: Topics
     log: Log
     groups: GroupCoordinator
+    lag: GroupLag
 
 
 def _doubt(membership: Membership) -> str | None:
@@ -117,6 +120,11 @@ class Observed:
         settings.watch(renew)
         renew()
 
+    @property
+    def is_served(self) -> bool:
+        """Can anybody ask for metrics?"""
+        return self._address is not None
+
     def leading(self, parts: Parts) -> None:
         """An incarnation has begun to serve clients with these."""
         broker, log, groups = parts.broker, parts.log, parts.groups
@@ -129,6 +137,7 @@ class Observed:
             LeaderMemorySource(broker, log),
             of_topics,
             of_groups,
+            LagSource(parts.lag, self.bounds, broker.clock),
         )
         self._refresh("figures of topics", figures.run())
         self._refresh("metrics of topics", of_topics.walk.run())

@@ -223,26 +223,27 @@ async def test_whoever_could_read_the_view_before_an_upgrade_can_after_it(
     await group.commit(0, 0)
     reader = postgres_server.create_database()
     await db.execute(f"GRANT USAGE ON SCHEMA kafka TO {reader.name}")
-    await db.execute(f"GRANT SELECT ON kafka.consumer_lag TO {reader.name}")
+    await db.execute(f"GRANT SELECT ON kafka.consumer_lag, kafka.lag_history TO {reader.name}")
     await db.execute(f"GRANT EXECUTE ON FUNCTION kafka.end_offset TO {reader.name}")
     other = await asyncpg.connect(pg_superuser_dsn)
     await other.execute(f"SET ROLE {reader.name}")
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await other.fetch("SELECT * FROM kafka.consumer_lag")
     assert await other.fetchval("SELECT lag FROM kafka.consumer_lag") == 10
+    assert await other.fetch("SELECT * FROM kafka.lag_history") == []
     # As an upgrade does behind its migrations.
     async with db.transaction():
         await db.execute("SET LOCAL search_path = pg_catalog")
         await db.execute((SQL / "features" / "056_lag.sql").read_text(encoding="utf-8"))
         await db.execute(load("migrate")["revoke_all"])
     assert await other.fetchval("SELECT lag_seconds FROM kafka.consumer_lag") >= 60
-    for secret in ("kafka.offset_journal_0", "kafka.log_0_0"):
+    for secret in ("kafka.lag_minutes", "kafka.lag_minutes_0", "kafka.lag_turn"):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await other.fetch(f"SELECT * FROM {secret}")
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await other.fetch("SELECT * FROM kafka.unread_times('{}', '{}', '{}')")
     await other.close()
     await db.execute(f"REVOKE ALL ON SCHEMA kafka FROM {reader.name}")
-    await db.execute(f"REVOKE ALL ON kafka.consumer_lag FROM {reader.name}")
+    await db.execute(f"REVOKE ALL ON kafka.consumer_lag, kafka.lag_history FROM {reader.name}")
     await db.execute(f"REVOKE ALL ON FUNCTION kafka.end_offset, kafka.unread_since FROM {reader.name}")
     postgres_server.drop_database(reader)

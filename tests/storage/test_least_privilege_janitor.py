@@ -15,3 +15,9 @@ from tests.storage.test_janitor import (  # noqa: F401
     test_nothing_is_left_of_a_deleted_topic,
     test_segment_bytes_of_a_topic_count_in_its_own_series,
 )
+from tests.storage.test_lag_history import (  # noqa: F401
+    control,
+    janitor,
+    test_a_minute_is_read_as_a_row_for_each_group_and_topic,
+    test_tables_take_turns_and_the_oldest_is_emptied,
+)

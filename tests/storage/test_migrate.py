@@ -219,7 +219,7 @@ async def test_everything_says_what_it_is_for(pg_dsn: str) -> None:
 @BOTH_SERVERS
 async def test_every_statement_can_be_prepared(pg_dsn: str) -> None:
     connection = await connect_migrated(pg_dsn)
-    names: dict[str, Any] = {"leaf": "log_0_0", "name": "log_0", "parent": "log", "child": "log_0", "ms": 1}
+    names: dict[str, Any] = {"leaf": "log_0_0", "name": "log_0", "parent": "log", "child": "log_0", "ms": 1, "turn": 1}
     journals = {"offsets": "offset_journal_0", "groups": "group_journal_0", "history": "history_journal_0"}
     journals["transactions"] = "transaction_journal_0"
     names |= journals | {"journal": "group_journal_0"}

@@ -29,6 +29,7 @@ from pg_kafka.config.keys import (
     broker_setting,
     keys_of,
 )
+from pg_kafka.config.lag import LagConfig
 from pg_kafka.config.listeners import LISTENER_PREFIX, MECHANISMS, ListenerConfig, in_keys
 from pg_kafka.config.log import LogConfig
 from pg_kafka.config.metrics import MetricsConfig
@@ -53,6 +54,7 @@ class BrokerConfig(
     OauthConfig,
     UsersConfig,
     MetricsConfig,
+    LagConfig,
     LogConfig,
 ):
     """The settings of one broker. Fields are settings; `sources` tells where each value came from."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import ModuleType
 
-from pg_kafka.metrics.catalogue import connections, groups, memory, process, topics
+from pg_kafka.metrics.catalogue import connections, groups, lag, memory, process, topics
 from pg_kafka.metrics.catalogue.family import Family as Family
 from pg_kafka.metrics.catalogue.family import Kind as Kind
 
@@ -21,6 +21,7 @@ SUBJECTS: tuple[ModuleType, ...] = (
     memory,
     topics,
     groups,
+    lag,
 )
 
 

@@ -34,6 +34,7 @@ from pg_kafka.storage.upkeep.freeing import FreeSegments
 from pg_kafka.storage.upkeep.freezing import FreezeGrownSegments, FreezeSegments, Grown
 from pg_kafka.storage.upkeep.job import NEVER, Job, LaneControl, Options, Room, Site
 from pg_kafka.storage.upkeep.journals import RotateJournals
+from pg_kafka.storage.upkeep.lag_history import TurnLagHistory
 from pg_kafka.storage.upkeep.retention import MoveLogStarts, Retention
 from pg_kafka.storage.upkeep.rolling import FillExtents, RollSegments, SealSegments
 from pg_kafka.storage.upkeep.series import MoveTopics
@@ -104,6 +105,7 @@ class Janitor(TopicsWatcher):
             FreezeGrownSegments(site, grown),
             RotateJournals(site),
             RewriteCheckpoints(site),
+            TurnLagHistory(site),
             FreeTopics(site, self._follow.look),
         )
         self._task: asyncio.Task[None] | None = None
