@@ -384,6 +384,7 @@ class Term:
         self._audit_task: asyncio.Task[None] | None = None
         self._disk_watch: asyncio.Task[None] | None = None
         self._standby_watch: asyncio.Task[None] | None = None
+        self.lag: GroupLag | None = None
         self._lag_watch: asyncio.Task[None] | None = None
         self._server: Server | None = None
         self._place: ListeningPlace | None = None
@@ -526,7 +527,7 @@ class Term:
         await self._requests.start()
         self._audit = AuditLog(AuditStore(control), settings, clock)
         self._audit_task = supervised(self._audit.run(), "audit", membership.end)
-        lag = GroupLag(
+        lag = self.lag = GroupLag(
             groups=self._groups,
             topics=topics.by_id,
             log=self._log,

@@ -68,6 +68,7 @@ AS $$
 DECLARE
     place bigint;
     extent record;
+    stored record;
     found_ms bigint;
 BEGIN
     -- What is below the log start is gone, and the first record that there is counts.
@@ -83,6 +84,14 @@ BEGIN
     LOOP
         -- The segment may have been freed since, and then nothing in it counts.
         IF to_regclass(extent.leaf) IS NOT NULL THEN
+            -- Nearly always the place is in an ordinary row. That is planned in a tenth of the time.
+            EXECUTE format('SELECT l.append_time, l.last_offset, NOT l.is_transactional AND l.record_count > 0 AND l.offset_deltas IS NULL AS is_plain
+                            FROM %s l WHERE l.topic = $1 AND l.partition = $2 AND l.base_offset <= $3
+                            ORDER BY l.base_offset DESC LIMIT 1', extent.leaf)
+            INTO stored USING topic_id, partition, place;
+            IF stored.last_offset >= place AND stored.is_plain THEN
+                RETURN stored.append_time;
+            END IF;
             EXECUTE format('SELECT f.append_time FROM (VALUES ($1, $2, $3)) AS w (topic, partition, place) CROSS JOIN LATERAL (%s) AS f',
                            kafka.unread_row(extent.leaf))
             INTO found_ms USING topic_id, partition, place;
