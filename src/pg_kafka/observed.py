@@ -12,12 +12,10 @@ It lives as long as the process. Counters do so as well, and are made here; what
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from time import perf_counter
-from typing import Any
 
 from pg_kafka.broker.context import Broker
 from pg_kafka.broker.groups import GroupCoordinator
@@ -71,6 +69,10 @@ def _doubt(membership: Membership) -> str | None:
     if age_s <= allowed_s:
         return None
     return f"the last heartbeat reached PostgreSQL {age_s:.0f} s ago, and {allowed_s:.0f} s are allowed"
+
+
+def _go_on(_reason: str) -> None:
+    """Work of the present incarnation that is for metrics alone has failed: that is no reason to end more."""
 
 
 class Observed:
@@ -139,22 +141,18 @@ class Observed:
             of_groups,
             LagSource(parts.lag, self.bounds, broker.clock),
         )
-        self._refresh("figures of topics", figures.run())
-        self._refresh("metrics of topics", of_topics.walk.run())
-        self._refresh("metrics of groups", of_groups.walk.run())
+        if self._address is not None:
+            self._tasks += (
+                supervised(figures.run(), "figures of topics", _go_on),
+                supervised(of_topics.walk.run(), "metrics of topics", _go_on),
+                supervised(of_groups.walk.run(), "metrics of groups", _go_on),
+            )
         self.health.leading("this broker serves clients", partial(_doubt, parts.membership))
 
     def _add(self, *sources: Source) -> None:
         """Of the present incarnation."""
         self._present += sources
         self.registry.add(*sources)
-
-    def _refresh(self, name: str, work: Coroutine[Any, Any, None]) -> None:
-        """Work of the present incarnation that nobody needs but who looks at metrics. Its end is no reason to end more."""
-        if self._address is None:
-            work.close()
-        else:
-            self._tasks.append(supervised(work, name, lambda _reason: None))
 
     def waiting(self, leader: Peer) -> None:
         """Another broker leads."""
@@ -197,11 +195,11 @@ class Observed:
 
     async def _write(self, form: Form) -> bytes:
         loop = asyncio.get_running_loop()
-        begun_s = perf_counter()
+        begun_s = loop.time()
         self._process.scrapes += 1
         families = self.registry.collect()
         page = await loop.run_in_executor(self._writer, exposition.text, families, form)
-        took_s = self._process.scrape_s = perf_counter() - begun_s
+        took_s = self._process.scrape_s = loop.time() - begun_s
         self._kept_until_s[form] = loop.time() + KEPT_TIMES * took_s
         return page
 

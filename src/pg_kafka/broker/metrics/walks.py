@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Generator
-from time import thread_time
 from typing import Final, Generic, TypeVar
+
+from pg_kafka.clock import Clock
 
 AT_ONCE: Final = 5_000
 """Partitions, or members of groups: gone through within some milliseconds."""
@@ -40,20 +41,21 @@ class Walk(Generic[T]):
 
     async def run(self) -> None:
         """Until it is cancelled."""
+        processor_ns = Clock().processor_ns
         while True:
-            spent_s = 0.0
+            spent_ns = 0
             if self._count() > AT_ONCE:
                 walk = self._make()
                 while True:
-                    begun_s = thread_time()
+                    begun_ns = processor_ns()
                     try:
                         next(walk)
                     except StopIteration as end:
                         self._made = end.value
                         break
-                    spent_s += thread_time() - begun_s
+                    spent_ns += processor_ns() - begun_ns
                     await asyncio.sleep(0)
-            await asyncio.sleep(max(INTERVAL_S, spent_s * SHARE))
+            await asyncio.sleep(max(INTERVAL_S, spent_ns / 1e9 * SHARE))
 
 
 def _finished(walk: Generator[None, None, T]) -> T:
