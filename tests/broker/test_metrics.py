@@ -67,6 +67,7 @@ async def test_leader_tells_all_that_the_catalogue_has_and_nothing_else(serve: A
         topic = await client.create_topic()
         await client.produce(topic, batch())
         assert await commit(client, "readers", topic, {0: 1}) == {0: 0}
+    wait_until(lambda: metrics.series("kafka_consumergroup_lag"), "groups are looked at from time to time")
     told = metrics.families()
     names = {name if family.type != "counter" else f"{name}_total" for name, family in told.items()}
     assert names <= set(CATALOGUE)

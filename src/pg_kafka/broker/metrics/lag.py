@@ -15,7 +15,7 @@ from pg_kafka.metrics.families import Labels, many, one
 from pg_kafka.metrics.series import Bounds, Chosen
 
 _OTHERS = (OTHER, OTHER)
-_BY_PARTITION = ("consumergroup", "topic", "partition")
+_BY_TOPIC = ("consumergroup", "topic")
 
 
 class LagSource:
@@ -47,28 +47,24 @@ class LagSource:
         yield many(catalogue.LAG_SUM, lags)
         families = (catalogue.OFFSET, catalogue.LAG, catalogue.SECONDS)
         if self._bounds.by_partition:
-            yield from (
-                many(family, values, labels=_BY_PARTITION)
-                for family, values in zip(families, self._by_partition(own, others), strict=True)
-            )
+            for family, values in zip(families, self._by_partition(own, others), strict=True):
+                yield many(family, values)
         else:
             for family, values in zip(families, (offsets, lags, seconds), strict=True):
-                yield many(family, values)
+                yield many(family, values, labels=_BY_TOPIC)
         yield many(process.LEFT_OUT, {("lag",): self._chosen.left_out})
 
     def _split(self) -> tuple[dict[tuple[str, str], Figures], list[Figures]]:
         """Those that have series of their own, and the others."""
-        # A topic's name has no NUL, so that each pair of names is one text.
-        named = {f"{topic}\0{group}": ((group, topic), found) for (group, topic), found in self._lag.figures.items()}
         by_partition = self._bounds.by_partition
-        weights = {key: float(found.lag) for key, (_, found) in named.items()}
+        weights: dict[Labels, float] = {names: found.lag for names, found in self._lag.figures.items()}
         chosen = self._chosen.choose(weights, self._bounds.most)
         own: dict[tuple[str, str], Figures] = {}
         others: list[Figures] = []
         series = 0
-        for key, (names, found) in named.items():
-            series += len(found.places) if by_partition and key in chosen else 0
-            if key in chosen and series <= self._bounds.most:
+        for names, found in self._lag.figures.items():
+            series += len(found.places) if by_partition and names in chosen else 0
+            if names in chosen and series <= self._bounds.most:
                 own[names] = found
             else:
                 others.append(found)

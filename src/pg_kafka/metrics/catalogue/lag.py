@@ -8,12 +8,13 @@ TITLE = "Lag of consumer groups"
 
 _ONLY = "for groups that have committed offsets"
 _LABELS = ("consumergroup", "topic")
+_BY_PARTITION = (*_LABELS, "partition")
+_SUM = " without a label for them, or with pg_kafka.metrics_per_partition one for each."
 
 OFFSET = gauge(
     "kafka_consumergroup_current_offset",
-    "Offset that the group has committed: the sum over the topic's partitions, or with pg_kafka.metrics_per_partition one"
-    " for each `partition`.",
-    *_LABELS,
+    f"Offset that the group has committed: the sum over the topic's partitions,{_SUM}",
+    *_BY_PARTITION,
     only=_ONLY,
 )
 OFFSET_SUM = gauge(
@@ -21,9 +22,8 @@ OFFSET_SUM = gauge(
 )
 LAG = gauge(
     "kafka_consumergroup_lag",
-    "Records between the commit and the end of the log: the sum over the topic's partitions, or with"
-    " pg_kafka.metrics_per_partition one for each `partition`.",
-    *_LABELS,
+    f"Records between the commit and the end of the log: the sum over the topic's partitions,{_SUM}",
+    *_BY_PARTITION,
     only=_ONLY,
 )
 LAG_SUM = gauge(
@@ -35,8 +35,8 @@ LAG_SUM = gauge(
 SECONDS = gauge(
     "pg_kafka_consumergroup_lag_seconds",
     "For how long the oldest unread record has been in the log, by its append time; 0 when all is read. Of the partition"
-    " that is furthest behind, or with pg_kafka.metrics_per_partition of each `partition`.",
-    *_LABELS,
+    " that is furthest behind, without a label for it, or with pg_kafka.metrics_per_partition of each.",
+    *_BY_PARTITION,
     only=_ONLY,
 )
 AGE_SECONDS = gauge(
