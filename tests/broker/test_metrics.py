@@ -15,6 +15,7 @@ from tests.broker.command import Serving, run, wait_until
 from tests.broker.groupclient import Member, commit
 from tests.broker.metrics import Metrics
 from tests.broker.rawclient import RawClient, batch, producing
+from tests.broker.saslpeer import SaslPeer, sasl_broker
 from tests.crash.proxy import Proxy
 from tests.kafka_reference import free_port
 from tests.postgres import Database, PostgresServer
@@ -305,3 +306,19 @@ async def test_partitions_beyond_the_bound_are_summed_up(start_broker: Callable[
     assert metrics.series("kafka_topic_partition_leader") == 10
     assert metrics.value("pg_kafka_metrics_left_out", what="partitions") == 15
     assert metrics.value("kafka_topic_partitions", topic=topic.name) == 25
+
+
+async def test_logins_are_counted_by_mechanism_and_result(postgres15: PostgresServer) -> None:
+    async with sasl_broker(postgres15, connection_failed_authentication_delay_ms=0) as broker:
+        await broker.create_user("alice", "secret")
+        for password in ("secret", "wrong", "secret"):
+            async with await SaslPeer.connect(broker) as peer:
+                await peer.scram("alice", password, "SCRAM-SHA-256")
+        async with await SaslPeer.connect(broker) as peer:
+            await peer.handshake("GSSAPI")
+            assert await peer.is_closed_by_peer()
+        assert dict(broker.inside.term._observed.connections.logins) == {
+            ("SCRAM-SHA-256", "success"): 2,
+            ("SCRAM-SHA-256", "failure"): 1,
+            ("none", "failure"): 1,
+        }
