@@ -30,7 +30,7 @@ from pg_kafka.config.listening import listeners_of, tokens_of
 from pg_kafka.config.load import with_database_settings
 from pg_kafka.config.oauth import OAUTHBEARER
 from pg_kafka.database_checks import Finding, error, ok, warning
-from pg_kafka.embedded import GivenPostgres, binaries
+from pg_kafka.embedded import GivenPostgres, binaries, dsn_of_running
 from pg_kafka.embedded.folder import DataFolder
 from pg_kafka.errors import FatalError, StorageError
 from pg_kafka.storage import examination, health
@@ -159,7 +159,8 @@ async def examine(config: Config) -> list[Finding]:
     findings += await _examine_keys(config)
     if config.database is None:
         findings += _examine_folder(config)
-        findings += _examine_files(config)
+        running = dsn_of_running(config.data)
+        findings += _examine_files(config) if running is None else await _examine_running(config, running)
     else:
         findings += await _examine_database(config, config.database)
     return findings
@@ -323,18 +324,31 @@ async def _examine_database(config: Config, dsn: str) -> list[Finding]:
     return findings
 
 
+async def _examine_running(config: Config, dsn: str) -> list[Finding]:
+    """An embedded server that somebody's broker runs."""
+    try:
+        return await _examine_server(config, dsn, None)
+    except FatalError as problem:
+        return [("error", str(problem))]
+    except StorageError as problem:
+        return [("error", problem.message)]
+
+
 async def _examine_server(config: Config, dsn: str, seen: managed.Seen | None) -> list[Finding]:
     """The schema, what the role may do there, and the server's health. Raises FatalError, StorageError."""
-    rights = await health.rights(dsn)
-    lacking = [] if rights is None else database_checks.lacking_rights(rights)
-    found = None if lacking else await examination.examine(dsn)
-    is_ours = found is not None and found.schema_version == SCHEMA_VERSION
     by = tuple(managed.SETTINGS), tuple(managed.ROLES)
-    facts = await health.examine(dsn, by, health.Limits(), Clock().steady_s, has_schema=is_ours)
-    service, said = database_checks.service_of(facts, seen)
-    findings = [*said, *lacking]
+    facts = await health.examine(dsn, by, health.Limits(), Clock().steady_s)
+    service, findings = database_checks.service_of(facts, seen)
+    lacking = [] if facts.rights is None else database_checks.lacking_rights(facts.rights)
+    findings += lacking
+    try:
+        found = None if lacking else await examination.examine(dsn)
+    except StorageError as problem:
+        # Somebody may hold a lock on its tables: who, is among what follows.
+        findings.append(("error", problem.message))
+        found = None
     if found is not None:
-        if is_ours:
+        if found.schema_version == SCHEMA_VERSION:
             config = with_database_settings(config, list(found.settings))
         findings += _examine_schema(found, config, service)
     if config.min_sync_standbys and not facts.server["may_see_sessions"]:

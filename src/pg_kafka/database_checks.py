@@ -6,6 +6,7 @@ These are rules over facts (`storage/health.py`, `managed.py`), and ask nothing.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from pg_kafka import managed
@@ -27,6 +28,7 @@ LEAST_WAL_BUFFERS = 4 * MIB
 LEAST_COMPLETION_TARGET = 0.7
 # Of checkpoints, before their reasons say anything.
 ENOUGH_CHECKPOINTS = 10
+WAL_SHARE = 0.25
 # What an active slot may keep before it is said.
 SLOT_BYTES = 4 << 30
 # The age at which autovacuum begins to press is 200 million; PostgreSQL stops taking writes at some 2,100 million.
@@ -52,9 +54,25 @@ def error(text: str, *fix: str) -> Finding:
     return "error", "\n".join((text, *fix))
 
 
+def shown(text: str) -> str:
+    """A name of somebody's choice, for a sentence: it stays on its line, and does nothing to a terminal."""
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+
+
 def literal(text: str) -> str:
-    """An SQL literal."""
-    return "'" + text.replace("'", "''") + "'"
+    """An SQL literal, on one line."""
+    if text.isprintable():
+        return "'" + text.replace("'", "''") + "'"
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return "E'" + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + "'"
+
+
+def identifier(name: str) -> str:
+    """An SQL identifier, on one line."""
+    if name.isprintable():
+        return quote(name)
+    escaped = name.replace("\\", "\\\\").replace('"', '""')
+    return 'U&"' + "".join(c if c.isprintable() else f"\\+{ord(c):06x}" for c in escaped) + '"'
 
 
 # -- which service ---------------------------------------------------------------------------------------------------
@@ -64,7 +82,7 @@ def way_to(seen: Seen | None, needed: int) -> list[Finding]:
     """What the address says of the way to the database; `needed` is the number of sessions of a broker."""
     if seen is None:
         return []
-    use = [f"--database '{seen.instead}'"] if seen.instead else []
+    use = [f"--database {shlex.quote(seen.instead)}"] if seen.instead else []
     match seen.way:
         case Way.POOLER:
             return [
@@ -175,7 +193,7 @@ def _undone(health: Health, service: str | None) -> list[str]:
     if not health.own_defaults:
         return managed.how_to_set(service, [("synchronous_commit", "on")])
     first = health.own_defaults[0]
-    role, database = quote(health.server["role"]), quote(health.server["database"])
+    role, database = identifier(health.server["role"]), identifier(health.server["database"])
     if not first["of_role"]:
         return [f"ALTER DATABASE {database} RESET synchronous_commit;"]
     where = f" IN DATABASE {database}" if first["of_database"] else ""
@@ -194,7 +212,7 @@ def _wal(health: Health, service: str | None) -> list[Finding]:
                 *managed.how_to_set(service, [("max_wal_size", "2GB")]),
             )
         )
-    elif wal_bytes is not None and _are_forced(health.checkpoints):
+    elif wal_bytes is not None and _are_forced(health.checkpoints, wal_bytes):
         wanted = f"{max(2, 2 * wal_bytes >> 30)}GB"
         findings.append(
             warning(
@@ -244,9 +262,11 @@ def _wal(health: Health, service: str | None) -> list[Finding]:
     return findings
 
 
-def _are_forced(checkpoints: Row) -> bool:
+def _are_forced(checkpoints: Row, max_wal_bytes: int) -> bool:
+    """Do they come because the WAL is full? Then about half of what it may be lies between two of them."""
     asked, timed = int(checkpoints.get("asked", 0)), int(checkpoints.get("timed", 0))
-    return asked >= ENOUGH_CHECKPOINTS and asked > timed
+    is_often = asked >= ENOUGH_CHECKPOINTS and asked > timed
+    return is_often and int(checkpoints.get("wal_bytes", 0)) > asked * max_wal_bytes * WAL_SHARE
 
 
 # -- what is not cleaned up ------------------------------------------------------------------------------------------
@@ -265,9 +285,9 @@ def _vacuum(health: Health, service: str | None) -> list[Finding]:
     if health.tables_without_autovacuum:
         findings.append(
             warning(
-                f"autovacuum is off for tables of schema kafka: {', '.join(health.tables_without_autovacuum)}",
+                f"autovacuum is off for tables of schema kafka: {', '.join(map(shown, health.tables_without_autovacuum))}",
                 *(
-                    f"ALTER TABLE kafka.{quote(name)} RESET (autovacuum_enabled);"
+                    f"ALTER TABLE kafka.{identifier(name)} RESET (autovacuum_enabled);"
                     for name in health.tables_without_autovacuum
                 ),
             )
@@ -277,7 +297,7 @@ def _vacuum(health: Health, service: str | None) -> list[Finding]:
             warning(
                 f"the oldest rows are {health.frozen_age:,} transactions old, and at some 2,100,000,000 the server takes no"
                 " more writes",
-                f"VACUUM (FREEZE);  -- in database {quote(health.server['database'])}, as its owner",
+                f"VACUUM (FREEZE);  -- in database {identifier(health.server['database'])}, as its owner",
             )
         )
     return findings
@@ -287,21 +307,29 @@ def _held(health: Health, service: str | None, limits: Limits) -> list[Finding]:
     """Old snapshots, and whoever else keeps rows or WAL that nobody needs."""
     findings = []
     for session in health.sessions:
-        who = f"role {session['role']}" + (f", {session['application']}" if session["application"] else "")
+        who = _who(session)
         findings.append(
             warning(
                 f"process {session['pid']} ({who}) has had a transaction open for {_time(session['open_s'])}"
                 f" ({session['state']}): nothing that was deleted since can be cleaned up",
                 f"SELECT pg_terminate_backend({session['pid']});",
-                f"ALTER ROLE {quote(session['role'])} SET idle_in_transaction_session_timeout = '5min';",
+                f"ALTER ROLE {identifier(session['role'])} SET idle_in_transaction_session_timeout = '5min';",
             )
         )
     for one in health.prepared:
         findings.append(
             warning(
-                f"the prepared transaction {one['gid']} of role {one['owner']} has been waiting for"
+                f"the prepared transaction {shown(one['gid'])} of role {shown(one['owner'])} has been waiting for"
                 f" {_time(one['open_s'])}: nothing that was deleted since can be cleaned up, not even after a restart",
                 f"ROLLBACK PREPARED {literal(one['gid'])};  -- or COMMIT PREPARED, if its program says so",
+            )
+        )
+    for locker in health.lockers:
+        others = f" and {locker['tables'] - 1} more" if locker["tables"] > 1 else ""
+        findings.append(
+            warning(
+                f"process {locker['pid']} ({_who(locker)}) has locked kafka.{shown(locker['name'])}{others} against everybody",
+                f"SELECT pg_terminate_backend({locker['pid']});",
             )
         )
     for slot in health.slots:
@@ -316,7 +344,7 @@ def _held(health: Health, service: str | None, limits: Limits) -> list[Finding]:
     for standby in health.standbys:
         findings.append(
             warning(
-                f"a query on the standby {standby['name']} holds what was deleted in {standby['held_transactions']:,}"
+                f"a query on the standby {shown(standby['name'])} holds what was deleted in {standby['held_transactions']:,}"
                 " transactions (hot_standby_feedback)",
                 "SELECT pid, xact_start, query FROM pg_stat_activity ORDER BY xact_start;  -- on the standby",
                 "SELECT pg_terminate_backend(PID);  -- there, of the first of them",
@@ -326,12 +354,17 @@ def _held(health: Health, service: str | None, limits: Limits) -> list[Finding]:
         findings.append(
             ok(
                 "transactions of other roles are not seen, and so not whether one is open for long",
-                f"GRANT pg_read_all_stats TO {quote(health.server['role'])};",
+                f"GRANT pg_read_all_stats TO {identifier(health.server['role'])};",
             )
         )
     elif not (health.sessions or health.prepared):
         findings.append(ok(f"no transaction has been open for {_time(limits.open_s)}"))
     return findings
+
+
+def _who(session: Row) -> str:
+    application = f", {shown(session['application'])}" if session["application"] else ""
+    return f"role {shown(session['role'])}{application}"
 
 
 def _slot(slot: Row) -> list[Finding]:
@@ -363,11 +396,11 @@ def _slot(slot: Row) -> list[Finding]:
 def _bloat(health: Health) -> list[Finding]:
     findings = []
     for table in health.dead_rows:
-        name = f"{table['schema']}.{quote(table['name'])}"
+        name = f"{table['schema']}.{identifier(table['name'])}"
         findings.append(
             warning(
-                f"{name} has {table['dead']:,} dead rows beside {table['live']:,} live ones, {table['bytes'] // MIB} MiB in"
-                " all: whoever holds them is above, or autovacuum does not come",
+                f"{name} has {table['dead']:,} dead rows beside {table['live']:,} live ones:"
+                " whoever holds them is above, or autovacuum does not come",
                 f"VACUUM (VERBOSE) {name};  -- afterwards it says how many could not be removed yet",
             )
         )
@@ -384,7 +417,7 @@ def _bloat(health: Health) -> list[Finding]:
 
 
 def _rights(health: Health) -> list[Finding]:
-    role, database = quote(health.server["role"]), quote(health.server["database"])
+    role, database = identifier(health.server["role"]), identifier(health.server["database"])
     if health.server["may_make_temporary_tables"]:
         return []
     return [
@@ -399,13 +432,13 @@ def lacking_rights(rights: Row) -> list[Finding]:
     """What keeps a role from being a broker's in a schema that is there."""
     if rights["may_use"] and not rights["lacks"]:
         return []
-    role, owner = rights["role"], quote(rights["owner"])
+    role, owner = rights["role"], identifier(rights["owner"])
     lacks: Sequence[str] = rights["lacks"] if rights["may_use"] else ["USAGE on schema kafka"]
     more = f" and {len(lacks) - 3} more" if len(lacks) > 3 else ""
     return [
         error(
-            f"role {quote(role)} lacks rights in the schema of role {owner}: {', '.join(lacks[:3])}{more}",
-            f"pg-kafka migrate --grant-broker {role} --database URL  # with the URL of role {owner}",
+            f"role {identifier(role)} lacks rights in the schema of role {owner}: {', '.join(lacks[:3])}{more}",
+            f"pg-kafka migrate --grant-broker {shlex.quote(role)} --database URL  # with the URL of role {owner}",
         )
     ]
 

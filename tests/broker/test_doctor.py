@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import re
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from tests.broker.broken_setups import SETUPS, Surroundings
-from tests.broker.command import ANY_PORT, Done, Serving, environment, processes_of, run
+from tests.broker.command import ANY_PORT, Done, Serving, environment, processes_of, run, wait_until
 from tests.broker.pgbouncer import pgbouncer
 from tests.postgres import Database, PostgresServer
 
@@ -240,7 +241,7 @@ def test_doctor_says_which_address_to_use_behind_a_pooler_of_a_service(
         done = doctor("--listen", ANY_PORT, "--database", dsn)
     assert done.code == 1
     assert "warning the address leads to Neon through the pooler" in done.out
-    assert f"          --database '{better}'" in done.out.splitlines()
+    assert f"          --database {better}" in done.out.splitlines()
     assert f"session-pooling proxy; at Neon that is {better}\n" in done.out
 
 
@@ -251,6 +252,44 @@ def test_doctor_tells_the_service_of_a_database_that_it_cannot_reach(
     monkeypatch.setattr(managed, "seen_in", lambda _url: seen)
     done = doctor("--listen", ANY_PORT, "--database", "postgresql://me:hidden@127.0.0.1:1/db")
     assert done.code == 1
-    assert "          --database 'postgresql://me@p.x/db'" in done.out.splitlines()
+    assert "          --database postgresql://me@p.x/db" in done.out.splitlines()
     assert "error   the database 127.0.0.1:1/db cannot be used" in done.out
     assert "hidden" not in done.out + done.err
+
+
+def test_doctor_looks_into_an_embedded_server_that_runs(embedded_folder: Path, doctor: Doctor) -> None:
+    data = embedded_folder / "data"
+    with Serving("--listen", ANY_PORT, "--data", str(data)) as broker:
+        broker.ready()
+        done = doctor("--listen", ANY_PORT, "--data", str(data))
+        assert done.code == 1
+        assert f"error   data folder {data} is in use by another pg-kafka" in done.out
+        assert f"ok      schema kafka, version {SCHEMA_VERSION}" in done.out
+        assert re.search(r"^\w+ +a commit takes \d+\.\d ms", done.out, re.MULTILINE)
+        assert broker.stop() == 0
+
+
+def test_doctor_says_who_locks_the_tables_it_wants_to_read(place: Surroundings, doctor: Doctor) -> None:
+    assert run("migrate", "--database", place.database.dsn).code == 0
+    with subprocess.Popen(
+        ["psql", "--quiet", "--no-psqlrc", f"--dbname={place.database.dsn}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as holder:
+        assert holder.stdin is not None and holder.stdout is not None
+        holder.stdin.write("BEGIN;\nLOCK TABLE kafka.cluster IN ACCESS EXCLUSIVE MODE;\n\\echo locked\n")
+        holder.stdin.flush()
+        assert holder.stdout.readline() == "locked\n"
+        held = r"^warning process \d+ \(role .*, psql\) has locked kafka.cluster against everybody"
+        refused = "error   the database refused a statement: canceling statement due to lock timeout"
+
+        def is_told() -> bool:
+            done = doctor("--listen", ANY_PORT, "--database", place.database.dsn)
+            assert done.code == 1 and refused in done.out
+            return re.search(held, done.out, re.MULTILINE) is not None
+
+        try:
+            wait_until(is_told, "the lock to be held for some seconds")
+        finally:
+            holder.kill()

@@ -49,27 +49,27 @@ def database(server: PostgresServer) -> Iterator[Database]:
         server.drop_database(made)
 
 
-async def looked_at(dsn: str, limits: Limits = AT_ONCE, *, has_schema: bool = False) -> Health:
-    return await health.examine(dsn, SERVICES, limits, Clock().steady_s, has_schema=has_schema)
+async def looked_at(dsn: str, limits: Limits = AT_ONCE) -> Health:
+    return await health.examine(dsn, SERVICES, limits, Clock().steady_s)
 
 
-async def examined(dsn: str, limits: Limits = AT_ONCE, *, has_schema: bool = False) -> list[Finding]:
-    facts = await looked_at(dsn, limits, has_schema=has_schema)
+async def examined(dsn: str, limits: Limits = AT_ONCE) -> list[Finding]:
+    facts = await looked_at(dsn, limits)
     return examine_health(facts, None, limits)
 
 
-async def found(dsn: str, pattern: str, *, has_schema: bool = False) -> Finding | None:
+async def found(dsn: str, pattern: str) -> Finding | None:
     """The finding that says so, or None. A reload of the configuration takes a moment, and so do statistics."""
-    for level, text in await examined(dsn, has_schema=has_schema):
+    for level, text in await examined(dsn):
         if re.search(pattern, text.split("\n")[0]):
             return level, text
     return None
 
 
-async def until(dsn: str, pattern: str, *, there: bool, has_schema: bool = False) -> Finding:
+async def until(dsn: str, pattern: str, *, there: bool) -> Finding:
     async with asyncio.timeout(SETTLE_S):
         while True:
-            one = await found(dsn, pattern, has_schema=has_schema)
+            one = await found(dsn, pattern)
             if (one is not None) == there:
                 return one or ("", "")
             await asyncio.sleep(0.05)  # nothing tells
@@ -238,6 +238,51 @@ async def test_prepared_transaction(server: PostgresServer, database: Database) 
     assert await found(database.dsn, "prepared transaction") is None
 
 
+async def test_names_of_others_stay_on_their_line(server: PostgresServer, database: Database) -> None:
+    odd = "x'\n          DROP SCHEMA kafka;\x1b[2J\\"
+    async with sessions.opened(database.superuser_dsn, "check") as connection:
+        (gid,) = await connection.fetchrow("SELECT $1::text", odd)
+        assert gid == odd
+        await connection.execute(
+            f"BEGIN; CREATE TABLE public.odd (); PREPARE TRANSACTION {database_checks.literal(odd)}"
+        )
+    finding = await found(database.dsn, "the prepared transaction")
+    assert finding is not None
+    assert len(finding[1].split("\n")) == 2 and finding[1].replace("\n", "").isprintable()
+    mended(server, database.name, finding)
+    assert await found(database.dsn, "prepared transaction") is None
+
+
+@pytest.mark.parametrize("name", ["plain", 'a"b', "a\nb", "a\x1b\\b'", "ü\u202e\U0001f600"])
+async def test_identifiers_and_literals_are_read_as_they_were(name: str, database: Database) -> None:
+    written, said = database_checks.identifier(name), database_checks.literal(name)
+    assert written.isprintable() and said.isprintable() and database_checks.shown(name).isprintable()
+    async with sessions.opened(database.dsn, "check") as connection:
+        row = await connection.fetchrow(f"SELECT 1 AS {written}, {said} AS it")
+    assert row is not None
+    assert list(row.keys()) == [name, "it"]
+    assert row["it"] == name
+
+
+async def test_table_that_somebody_has_locked(server: PostgresServer, database: Database) -> None:
+    async with sessions.opened(database.dsn, "migrate") as connection:
+        await migrate(connection, compression="none")
+    async with open_transaction(database.dsn) as holder:
+        await holder.execute("LOCK TABLE kafka.journals, kafka.log IN ACCESS EXCLUSIVE MODE")
+        waiter = await asyncpg.connect(database.dsn)
+        waiting = asyncio.create_task(waiter.fetch("SELECT FROM kafka.journals"))
+        try:
+            sentence = (
+                rf"process {holder.get_server_pid()} \(role .*, report\) has locked kafka\.\w+ and \d+ more against"
+            )
+            finding = await until(database.dsn, sentence, there=True)
+            assert finding[0] == "warning"
+            mended(server, database.name, finding)
+            await waiting
+        finally:
+            waiter.terminate()
+
+
 async def test_slot_that_nobody_reads(server: PostgresServer, database: Database) -> None:
     server.sql("SELECT pg_create_physical_replication_slot('standby_of_old', true);")
     sentence = r"nobody reads the replication slot standby_of_old: it keeps \d+ MiB of WAL, and more"
@@ -254,12 +299,12 @@ async def test_slot_that_nobody_reads(server: PostgresServer, database: Database
 async def test_dead_rows_that_an_open_transaction_holds(server: PostgresServer, database: Database) -> None:
     async with sessions.opened(database.dsn, "migrate") as connection:
         await migrate(connection, compression="none")
-    sentence = r'kafka\."setting_names" has 20,000 dead rows beside \d+ live ones, \d+ MiB in all'
+    sentence = r'kafka\."setting_names" has 20,000 dead rows beside \d+ live ones'
     add = "INSERT INTO kafka.setting_names (name, description) SELECT 'pg_kafka.x' || n, '' FROM generate_series(1, 20000) n;"
     server.sql(add, database.name)
     async with open_transaction(database.dsn) as holder:
         server.sql("DELETE FROM kafka.setting_names WHERE name LIKE 'pg_kafka.x%';", database.name)
-        finding = await until(database.dsn, sentence, there=True, has_schema=True)
+        finding = await until(database.dsn, sentence, there=True)
         assert finding[0] == "warning"
         mended(server, database.name, finding)
         assert await found(database.dsn, sentence) is not None, "they are held"
@@ -285,13 +330,13 @@ async def test_journal_that_nobody_rewrites(
     monkeypatch.setattr(database_checks, "JOURNAL_BYTES", 1 << 20)
     async with sessions.opened(database.dsn, "migrate") as connection:
         await migrate(connection, compression="none")
-    assert await found(database.dsn, "the journal of", has_schema=True) is None
+    assert await found(database.dsn, "the journal of") is None
     server.sql(
         "INSERT INTO kafka.offset_journal_0 (entry, group_id, topic_id, partition_id, committed_offset)"
         " SELECT n, 'g', 1, 1, n FROM generate_series(1, 40000) n;",
         database.name,
     )
-    finding = await found(database.dsn, r"the journal of offsets has \d+ MiB, of which 0 counted", has_schema=True)
+    finding = await found(database.dsn, r"the journal of offsets has \d+ MiB, of which 0 counted")
     assert finding is not None and "start a broker" in finding[1]
 
 
@@ -304,14 +349,14 @@ async def test_role_without_temporary_tables(server: PostgresServer, database: D
 
 
 async def test_role_without_rights(server: PostgresServer, database: Database) -> None:
-    assert await health.rights(database.dsn) is None
+    assert (await looked_at(database.dsn)).rights is None
     role = f"{database.name}_broker"
     server.sql(f"CREATE ROLE {role} LOGIN NOINHERIT PASSWORD '{server.password}';\nGRANT {role} TO {database.name};")
     dsn = server.dsn(database.name, role)
     try:
         async with sessions.opened(database.dsn, "migrate") as connection:
             await migrate(connection, compression="none")
-        rights = await health.rights(dsn)
+        rights = (await looked_at(dsn)).rights
         assert rights is not None
         [(level, text)] = lacking_rights(rights)
         assert level == "error"
@@ -319,12 +364,12 @@ async def test_role_without_rights(server: PostgresServer, database: Database) -
         assert f"pg-kafka migrate --grant-broker {role} " in text
         async with sessions.opened(database.dsn, "migrate", timeout_s=None) as connection:
             await grant_broker(connection, role)
-        rights = await health.rights(dsn)
+        rights = (await looked_at(dsn)).rights
         assert rights is not None and lacking_rights(rights) == []
         server.sql(f"REVOKE INSERT ON kafka.log FROM {role};", database.name)
-        rights = await health.rights(dsn)
+        rights = (await looked_at(dsn)).rights
         assert rights is not None and "INSERT on kafka.log" in lacking_rights(rights)[0][1]
-        own = await health.rights(database.dsn)
+        own = (await looked_at(database.dsn)).rights
         assert own is not None and lacking_rights(own) == []
     finally:
         server.sql(f"DROP OWNED BY {role};", database.name)
@@ -333,7 +378,7 @@ async def test_role_without_rights(server: PostgresServer, database: Database) -
 
 async def test_somebody_else_s_schema_is_not_judged(server: PostgresServer, database: Database) -> None:
     server.sql("CREATE SCHEMA kafka;", database.name)
-    assert await health.rights(database.dsn) is None
+    assert (await looked_at(database.dsn)).rights is None
 
 
 @pytest.mark.parametrize(
@@ -378,11 +423,13 @@ def sentences(service: str | None = None, **facts: Any) -> list[Finding]:
 
 def test_forced_checkpoints() -> None:
     wal = {"max_wal_size": {"value": "1024", "unit": "MB"}}
-    [(_, text)] = sentences(settings=wal, checkpoints={"asked": 40, "timed": 10, "since_s": 600.0})
+    often = {"asked": 40, "timed": 10, "wal_bytes": 20 << 30}
+    [(_, text)] = sentences(settings=wal, checkpoints=often)
     assert "40 checkpoints came because the WAL was full" in text and "max_wal_size = '2GB'" in text
-    assert sentences(settings=wal, checkpoints={"asked": 9, "timed": 0, "since_s": 600.0}) == []
-    assert sentences(settings=wal, checkpoints={"asked": 40, "timed": 41, "since_s": 600.0}) == []
-    assert sentences("Neon", settings=wal, checkpoints={"asked": 40, "timed": 10, "since_s": 600.0}) == []
+    assert sentences(settings=wal, checkpoints={**often, "asked": 9, "timed": 0}) == []
+    assert sentences(settings=wal, checkpoints={**often, "timed": 41}) == []
+    assert sentences(settings=wal, checkpoints={**often, "wal_bytes": 1 << 30}) == [], "somebody asked for them"
+    assert sentences("Neon", settings=wal, checkpoints=often) == []
 
 
 def test_far_database() -> None:

@@ -86,6 +86,7 @@ async def stored_settings(dsn: str) -> list[Stored]:
 async def examine(dsn: str) -> Examined:
     """All of it, also when there is no schema. Raises StorageError."""
     async with sessions.opened(dsn, "doctor") as connection:
+        await connection.execute(SQL["lock_timeout"])
         state = await sessions.only_row(connection, MIGRATE_SQL["schema_state"])
         if state["has_schema"] and not state["has_cluster"]:
             return Examined({}, True, False)

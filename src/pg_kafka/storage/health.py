@@ -17,6 +17,7 @@ import asyncpg
 from pg_kafka.storage import queries, sessions
 
 SQL = queries.load("health")
+SETTINGS_SQL = queries.load("settings")
 
 SETTINGS = (
     "autovacuum",
@@ -67,6 +68,8 @@ class Health:
     tables_without_autovacuum: Sequence[str] = ()
     frozen_age: int = 0
     journals: Sequence[Row] = ()
+    lockers: Sequence[Row] = ()
+    rights: Row | None = None  # in the schema; None: there is none of ours
     checkpoints: Row = field(default_factory=dict)
     round_trip_s: float | None = None
     commit_s: float | None = None
@@ -90,24 +93,17 @@ class Health:
         return None if row is None else str(row["value"])
 
 
-async def rights(dsn: str) -> Row | None:
-    """What this role may do in the schema; None when there is none of ours. Raises StorageError."""
-    async with sessions.opened(dsn, "doctor") as connection:
-        row = await connection.fetchrow(SQL["rights"])
-        return None if row is None else dict(row)
-
-
 async def examine(
     dsn: str,
     services: tuple[Collection[str], Collection[str]],
     limits: Limits,
     now_s: Callable[[], float],
-    *,
-    has_schema: bool,
 ) -> Health:
     """Look at all of it. `services` are settings and roles by which a service is known. Raises StorageError."""
     async with sessions.opened(dsn, "doctor") as connection:
+        await connection.execute(SETTINGS_SQL["lock_timeout"])
         server = dict(await sessions.only_row(connection, SQL["server"], *map(list, services)))
+        rights = await connection.fetchrow(SQL["rights"])
         of_version = "checkpoints"
         if _version(connection) >= _SINCE_CHECKPOINTER:
             of_version = "checkpoints_since_17"
@@ -126,7 +122,9 @@ async def examine(
                 row["name"] for row in await _rows(connection, "tables_without_autovacuum", MOST)
             ],
             frozen_age=frozen["age"],
-            journals=await _rows(connection, "journals") if has_schema else (),
+            journals=await _rows(connection, "journals"),
+            lockers=await _rows(connection, "lockers", MOST),
+            rights=None if rights is None else dict(rights),
             checkpoints=dict(await sessions.only_row(connection, SQL[of_version])),
         )
         trip_s, commits = await _measure(connection, now_s)
@@ -140,10 +138,13 @@ def _version(connection: asyncpg.Connection) -> int:
 
 
 async def _rows(connection: asyncpg.Connection, name: str, *arguments: object) -> list[Row]:
-    """The rows of a query; none where a service does not let its users look."""
+    """The rows of a query; none where a service does not let its users look, or there is nothing to look at.
+
+    Nor where somebody holds a lock: that is found by another query.
+    """
     try:
         return [dict(row) for row in await connection.fetch(SQL[name], *arguments)]
-    except asyncpg.InsufficientPrivilegeError:
+    except (asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedTableError, asyncpg.LockNotAvailableError):
         return []
 
 

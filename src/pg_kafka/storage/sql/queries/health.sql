@@ -54,8 +54,7 @@ FROM pg_catalog.pg_stat_replication r WHERE age(r.backend_xmin) >= $1::integer O
 
 -- name: dead_rows
 -- Tables with at least $1 dead rows, and more of them than live ones.
-SELECT s.schemaname::text AS schema, s.relname::text AS name, s.n_dead_tup AS dead, s.n_live_tup AS live,
-       pg_catalog.pg_table_size(s.relid) AS bytes
+SELECT s.schemaname::text AS schema, s.relname::text AS name, s.n_dead_tup AS dead, s.n_live_tup AS live
 FROM pg_catalog.pg_stat_all_tables s
 WHERE s.schemaname IN ('kafka', 'pg_catalog') AND s.n_dead_tup >= $1::bigint AND s.n_dead_tup > s.n_live_tup
 ORDER BY s.n_dead_tup DESC LIMIT $2;
@@ -77,14 +76,29 @@ SELECT j.journal, j.live_bytes,
         FROM generate_series(0, 1) AS n)::bigint AS bytes
 FROM kafka.journals j ORDER BY j.journal;
 
+-- name: lockers
+-- Sessions that have locked tables of schema kafka against everybody for more than a moment, the broker's own included.
+SELECT l.pid, min(c.relname::text) AS name, count(*)::integer AS tables, coalesce(min(a.usename), '')::text AS role,
+       coalesce(min(a.application_name), '') AS application
+FROM pg_catalog.pg_locks l
+JOIN pg_catalog.pg_class c ON c.oid = l.relation AND c.relnamespace = to_regnamespace('kafka')
+LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+WHERE l.mode = 'AccessExclusiveLock' AND l.granted AND l.pid <> pg_backend_pid()
+  AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database())
+  AND (a.xact_start < clock_timestamp() - interval '5 seconds'
+       OR EXISTS (SELECT FROM pg_catalog.pg_locks w WHERE w.relation = l.relation AND NOT w.granted
+                  AND w.waitstart < clock_timestamp() - interval '1 second'))
+GROUP BY l.pid ORDER BY l.pid LIMIT $1;
+
 -- name: checkpoints
--- Up to version 16: how many checkpoints came by the clock, and how many because the WAL was full, or somebody asked.
-SELECT checkpoints_timed AS timed, checkpoints_req AS asked,
-       extract(epoch FROM clock_timestamp() - stats_reset)::float8 AS since_s FROM pg_catalog.pg_stat_bgwriter;
+-- Up to version 16: how many checkpoints came by the clock, and how many because the WAL was full, or somebody asked, as
+-- CREATE DATABASE does; and how much WAL there was.
+SELECT b.checkpoints_timed AS timed, b.checkpoints_req AS asked, w.wal_bytes::bigint AS wal_bytes
+FROM pg_catalog.pg_stat_bgwriter b, pg_catalog.pg_stat_wal w;
 
 -- name: checkpoints_since_17
-SELECT num_timed AS timed, num_requested AS asked,
-       extract(epoch FROM clock_timestamp() - stats_reset)::float8 AS since_s FROM pg_catalog.pg_stat_checkpointer;
+SELECT c.num_timed AS timed, c.num_requested AS asked, w.wal_bytes::bigint AS wal_bytes
+FROM pg_catalog.pg_stat_checkpointer c, pg_catalog.pg_stat_wal w;
 
 -- name: nothing
 -- As far as the server and back.

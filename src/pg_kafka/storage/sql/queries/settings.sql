@@ -32,6 +32,10 @@ SELECT pg_catalog.pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') AS may
        (SELECT count(*) FROM pg_catalog.pg_stat_replication
         WHERE sync_state IN ('sync', 'quorum') AND state = 'streaming')::integer AS connected;
 
+-- name: lock_timeout
+-- For doctor: whoever holds a lock on tables for long must not keep it from being said.
+SELECT pg_catalog.set_config('lock_timeout', '1s', false);
+
 -- name: server
 SELECT current_setting('server_version_num')::integer AS version,
        current_setting('server_version') AS version_text,
