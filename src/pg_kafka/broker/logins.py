@@ -142,10 +142,7 @@ class Logins:
         except jaas.InvalidJaas as error:
             raise ConfigError(f"listener {name}: sasl.jaas.config {error}") from None
         if not listener.protocol.has_tls:
-            logger.warning(
-                "passwords of PLAIN cross the network unencrypted",
-                extra={"listener": listener.name, "advice": "use SASL_SSL, or SCRAM-SHA-512"},
-            )
+            logger.warning("passwords of PLAIN cross the network unencrypted", extra={"listener": listener.name})
         return plain_factory(self.users, self._checks, fixed)
 
     def _role(self, config: Config, listener: Listener) -> Factory:

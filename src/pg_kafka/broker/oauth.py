@@ -47,10 +47,7 @@ class TokenLogins:
     async def start(self) -> None:
         """Raises FatalError."""
         if self._is_open_on_the_way:
-            logger.warning(
-                "keys for tokens come by http",
-                extra={"url": self._url, "advice": "use https: who can change them on the way lets in whom they like"},
-            )
+            logger.warning("keys for tokens come by http", extra={"url": self._url})
         await self._keys.start()
 
     async def stop(self) -> None:
