@@ -120,3 +120,20 @@ def test_every_event_of_the_audit_is_explained() -> None:
     listed = {cells[0].strip("`") for cells in rows("Audit", (ROOT / "docs/security.md").read_text())}
     assert noted - {None} <= listed
     assert {event for event, _ in alter_configs._EVENTS.values()} <= listed
+
+
+def test_no_key_of_a_line_hides_one_that_every_line_has() -> None:
+    taken = {"time", "level", "source", "message", "traceback", "advice"}
+    for file, node in nodes():
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        receiver = ast.unparse(node.func.value).rpartition(".")[2]
+        if receiver not in LOGGERS and node.func.attr != "note":
+            continue
+        keys = {keyword.arg for keyword in node.keywords} - {"level"}  # of note(): the line's own
+        for keyword in node.keywords:
+            if keyword.arg == "extra":
+                for part in ast.walk(keyword.value):
+                    if isinstance(part, ast.Dict):
+                        keys |= {key.value for key in part.keys if isinstance(key, ast.Constant)}
+        assert not keys & taken, (file, node.lineno, keys & taken)

@@ -54,7 +54,7 @@ class Registry:
             except Exception as error:
                 name = type(source).__name__
                 if not self._errors[name]:  # once: the counter tells how often
-                    logger.error("metrics cannot be read", exc_info=error, extra={"source": name})
+                    logger.error("metrics cannot be read", exc_info=error, extra={"of": name})
                 self._errors[name] += 1
         if self._errors:
             found.append(many(process.SOURCE_ERRORS, {(name,): count for name, count in self._errors.items()}))
