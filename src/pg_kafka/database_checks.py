@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from pg_kafka import managed
 from pg_kafka.managed import Seen, Way
-from pg_kafka.storage.health import Health, Limits, Row
+from pg_kafka.storage.health import MEASURE_S, Health, Limits, Row
 from pg_kafka.storage.queries import quote
 
 Finding = tuple[str, str]
@@ -151,6 +151,18 @@ def _commits(health: Health, service: str | None) -> list[Finding]:
     if health.commit_s <= SLOW_COMMIT_S:
         text = f"a commit takes {_ms(health.commit_s)}, {_ms(health.longest_commit_s)} at most{waits}"
         return [*findings, ok(text)]
+    if waits and health.longest_commit_s >= 0.9 * MEASURE_S:
+        names = shown(health.text("synchronous_standby_names") or "")
+        return [
+            *findings,
+            warning(
+                f"a commit has waited {_ms(health.longest_commit_s)} for a synchronous standby that does not answer:"
+                f" synchronous_standby_names is {names}",
+                "SELECT application_name, client_addr, state, sync_state FROM pg_stat_replication;  -- who is there",
+                *managed.how_to_set(service, [("synchronous_standby_names", "")]),
+                "the last one only if you accept that standbys lack records",
+            ),
+        ]
     if service is None:
         fix = (
             "put pg_wal on a disk that flushes faster (pg_test_fsync measures it), or move away what else writes there"

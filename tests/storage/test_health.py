@@ -190,6 +190,47 @@ async def test_slow_flush(server: PostgresServer, database: Database) -> None:
     assert float(text.split()[3]) >= 20
 
 
+async def test_synchronous_standby_that_is_away(
+    server: PostgresServer, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "MEASURE_S", 1.0)
+    monkeypatch.setattr(database_checks, "MEASURE_S", 1.0)
+    server.sql("ALTER SYSTEM SET synchronous_standby_names = 'away';\nSELECT pg_reload_conf();")
+    try:
+        finding = await until(database.dsn, "a commit has waited .* for a synchronous standby", there=True)
+        assert finding[0] == "warning" and "synchronous_standby_names is away" in finding[1]
+        assert "ALTER SYSTEM SET synchronous_standby_names = '';" in finding[1]
+    finally:
+        server.sql("ALTER SYSTEM RESET synchronous_standby_names;\nSELECT pg_reload_conf();")
+    await until(database.dsn, "for a synchronous standby", there=False)
+
+
+async def test_database_that_is_far_away(server: PostgresServer, database: Database) -> None:
+    """What comes from the client is passed on late."""
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay_s: float) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                await asyncio.sleep(delay_s)
+                writer.write(data)
+        writer.close()
+
+    async def on_client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", server.port)
+        await asyncio.gather(pass_on(reader, up_writer, 0.02), pass_on(up_reader, writer, 0.0))
+
+    direct = server.dsn(database.name, database.name, tcp=True)
+    proxy = await asyncio.start_server(on_client, "127.0.0.1", 0)
+    try:
+        port = proxy.sockets[0].getsockname()[1]
+        facts = await looked_at(direct.replace(f":{server.port}/", f":{port}/"))
+        assert facts.round_trip_s is not None and facts.round_trip_s >= 0.02
+        text = "\n".join(text for _, text in examine_health(facts, None, Limits()))
+        assert re.search(r"^the way to the database and back takes \d+\.\d ms", text, re.MULTILINE)
+    finally:
+        proxy.close()
+
+
 async def test_open_transaction(server: PostgresServer, database: Database) -> None:
     sentence = r"process \d+ .*has had a transaction open for \d+ s \(idle in transaction\)"
     assert await found(database.dsn, sentence) is None
