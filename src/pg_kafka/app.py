@@ -43,6 +43,7 @@ from pg_kafka.broker.transaction_requests import OperatorRequests
 from pg_kafka.broker.transactions import TransactionalId, TransactionCoordinator
 from pg_kafka.broker.waiters import Deadlines
 from pg_kafka.clock import Clock
+from pg_kafka.cluster.counts import Cause
 from pg_kafka.cluster.incarnation import History, Incarnation
 from pg_kafka.cluster.membership import Membership
 from pg_kafka.cluster.view import ClusterView
@@ -79,6 +80,7 @@ from pg_kafka.storage.migrate import migrate as migrate_schema
 from pg_kafka.storage.quotas import StoredQuotas
 from pg_kafka.storage.sessions import Fenced, Identity
 from pg_kafka.storage.stored_settings import StoredSettings
+from pg_kafka.storage.survey import Survey
 from pg_kafka.storage.sync_standbys import SyncStandbys
 from pg_kafka.storage.topics import Topic, Topics
 from pg_kafka.storage.transaction_requests import TransactionRequests
@@ -222,6 +224,7 @@ async def _serve(config: Config) -> int:
                     await term.stop()
             except (StorageError, Fenced) as error:
                 logger.warning("cannot lead", extra={"reason": str(error)})
+                observed.counts.cluster.failed_joins += 1
                 observed.health.starting(f"cannot lead: {error}")
                 await stop.unless(asyncio.sleep(REJOIN_DELAY_S))
         if keeper is not None and keeper.done():
@@ -325,8 +328,8 @@ class _LogOwner:
     membership: Membership
     layouts: Layouts
 
-    def end(self, reason: str, *, went_back: bool = False) -> None:
-        self.membership.end(reason, went_back=went_back)
+    def end(self, reason: str, *, went_back: bool = False, is_fenced: bool = False) -> None:
+        self.membership.end(reason, went_back=went_back, cause=Cause.FENCED if is_fenced else None)
 
     def check_identity(self, identity: Identity) -> None:
         try:
@@ -407,7 +410,7 @@ class Term:
 
     async def start(self) -> None:
         """Join, take over, and listen. Raises FatalError, StorageError, Fenced."""
-        config = self._config
+        config, counts = self._config, self._observed.counts
         place = self._place = ListeningPlace(listeners_of(config))
         # Also a broker that waits asks its clients who they are.
         logins = self._logins = Logins(config, place.listeners, self._dsn, self._end)
@@ -424,11 +427,13 @@ class Term:
             clock=Clock(),
             on_end=self._end,
             history=self._history,
+            counts=counts.cluster,
+            storage_counts=counts.storage,
         )
         incarnation: Incarnation = await membership.join(self._on_wait)
         self._observed.taking_over()
         clock = Clock()  # its steady time begins at the time of day of the take-over
-        backends = Backends(self._dsn, config.backend_timeout_ms / 1000)
+        backends = Backends(self._dsn, config.backend_timeout_ms / 1000, counts.storage)
         control = self._control = ControlSession(membership.open_writer, backends)
         stored = self._stored = StoredSettings(control, incarnation.node_id, certificates.check)
         settings = await stored.start(config)
@@ -438,7 +443,13 @@ class Term:
         await topics.load()
         growth = Growth(config.series_bytes)
         opened: OpenTransactions[TransactionalId] = OpenTransactions()
-        disk = DiskWatch(self._postgres.free_disk_bytes, config.disk_reserve_bytes, clock=clock, on_room=growth.look)
+        disk = DiskWatch(
+            self._postgres.free_disk_bytes,
+            config.disk_reserve_bytes,
+            clock=clock,
+            on_room=growth.look,
+            counts=counts.storage.disk,
+        )
         disk.look()
         self._layouts = Layouts(
             topics,
@@ -465,10 +476,11 @@ class Term:
             clock=clock,
             disk=disk,
             producer_expiration_ms=lambda: settings.current.producer_id_expiration_ms,
+            counts=counts.storage,
         )
         await self._log.start()
         self._disk_watch = supervised(disk.run(), "disk watch", membership.end)
-        compact = CompactTopics(topics, settings, self._log, clock)
+        compact = CompactTopics(topics, settings, self._log, clock, counts.storage.upkeep)
         self._cleaner = Cleaner(
             membership.open_writer,
             [CarryOver(lambda series: _segment_bytes(topics, settings, series), self._log.write_checkpoints), compact],
@@ -477,6 +489,7 @@ class Term:
             on_moved=self._log.rows_moved,
             on_replaced=growth.look_for_free,
             on_death=membership.end,
+            counts=counts.storage.upkeep,
         )
         self._janitor = Janitor(
             self._dsn,
@@ -485,7 +498,7 @@ class Term:
             owner=incarnation.node_id,
             has_room=disk.has_room,
             growth=growth,
-            on_changes=to_each(self._follow, FollowStarts(control, self._log.take_starts).follow),
+            on_changes=to_each(self._follow, FollowStarts(control, self._log.follow_starts).follow),
             open_session=membership.open_writer,
             on_death=membership.end,
             retention=Retention(
@@ -496,6 +509,7 @@ class Term:
                 first_look_ms=config.log_initial_task_delay_ms,
             ),
             on_less=self._cleaner.poke,
+            counts=counts.storage.upkeep,
         )
         compact.on_wanted = self._cleaner.poke
         topics.watch(compact)
@@ -613,6 +627,7 @@ class Term:
         logins.watched = [self._server]
         await self._server.start(place)
         self.is_serving = True
+        membership.served()
         self._observed.leading(
             Parts(
                 membership=membership,
@@ -622,6 +637,8 @@ class Term:
                 log=self._log,
                 groups=self._groups,
                 lag=lag,
+                disk=disk,
+                survey=Survey(self._dsn, topics, clock, counts.storage.survey),
             )
         )
         logger.info(
@@ -753,7 +770,7 @@ class Term:
         if self._control is not None:
             await self._control.close()
         if self._membership is not None:
-            await self._membership.leave()
+            await self._membership.leave(Cause.STOPPED if self.is_serving else Cause.FAILED)
         if self._logins is not None:
             await self._logins.stop()
         self._encode_pool.shutdown(wait=False, cancel_futures=True)

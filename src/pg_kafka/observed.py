@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from pg_kafka.broker.context import Broker
@@ -31,7 +31,9 @@ from pg_kafka.broker.metrics.memory import LeaderMemorySource, MemorySource
 from pg_kafka.broker.metrics.process import ProcessSource
 from pg_kafka.broker.metrics.topics import TopicsSource
 from pg_kafka.broker.server import Server
+from pg_kafka.cluster.counts import ClusterCounts
 from pg_kafka.cluster.membership import Membership
+from pg_kafka.cluster.metrics import ClusterSource, LeaderSource
 from pg_kafka.cluster.view import Peer
 from pg_kafka.config import Config
 from pg_kafka.config.address import Address
@@ -41,7 +43,11 @@ from pg_kafka.metrics.clients import ConnectionCounters, QuotaCounters
 from pg_kafka.metrics.exposition import Form
 from pg_kafka.metrics.registry import Registry, Source
 from pg_kafka.metrics.series import Bounds
+from pg_kafka.storage.counts import StorageCounts
+from pg_kafka.storage.disk import DiskWatch
 from pg_kafka.storage.log import Log
+from pg_kafka.storage.metrics import LogSource, StorageSource
+from pg_kafka.storage.survey import Survey
 from pg_kafka.storage.topic_figures import TopicFigures
 from pg_kafka.storage.topics import Topics
 from pg_kafka.tasks import supervised
@@ -61,6 +67,16 @@ class Parts:
     log: Log
     groups: GroupCoordinator
     lag: GroupLag
+    disk: DiskWatch
+    survey: Survey
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What all incarnations add to."""
+
+    storage: StorageCounts = field(default_factory=StorageCounts)
+    cluster: ClusterCounts = field(default_factory=ClusterCounts)
 
 
 def _doubt(membership: Membership) -> str | None:
@@ -86,11 +102,18 @@ class Observed:
         self.bounds = Bounds(config.metrics_max_series, config.metrics_per_partition)
         self.connections = ConnectionCounters()
         self.quotas = QuotaCounters()
+        self.counts = counts = Counts()
         self._process = ProcessSource(self.health)
         self._loop = LoopSource()
         self._present: list[Source] = []  # of the present incarnation
         self._tasks: list[asyncio.Task[None]] = []
-        self.registry.add(self._process, self._loop, ClientCountersSource(self.connections, self.quotas))
+        self.registry.add(
+            self._process,
+            self._loop,
+            ClientCountersSource(self.connections, self.quotas),
+            StorageSource(counts.storage),
+            ClusterSource(counts.cluster),
+        )
         self._server = HttpServer({"/metrics": self._metrics, "/healthz": self._healthz, "/readyz": self._readyz})
         # Text of thousands of series takes tens of milliseconds to write, in which the broker goes on.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="metrics")
@@ -140,12 +163,16 @@ class Observed:
             of_topics,
             of_groups,
             LagSource(parts.lag, self.bounds, broker.clock),
+            LeaderSource(parts.membership),
+            LogSource(log, parts.disk, broker.log_dir.room),
+            parts.survey,
         )
         if self._address is not None:
             self._tasks += (
                 supervised(figures.run(), "figures of topics", _go_on),
                 supervised(of_topics.walk.run(), "metrics of topics", _go_on),
                 supervised(of_groups.walk.run(), "metrics of groups", _go_on),
+                supervised(parts.survey.run(), "survey", _go_on),
             )
         self.health.leading("this broker serves clients", partial(_doubt, parts.membership))
 

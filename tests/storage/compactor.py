@@ -73,8 +73,14 @@ async def compact(leader: Leader, *, crash_at: int | None = None) -> int:
     """Steps until nothing is due; how many there were. With `crash_at`, Crash before that many statements are sent."""
     await settle(leader)
     session = await leader.membership.open_writer("cleaner")
-    job = CompactTopics(leader.topics, leader.settings, leader.log, leader.clock)
-    cleaner = Cleaner(leader.membership.open_writer, [job], on_moved=leader.log.rows_moved, on_replaced=lambda: None)
+    job = CompactTopics(leader.topics, leader.settings, leader.log, leader.clock, leader.counts.upkeep)
+    cleaner = Cleaner(
+        leader.membership.open_writer,
+        [job],
+        on_moved=leader.log.rows_moved,
+        on_replaced=lambda: None,
+        counts=leader.counts.upkeep,
+    )
     cleaner._session = Dying(session, crash_at)  # type: ignore[assignment]
     try:
         await cleaner._connect()

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pg_kafka.clock import Clock
+from pg_kafka.cluster.counts import Cause, ClusterCounts
 from pg_kafka.cluster.membership import Membership
 from pg_kafka.cluster.view import ClusterView
 from pg_kafka.config import Config
@@ -16,6 +17,7 @@ from pg_kafka.config.settings import Settings
 from pg_kafka.storage import sessions
 from pg_kafka.storage.backends import Backends
 from pg_kafka.storage.control import ControlSession
+from pg_kafka.storage.counts import StorageCounts
 from pg_kafka.storage.disk import DiskWatch
 from pg_kafka.storage.growth import Growth
 from pg_kafka.storage.layouts import Layouts
@@ -30,8 +32,18 @@ from pg_kafka.wire._records import decode_batch, peek
 class Leader:
     """What Term builds, for tests of storage."""
 
-    def __init__(self, dsn: str, *, disk: DiskWatch | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        disk: DiskWatch | None = None,
+        counts: StorageCounts | None = None,
+        cluster_counts: ClusterCounts | None = None,
+        **settings: Any,
+    ) -> None:
         self.dsn = dsn
+        self.counts = counts or StorageCounts()
+        self.cluster_counts = cluster_counts or ClusterCounts()
         self.disk = disk
         self.config = Config(**settings)
         self.over = asyncio.Event()
@@ -43,8 +55,8 @@ class Leader:
         """Every transaction is open everywhere."""
         return 0
 
-    def end(self, reason: str, *, went_back: bool = False) -> None:
-        self.membership.end(reason, went_back=went_back)
+    def end(self, reason: str, *, went_back: bool = False, is_fenced: bool = False) -> None:
+        self.membership.end(reason, went_back=went_back, cause=Cause.FENCED if is_fenced else None)
 
     def check_identity(self, identity: Identity) -> None:
         """Any server will do."""
@@ -65,10 +77,12 @@ class Leader:
             eviction_ms=self.config.eviction_ms,
             clock=Clock(),
             on_end=lambda reason: self.over.set(),
+            counts=self.cluster_counts,
+            storage_counts=self.counts,
         )
         incarnation = await self.membership.join(tell_nobody)
         self.control = ControlSession(
-            self.membership.open_writer, Backends(self.dsn, self.config.backend_timeout_ms / 1000)
+            self.membership.open_writer, Backends(self.dsn, self.config.backend_timeout_ms / 1000, self.counts)
         )
         self.settings = Settings(self.config)
         self.topics = Topics(self.settings, self.control)
@@ -90,6 +104,7 @@ class Leader:
             transactions=self,
             clock=self.clock,
             disk=self.disk,
+            counts=self.counts,
         )
         await self.log.start()
 

@@ -37,6 +37,7 @@ class Keeper:
             [self.carry_over],
             on_moved=leader.log.rows_moved,
             on_replaced=leader.growth.look_for_free,
+            counts=leader.counts.upkeep,
         )
         self.janitor: Janitor = janitor_of(
             leader.dsn,
@@ -49,6 +50,7 @@ class Keeper:
                 wall_ms=lambda: self.now,
                 interval_ms=lambda: 1 << 40,
             ),
+            counts=leader.counts.upkeep,
             **options,
         )
 

@@ -219,6 +219,12 @@ def test_catalogue_follows_the_conventions(family: Family) -> None:
         assert family.name.endswith(("_seconds", "_bytes", "_records"))
 
 
+def test_no_two_families_have_one_name_but_for_total() -> None:
+    """Prometheus' text format and its parsers know a counter by its name without `_total`."""
+    names = [name.removesuffix("_total") for name in CATALOGUE]
+    assert len(names) == len(set(names))
+
+
 def test_subjects_have_titles_and_families() -> None:
     assert all(subject.TITLE and subject.FAMILIES for subject in SUBJECTS)
 

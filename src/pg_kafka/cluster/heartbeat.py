@@ -21,11 +21,13 @@ from collections.abc import Callable
 import asyncpg
 
 from pg_kafka.clock import Clock
+from pg_kafka.cluster.counts import Cause, ClusterCounts, cause_of
 from pg_kafka.cluster.incarnation import Incarnation
 from pg_kafka.cluster.silence import Silence
 from pg_kafka.cluster.view import Peer
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import locks, queries
+from pg_kafka.storage.counts import SessionCounts
 from pg_kafka.storage.sessions import (
     CONNECTION_ERRORS,
     Fenced,
@@ -54,7 +56,7 @@ STOP_TIMEOUT_S = 10.0
 
 class Heartbeat:
     """The callbacks run on the loop that made this: `on_beat(beats)`, `on_waiting(brokers that wait)`, and at most once
-    `on_end(reason, went_back)`.
+    `on_end(reason, went_back, cause)`.
     """
 
     def __init__(
@@ -67,8 +69,12 @@ class Heartbeat:
         refuse_older: Callable[[Identity], None],
         on_beat: Callable[[int], None],
         on_waiting: Callable[[tuple[Peer, ...]], None],
-        on_end: Callable[[str, bool], None],
+        on_end: Callable[[str, bool, Cause], None],
+        counts: ClusterCounts,
+        session_counts: SessionCounts,
     ) -> None:
+        self._counts = counts
+        self._session_counts = session_counts
         self._dsn = dsn
         self._heartbeat_s = heartbeat_s
         self._eviction_s = eviction_s
@@ -158,7 +164,7 @@ class Heartbeat:
         except BaseException as error:
             logger.error("background task failed", exc_info=error, extra={"task": "heartbeat"})
             self._tell(self._set_claimed, None, error)
-            self._tell(self._on_end, "the task heartbeat failed", False)
+            self._tell(self._on_end, "the task heartbeat failed", False, Cause.FAILED)
         finally:
             self._tell(self._ended.set)
 
@@ -170,6 +176,7 @@ class Heartbeat:
             return
         try:
             session = self._session = await connect(self._dsn, "heartbeat")
+            session.count_in(self._session_counts)
             try:
                 async with asyncio.timeout(CLAIM_TIMEOUT_S):
                     session.lock_id = await locks.take_number(session.connection)
@@ -228,20 +235,21 @@ class Heartbeat:
                     self._tell(self._on_beat, beats)
                     await self._look(self._session.connection)
             except Fenced as error:
-                self._tell(self._on_end, str(error), isinstance(error, WentBack))
+                self._tell(self._on_end, str(error), isinstance(error, WentBack), cause_of(error))
                 return
             except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as error:
                 # Somebody replaces what the log is kept in; what is there afterwards is not what we know.
-                self._tell(self._on_end, describe(error), True)
+                self._tell(self._on_end, describe(error), True, Cause.HISTORY)
                 return
             except (*CONNECTION_ERRORS, asyncpg.PostgresError, StorageError) as error:
+                self._counts.heartbeats_failed += 1
                 logger.warning("heartbeat failed", extra={"error": describe(error)})
                 if self._session is not None:
                     self._session.drop()
                     self._lost, self._session = self._session, None
                 if self._waiting and self._clock.steady_s() - shown_at >= self._eviction_s:
                     # Another broker may lead by now, and clients that only read here would never find it.
-                    self._tell(self._on_end, "the heartbeat is late, and another broker waits", False)
+                    self._tell(self._on_end, "the heartbeat is late, and another broker waits", False, Cause.LATE)
                     return
             await asyncio.sleep(self._heartbeat_s)
 
@@ -277,6 +285,7 @@ class Heartbeat:
 
     async def _reopen(self, incarnation: Incarnation, beats: int) -> Session:
         session = await connect(self._dsn, "heartbeat")
+        session.count_in(self._session_counts)
         try:
             self._refuse_older(session.identity)
             incarnation.check_identity(session.identity)

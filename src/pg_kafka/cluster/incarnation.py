@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from pg_kafka.storage.sessions import SQL, Fenced, Identity, unavailable
+from pg_kafka.storage.sessions import SQL, Identity, OtherHistory, unavailable
 
 STATEMENT_TIMEOUT_S = 5.0
 
@@ -25,9 +25,9 @@ class Incarnation:
     timeline: str
 
     def check_identity(self, identity: Identity) -> None:
-        """Raises Fenced when a session has found another server or another history."""
+        """Raises OtherHistory when a session has found another server or another history."""
         if (identity.system_identifier, identity.timeline) != (self.system_identifier, self.timeline):
-            raise Fenced(f"the server's history changed to {identity.system_identifier}/{identity.timeline}")
+            raise OtherHistory(f"the server's history changed to {identity.system_identifier}/{identity.timeline}")
 
 
 class History:

@@ -16,6 +16,7 @@ import asyncpg
 
 from pg_kafka.clock import Clock
 from pg_kafka.cluster import take_over
+from pg_kafka.cluster.counts import Cause, ClusterCounts, cause_of
 from pg_kafka.cluster.heartbeat import Heartbeat
 from pg_kafka.cluster.incarnation import History, Incarnation
 from pg_kafka.cluster.place import Place
@@ -23,6 +24,7 @@ from pg_kafka.cluster.silence import Silence
 from pg_kafka.cluster.take_over import Newcomer
 from pg_kafka.cluster.view import ClusterView, Peer, Reachable
 from pg_kafka.storage import queries
+from pg_kafka.storage.counts import StorageCounts
 from pg_kafka.storage.sessions import (
     CONNECTION_ERRORS,
     Fenced,
@@ -59,8 +61,12 @@ class Membership:
         clock: Clock,
         on_end: Callable[[str], None],
         history: History | None = None,
+        counts: ClusterCounts | None = None,
+        storage_counts: StorageCounts | None = None,
     ) -> None:
         self._dsn = dsn
+        self._counts = counts or ClusterCounts()
+        self._storage_counts = storage_counts or StorageCounts(clock)
         self._here = Reachable(host, port, version, tuple(endpoints))
         self._heartbeat_s = heartbeat_ms / 1000
         self._eviction_s = eviction_ms / 1000
@@ -94,15 +100,19 @@ class Membership:
             while self.incarnation is None:
                 # Who has waited takes over with a new session: what the other one knows of the server may be old by then.
                 session = await connect(self._dsn, "heartbeat")
+                session.count_in(self._storage_counts.session("membership"))
                 try:
                     self._history.refuse_older(session.identity)
                     await self._history.look_back(session.connection)
                     dead, leader = await self._look(session.connection, silence)
                     if leader is None:
+                        if self._counts.leader_gone_s is None:
+                            self._counts.leader_gone_s = self._clock.steady_s()
                         self.incarnation = await self._lead(session, dead, place)
                 finally:
                     session.drop()
                 if leader is not None:
+                    self._counts.leader_gone_s = None
                     if place is None:
                         place = await Place.take(self._dsn, self._here, self._heartbeat_s, self._clock)
                     await self._wait(place, silence, on_wait)
@@ -121,6 +131,7 @@ class Membership:
             await self._history.look_back(place.session.connection)
             _, leader = await self._look(place.session.connection, silence)
             if leader is None:
+                self._counts.leader_gone_s = self._clock.steady_s()
                 return
             if await place.beat() or is_first:
                 is_first = False
@@ -165,7 +176,9 @@ class Membership:
             refuse_older=self._history.refuse_older,
             on_beat=self._on_beat,
             on_waiting=self._on_waiting,
-            on_end=lambda reason, went_back: self.end(reason, went_back=went_back),
+            on_end=lambda reason, went_back, cause: self.end(reason, went_back=went_back, cause=cause),
+            counts=self._counts,
+            session_counts=self._storage_counts.session("heartbeat"),
         )
         incarnation: Incarnation | None = None
         try:
@@ -176,6 +189,7 @@ class Membership:
                 waiting=0 if place is None else place.incarnation,
             )
             if await take_over.fence(session, dead):
+                self._counts.fenced += len(dead)
                 incarnation = await take_over.join(session, newcomer, self._history)
         finally:
             if incarnation is None:
@@ -184,6 +198,8 @@ class Membership:
             self._heartbeat = heartbeat
             self._beaten_at = self._clock.steady_s()
             heartbeat.begin(incarnation)
+            after_another = bool(dead) or place is not None
+            self._counts.joined(incarnation.epoch, after_another=after_another)
         return incarnation
 
     async def open_writer(self, kind: str) -> Session:
@@ -193,12 +209,10 @@ class Membership:
         beats = self._history.beats  # before the row is read, so never more than it has to have
         try:
             session = await connect_writer(self._dsn, kind, incarnation.id, incarnation.lock_id, LOCK_TIMEOUT_S, beats)
-        except WentBack as error:
-            self.end(str(error), went_back=True)
-            raise
         except Fenced as error:
-            self.end(str(error))
+            self.end(str(error), went_back=isinstance(error, WentBack), cause=cause_of(error))
             raise
+        session.count_in(self._storage_counts.session(kind))
         try:
             self.check_identity(session.identity)
         except BaseException:
@@ -215,29 +229,36 @@ class Membership:
         try:
             incarnation.check_identity(identity)
         except Fenced as error:
-            self.end(str(error))
+            self.end(str(error), cause=cause_of(error))
             raise
 
-    def end(self, reason: str, *, went_back: bool = False) -> None:
+    def end(self, reason: str, *, went_back: bool = False, cause: Cause | None = None) -> None:
         """The incarnation is over. `went_back`: the database holds less than it did, so epochs and ids must jump."""
         self._history.went_back |= went_back
         if not self._ended:
             self._ended = True
+            self._counts.over(cause or (Cause.HISTORY if went_back else Cause.FAILED))
             logger.warning("leadership ended", extra={"reason": reason})
             self._on_end(reason)
+
+    def served(self) -> None:
+        """Clients can connect from now on."""
+        self._counts.served(self._clock.steady_s())
 
     def _on_beat(self, beats: int) -> None:
         assert self.incarnation is not None
         self._beaten_at = self._clock.steady_s()
         self._history.beat(self.incarnation.id, beats)
+        self._counts.heartbeats += 1
 
     def _on_waiting(self, waiting: tuple[Peer, ...]) -> None:
         self.waiting = waiting
 
-    async def leave(self) -> None:
-        """Say goodbye, so that the next broker need not wait."""
+    async def leave(self, cause: Cause = Cause.STOPPED) -> None:
+        """Say goodbye, so that the next broker need not wait. `cause` is for an incarnation that has not ended before."""
         if self._heartbeat is not None:
             await self._heartbeat.stop(say_goodbye=not self._ended)
+        self._counts.over(cause)
 
     def abandon(self) -> None:
         """Drop everything at once."""

@@ -18,6 +18,7 @@ import logging
 
 from pg_kafka.errors import FatalError, StorageError
 from pg_kafka.storage import queries, sessions
+from pg_kafka.storage.counts import StorageCounts
 from pg_kafka.storage.sessions import Session
 
 SQL = queries.load("sessions")
@@ -31,8 +32,9 @@ ASK_TIMEOUT_S = 10.0
 class Backends:
     """See the module. `asked` and `answered` enclose what a session is asked; they cost a dictionary entry each."""
 
-    def __init__(self, dsn: str, timeout_s: float) -> None:
+    def __init__(self, dsn: str, timeout_s: float, counts: StorageCounts | None = None) -> None:
         self._dsn = dsn
+        self._counts = counts or StorageCounts()
         self._timeout_s = timeout_s
         self._notice_s = min(NOTICE_S, timeout_s)
         self._since: dict[Session, float] = {}
@@ -54,6 +56,11 @@ class Backends:
             watch.cancel()
             if not session.is_closed:
                 logger.warning("a backend answers again", extra=_names(session))
+
+    @property
+    def hanging(self) -> int:
+        """Sessions whose backends have not answered for seconds."""
+        return len(self._watches)
 
     def close(self) -> None:
         """Look at nothing any more."""
@@ -92,11 +99,15 @@ class Backends:
 
     async def _watch(self, session: Session) -> None:
         extra = _names(session)
+        counts = self._counts.session(session.kind)
+        is_new = True
         while True:
             facts = await self._ask(session)
             waited_s = self._waited_s(session)
             if waited_s < self._notice_s:
                 return  # it goes on
+            counts.hangs += is_new
+            is_new = False
             facts |= {"waited_s": round(waited_s, 1)}
             if facts.get("waits_for") == "IPC/SyncRep":
                 logger.warning("a commit waits for a synchronous standby", extra=extra | facts)
@@ -106,6 +117,7 @@ class Backends:
                 pause_s = REPEAT_S  # whoever reads has a deadline
             elif waited_s >= self._timeout_s:
                 logger.error("a backend did not answer in time and is given up", extra=extra | facts)
+                counts.given_up += 1
                 await self._give_up(session)
                 return
             else:

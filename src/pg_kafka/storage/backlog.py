@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pg_kafka.storage.disk import DiskWatch
+from pg_kafka.storage.disk import DiskWatch, Named
 
 
 class Backlog:
@@ -17,9 +17,9 @@ class Backlog:
         """Not even the disk's reserve holds what is queued: it must be refused before it is written."""
         return self._disk.must_drop
 
-    def admit(self, count_bytes: int) -> str | None:
+    def admit(self, count_bytes: int, item: Named | None = None) -> str | None:
         """Count a batch; or say why it cannot be queued."""
-        refusal = self._disk.admit(count_bytes)
+        refusal = self._disk.admit(count_bytes, item)
         if refusal is None:
             self.bytes += count_bytes
         return refusal

@@ -7,7 +7,7 @@ groups, ends of transactions, down to a quarter of it), for checkpoints, and for
 
     disk = DiskWatch(postgres.free_disk_bytes, reserve_bytes, on_room=growth.look)
     disk.look()
-    reason = disk.admit(batch_bytes)    # None, or why the batch is refused, retriably
+    reason = disk.admit(batch_bytes, batch)     # None, or why the batch is refused, retriably
     ...
     disk.written(batch_bytes)           # or refused: it is no longer queued
     await disk.run()
@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from pg_kafka.clock import Clock
+from pg_kafka.storage.counts import DiskCounts
 
 logger = logging.getLogger("pg_kafka.disk")
 
@@ -42,6 +44,13 @@ NEARLY_FULL = "the disk of the database is nearly full"
 NO_ROOM = "the disk of the database has no room for more than is queued"
 
 
+class Named(Protocol):
+    """What may be refused."""
+
+    def names(self) -> Mapping[str, object]:
+        """Fields of a log line that say whose it is."""
+
+
 class DiskWatch:
     """`free_bytes` returns None for a server whose disk cannot be seen; then, and without a reserve, all is admitted."""
 
@@ -53,7 +62,9 @@ class DiskWatch:
         clock: Clock | None = None,
         on_room: Callable[[], None] = lambda: None,
         check_s: float = CHECK_S,
+        counts: DiskCounts | None = None,
     ) -> None:
+        self._counts = counts or DiskCounts()
         self._clock = clock or Clock()
         self._free_bytes = free_bytes
         self._reserve_bytes = reserve_bytes
@@ -66,10 +77,25 @@ class DiskWatch:
         self._unseen = 0.0  # of that, and of what was written since the last look: what the look did not see
         self._told_at: float | None = None  # when the log was last told that the disk is nearly full
         self._told_of_queue_at = float("-inf")
+        self._untold = 0  # batches that had no room since the log was last told of one
+
+    @property
+    def free_bytes(self) -> int | None:
+        """As at the last look; None: the disk cannot be seen, or there is no reserve and nobody looks."""
+        return self._free
+
+    @property
+    def reserve_bytes(self) -> int:
+        return self._reserve_bytes
+
+    @property
+    def is_nearly_full(self) -> bool:
+        """Records are refused."""
+        return self._told_at is not None
 
     # -- what may be written -----------------------------------------------------------------------------------------
 
-    def admit(self, size: int) -> str | None:
+    def admit(self, size: int, item: Named | None = None) -> str | None:
         """May a batch of so many bytes be queued? Then it counts until `written`; else this says why not."""
         wanted = WRITE_FACTOR * size + BATCH_BYTES
         unseen = self._unseen + wanted
@@ -77,11 +103,11 @@ class DiskWatch:
             self._queued += wanted
             self._unseen = unseen
             return None
-        return self._take(size, self._reserve_bytes)
+        return self._take(size, self._reserve_bytes, item)
 
-    def admit_small(self, size: int) -> str | None:
+    def admit_small(self, size: int, item: Named | None = None) -> str | None:
         """As `admit`, for what goes on at the mark: offsets, groups, transactions."""
-        return self._take(size, self._last_bytes)
+        return self._take(size, self._last_bytes, item)
 
     def expect(self, size: int) -> None:
         """Count what is queued whether it fits or not."""
@@ -106,15 +132,17 @@ class DiskWatch:
         """Does not even the reserve hold what is queued? Then it must be refused before it is written."""
         return self._told_at is not None and self._free is not None and self._free - self._last_bytes < self._queued
 
-    def _take(self, size: int, mark: int) -> str | None:
+    def _take(self, size: int, mark: int, item: Named | None) -> str | None:
         if self._free is not None:
             wanted = WRITE_FACTOR * size + BATCH_BYTES
             if self._lacks(wanted, mark) and self._clock.steady_s() - self._looked_at >= RECHECK_S:
                 self.look()
             if self._lacks(wanted, mark):
                 if self._told_at is not None:
+                    self._counts.refused[NEARLY_FULL] += 1
                     return NEARLY_FULL
-                self._tell_of_queue(wanted)
+                self._counts.refused[NO_ROOM] += 1
+                self._tell_of_queue(wanted, item)
                 return NO_ROOM
         self.expect(size)
         return None
@@ -151,6 +179,7 @@ class DiskWatch:
         self._unseen = self._queued
         if self._told_at is None:
             if free_bytes < self._reserve_bytes:
+                self._counts.nearly_full += 1
                 self._tell(free_bytes, now)
         elif free_bytes >= self._reserve_bytes * ROOM_AGAIN:
             self._told_at = None
@@ -167,13 +196,17 @@ class DiskWatch:
             extra={"free_bytes": free_bytes, "limit": f"pg_kafka.disk_reserve_bytes = {self._reserve_bytes}"},
         )
 
-    def _tell_of_queue(self, wanted: float) -> None:
+    def _tell_of_queue(self, wanted: float, item: Named | None) -> None:
         now = self._clock.steady_s()
+        self._untold += 1
         if now - self._told_of_queue_at >= REMIND_S:
             self._told_of_queue_at = now
+            refused, self._untold = self._untold, 0
             logger.warning(
                 "disk has no room for a batch, it is refused",
                 extra={
+                    **({} if item is None else item.names()),
+                    "refused": refused,
                     "free_bytes": self._free,
                     "queued_bytes": round(self._unseen),
                     "batch_bytes": round(wanted),

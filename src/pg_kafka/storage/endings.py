@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pg_kafka.errors import StorageError
@@ -41,6 +41,10 @@ class Ending:
         self.bytes = sum(write.bytes for write in self.writes)
         for write in self.writes:
             write.is_of_ending = True
+
+    def names(self) -> Mapping[str, object]:
+        """Fields of a log line."""
+        return self.writes[0].names() if self.writes else {}
 
 
 class MarkerAppend(Append):

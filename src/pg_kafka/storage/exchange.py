@@ -73,6 +73,8 @@ async def _send(
     connection: Any = session.connection
     if connection.is_closed():
         raise asyncpg.InterfaceError("connection is closed")
+    counts = session.counts
+    began_s = 0.0 if counts is None else counts.clock.steady_s()
     switch = session.switch
     if switch is None:
         switch = session.switch = _Switch(session)
@@ -98,9 +100,13 @@ async def _send(
     except BaseException as error:
         switch.exchange = None
         connection.terminate()
+        if counts is not None:
+            counts.took(counts.clock.steady_s() - began_s, has_failed=True)
         if exchange.error is not None and isinstance(error, ConnectionError):
             raise _postgres_error(exchange.error, query) from error  # the server said why it goes away
         raise
+    if counts is not None:
+        counts.took(counts.clock.steady_s() - began_s, has_failed=exchange.error is not None)
     if exchange.error is not None:
         raise _postgres_error(exchange.error, query)
     return [tag.decode() for tag in exchange.tags]

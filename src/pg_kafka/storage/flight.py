@@ -121,6 +121,8 @@ class Flight:
     is_alone: bool = False  # its COPY, or INSERT, is all of it, without BEGIN and COMMIT
     session: Session | None = None
     commit: asyncio.Task[None] | None = None
+    began_s: float = 0.0  # steady time at which it was built
+    commit_s: float | None = None  # from the COMMIT to its answer, once that is here
 
     def journal_writes(self) -> Iterator[JournalWrite]:
         return (write for part in self.journal_parts.values() for write in part.writes)

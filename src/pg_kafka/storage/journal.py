@@ -12,7 +12,7 @@ import json
 import logging
 import struct
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple, Protocol
@@ -74,6 +74,10 @@ class JournalWrite:
     values: list[str | None] = field(default_factory=list)  # of the records, as JSON
     bytes: int = 0
     first_entry: int = -1
+
+    def names(self) -> Mapping[str, object]:
+        """Fields of a log line."""
+        return {"transactional_id" if self.journal == "transactions" else "group": self.owner_id}
 
     @property
     def owner(self) -> tuple[str, str]:

@@ -24,6 +24,7 @@ import asyncpg
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import queries, staging
 from pg_kafka.storage.backends import Backends
+from pg_kafka.storage.counts import LaneCounts
 from pg_kafka.storage.endings import Ending
 from pg_kafka.storage.flight import (
     GLOBAL_BLOCK,
@@ -93,10 +94,13 @@ class Lane:
         *,
         checkpoint_bytes: int,
         checkpoint_ms: int,
+        counts: LaneCounts,
     ) -> None:
         self.number = number
         self._owner = owner
         self._backends = backends
+        self._clock = shared.clock
+        self._counts = counts
         self._under_way = UnderWay()
         self._staging = Staging(
             owner,
@@ -105,7 +109,7 @@ class Lane:
             checkpoint_bytes=checkpoint_bytes,
             checkpoint_ms=checkpoint_ms,
         )
-        self._outcomes = Outcomes(number, self._staging, on_journal_growth)
+        self._outcomes = Outcomes(number, self._staging, on_journal_growth, shared.clock, counts)
         self._readiness = Readiness()
         self._recovery = Recovery(
             number,
@@ -117,6 +121,7 @@ class Lane:
             open_session,
             backends,
             owner.forget,
+            counts,
         )
         self._sessions = self._recovery.sessions
         self._checkpoint_timer: asyncio.TimerHandle | None = None
@@ -131,6 +136,21 @@ class Lane:
     def term(self) -> int:
         """Grows each time the lane starts over."""
         return self._readiness.term
+
+    @property
+    def queued_bytes(self) -> int:
+        """What waits for a transaction, giants included."""
+        return self._staging.bytes + self._staging.giant_bytes
+
+    @property
+    def queued_records(self) -> int:
+        """Records of that."""
+        return self._staging.queued_records
+
+    @property
+    def under_way(self) -> int:
+        """Transactions that are written and whose outcome is not settled."""
+        return len(self._under_way.written)
 
     # -- the queue ---------------------------------------------------------------------------------------------------
 
@@ -216,6 +236,7 @@ class Lane:
                     logger.warning("lane broken", extra=self._extra(error))
                 else:
                     logger.exception("lane crashed", extra=self._extra())
+            self._counts.broken += 1
             try:
                 await self._recover()
             except Fenced as error:
@@ -285,7 +306,7 @@ class Lane:
                 else:
                     self._begin_giant()
                 continue
-            flight = self._under_way.building = Flight()
+            flight = self._under_way.building = Flight(began_s=self._clock.steady_s())
             self._staging.build(flight)
             if flight.parts or flight.checkpoints or flight.journal_parts:
                 await self._write(flight)
@@ -335,8 +356,10 @@ class Lane:
             if flight.is_alone:
                 # One round trip less: the COPY, or INSERT, is its own transaction. So its flush is inside and has no deadline.
                 flight.outcome = Outcome.COMMITTING
+                sent_s = self._clock.steady_s()
                 await copy(session, flight, timeout_s=None)
                 check_doubt(session)
+                flight.commit_s = self._clock.steady_s() - sent_s
                 self._backends.answered(session)
                 flight.outcome = Outcome.COMMITTED
                 self._under_way.queue.popleft()
@@ -363,9 +386,14 @@ class Lane:
         self._backends.asked(session)
         flight.outcome = Outcome.COMMITTING
         flight.commit = asyncio.create_task(
-            commit(session, driver_began=has_statements), name=f"lane {self.number} commit"
+            self._commit(flight, session, driver_began=has_statements), name=f"lane {self.number} commit"
         )
         flight.commit.add_done_callback(self._on_commit_done)
+
+    async def _commit(self, flight: Flight, session: Session, *, driver_began: bool) -> None:
+        sent_s = self._clock.steady_s()
+        await commit(session, driver_began=driver_began)
+        flight.commit_s = self._clock.steady_s() - sent_s
 
     def _on_commit_done(self, commit: asyncio.Task[None]) -> None:
         if not commit.cancelled():
@@ -374,7 +402,7 @@ class Lane:
 
     def _begin_giant(self) -> None:
         """Write the next giant beside the transactions of other partitions, in its own time."""
-        flight = self._under_way.building = Flight()
+        flight = self._under_way.building = Flight(began_s=self._clock.steady_s())
         self._staging.build_giant(flight)
         if flight.parts:
             flight.session = self._free_session()
@@ -394,7 +422,7 @@ class Lane:
         await copy(session, flight, STATEMENT_TIMEOUT_S, on_progress=lambda: self._backends.asked(session))
         flight.outcome = Outcome.COMMITTING
         self._backends.asked(session)
-        await commit(session, driver_began=True)
+        await self._commit(flight, session, driver_began=True)
 
     async def _settle_giant(self) -> None:
         """Wait until the giant is written, and make it real; or have it fail alone."""
@@ -505,7 +533,7 @@ class Lane:
             trials.extend(halves(shares))
         while trials:
             tried = trials.popleft()
-            trial = Flight(session=session, journals=flight.journals)
+            trial = Flight(session=session, journals=flight.journals, began_s=flight.began_s)
             move(tried, flight, trial)
             self._under_way.queue.append(trial)
             self._backends.asked(session)
@@ -527,7 +555,7 @@ class Lane:
                 continue
             trial.outcome = Outcome.COMMITTING
             self._backends.asked(session)
-            await commit(session, driver_began=True)
+            await self._commit(trial, session, driver_began=True)
             trial.outcome = Outcome.COMMITTED
             self._under_way.queue.remove(trial)
             self._outcomes.apply(trial)

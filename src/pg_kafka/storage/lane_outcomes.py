@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable
 
 import asyncpg
 
+from pg_kafka.clock import Clock
 from pg_kafka.errors import StorageError
+from pg_kafka.storage.counts import LaneCounts
 from pg_kafka.storage.flight import Control, Flight, Outcome, Part, Share
 from pg_kafka.storage.journal import JournalPart, not_written
 from pg_kafka.storage.partition import AppendResult
@@ -48,14 +50,25 @@ _OWNERS = {"groups": "group", "transactions": "transactional_id"}
 class Outcomes:
     """See the module. `on_journal_growth` is told how many bytes were added to the journals."""
 
-    def __init__(self, number: int, staging: Staging, on_journal_growth: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        number: int,
+        staging: Staging,
+        on_journal_growth: Callable[[int], None],
+        clock: Clock,
+        counts: LaneCounts,
+    ) -> None:
         self._number = number
         self._staging = staging
         self._on_journal_growth = on_journal_growth
+        self._clock = clock
+        self._counts = counts
         self._broken_controls: list[Control] = []  # of failed transactions; done when nothing is in doubt any more
 
     def apply(self, flight: Flight) -> None:
         """Make a committed transaction real, then answer and wake."""
+        if flight.outcome is Outcome.COMMITTED:
+            self._count(flight)
         for part in flight.parts.values():
             self._staging.make_real(part)
         for part in flight.checkpoints:
@@ -66,9 +79,26 @@ class Outcomes:
         self._answer_writes(flight, None)
         finish_controls(flight.controls)
 
+    def _count(self, flight: Flight) -> None:
+        counts = self._counts
+        counts.transactions += 1
+        for part in flight.parts.values():
+            counts.bytes += part.bytes
+            counts.records += part.end - part.appends[0].base_offset
+            counts.checkpoints += part.checkpoint is not None
+        counts.checkpoints += len(flight.checkpoints)
+        if flight.journal_parts:
+            for write in flight.journal_writes():
+                counts.bytes += write.bytes
+                counts.entries += write.entries
+        if flight.commit_s is not None:
+            counts.commit_s.observe(flight.commit_s)
+        counts.whole_s.observe(self._clock.steady_s() - flight.began_s)
+
     def fail(self, flight: Flight, result: AppendResult) -> None:
         """Nothing of a transaction was written: answer all of it."""
         flight.outcome = Outcome.FAILED
+        self._counts.failed += 1
         for part in flight.parts.values():
             for append in part.appends:
                 self._staging.answer(append, result)
@@ -109,6 +139,7 @@ class Outcomes:
 
     def _fail_journal_part(self, part: JournalPart, error: asyncpg.PostgresError) -> None:
         """The database refuses what a group or transactional id writes. Its later writes build on that, so they fail as well."""
+        self._counts.refused += 1
         journal, owner = part.owner
         extra = self._extra(error) | {_OWNERS.get(journal, journal): owner}
         logger.error("the database refused what is written to the journals", extra=extra)
@@ -119,6 +150,7 @@ class Outcomes:
 
     def fail_part(self, part: Part, error: asyncpg.PostgresError) -> None:
         """The database refuses these rows: answer so, and give the offsets to what comes next."""
+        self._counts.refused += 1
         partition = part.partition
         where = {"topic": partition.topic.name, "partition": partition.index}
         logger.error("the database refused records", extra=self._extra(error) | where)

@@ -21,6 +21,7 @@ import asyncpg
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import locks
 from pg_kafka.storage.backends import Backends
+from pg_kafka.storage.counts import LaneCounts
 from pg_kafka.storage.flight import Flight, Outcome
 from pg_kafka.storage.lane_outcomes import Outcomes, UnderWay
 from pg_kafka.storage.partition import AppendResult, Partition
@@ -64,7 +65,9 @@ class Recovery:
         open_session: Callable[[str], Awaitable[Session]],
         backends: Backends,
         forget: Callable[[Partition], None],
+        counts: LaneCounts,
     ) -> None:
+        self._counts = counts
         self._number = number
         self._incarnation = incarnation
         self._staging = staging
@@ -108,12 +111,14 @@ class Recovery:
                     await self.open()
                     self._outcomes.finish_broken_controls()
                     logger.warning("lane recovered", extra=self._extra())
+                    self._counts.recovered += 1
                     return
                 except Fenced:
                     self._give_up(doubtful)
                     raise
                 except (*CONNECTION_ERRORS, asyncpg.PostgresError, StorageError) as error:
                     logger.warning("lane cannot reconnect", extra=self._extra(error))
+                    self._counts.unreachable += 1
                     for session in self.sessions:
                         session.drop()
                     self.sessions.clear()
@@ -224,12 +229,14 @@ class Recovery:
                 flight = doubtful[0]
                 if await was_committed(self.sessions[0], self._incarnation, flight):
                     logger.warning("commit in doubt did happen", extra=self._extra() | _about(flight))
+                    self._counts.doubts_committed += 1
                     flight.outcome = Outcome.COMMITTED
                     doubtful.pop(0)
                     self._staging.need_not_come_again(flight)
                     self._outcomes.apply(flight)
                 else:
                     logger.warning("commit in doubt did not happen", extra=self._extra() | _about(flight))
+                    self._counts.doubts_lost += 1
                     doubtful.pop(0)
                     self._outcomes.fail(
                         flight, AppendResult(ErrorCode.KAFKA_STORAGE_ERROR, message="the commit did not happen")

@@ -23,6 +23,7 @@ from pg_kafka.storage.backends import Backends
 from pg_kafka.storage.backlog import Backlog
 from pg_kafka.storage.committed_ends import CommittedEnds
 from pg_kafka.storage.control import ControlSession
+from pg_kafka.storage.counts import StorageCounts
 from pg_kafka.storage.disk import DiskWatch
 from pg_kafka.storage.endings import Ending, Marker
 from pg_kafka.storage.first_batches import FirstBatches
@@ -58,8 +59,8 @@ Item = TypeVar("Item", JournalWrite, Ending)
 class Owner(Protocol):
     """Who has made the log, as the log sees it."""
 
-    def end(self, reason: str, *, went_back: bool = False) -> None:
-        """This incarnation is over; with `went_back` since the database holds less than it did."""
+    def end(self, reason: str, *, went_back: bool = False, is_fenced: bool = False) -> None:
+        """This incarnation is over: the database holds less than it did, another broker writes, or something failed."""
 
     def check_identity(self, identity: Identity) -> None:
         """A session for reading is open. Raises StorageError, if that is not the server that is led on."""
@@ -90,7 +91,9 @@ class Log(TopicsWatcher):
         clock: Clock,
         disk: DiskWatch | None = None,
         producer_expiration_ms: Callable[[], int] | None = None,
+        counts: StorageCounts | None = None,
     ) -> None:
+        counts = counts or StorageCounts(clock)
         self._owner = owner
         self.incarnation = incarnation
         self.node_id = node_id
@@ -100,8 +103,9 @@ class Log(TopicsWatcher):
         self._topics = topics
         self._control = control
         self._growth = growth
-        self._backends = Backends(dsn, config.backend_timeout_ms / 1000)
-        self._readers = Readers(dsn, config.readers, owner.check_identity, self._backends)
+        self._counts = counts
+        self._backends = Backends(dsn, config.backend_timeout_ms / 1000, counts)
+        self._readers = Readers(dsn, config.readers, owner.check_identity, self._backends, counts)
         self._tails = TailCache(config.tail_bytes)
         self._partitions: dict[tuple[int, int], Partition] = {}
         self._producer_ids = range(0)
@@ -131,6 +135,7 @@ class Log(TopicsWatcher):
                 self._backends,
                 checkpoint_bytes=config.checkpoint_bytes,
                 checkpoint_ms=config.checkpoint_ms,
+                counts=counts.lane(number),
             )
             for number in range(config.lanes)
         ]
@@ -149,6 +154,16 @@ class Log(TopicsWatcher):
         self._tasks: list[asyncio.Task[None]] = []
         topics.watch(self)
 
+    @property
+    def lanes(self) -> Sequence[Lane]:
+        """In the order of their numbers."""
+        return self._lanes
+
+    @property
+    def hanging_backends(self) -> int:
+        """Backends of lanes and readers that have not answered for seconds."""
+        return self._backends.hanging
+
     # -- life --------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -160,7 +175,7 @@ class Log(TopicsWatcher):
             self._places.use_journal(name, journal_table(name, number))
         for lane in self._lanes:
             await lane.open()
-        self._tasks = [supervised(lane.run(), f"lane {lane.number}", self.fenced) for lane in self._lanes]
+        self._tasks = [supervised(lane.run(), f"lane {lane.number}", self._failed) for lane in self._lanes]
 
     async def stop(self, timeout_s: float) -> None:
         """Write what is queued and the checkpoints, then close all sessions."""
@@ -174,8 +189,7 @@ class Log(TopicsWatcher):
         for lane in self._lanes:
             await lane.close()
         self._loading.cancel()
-        for partition in list(self._partitions.values()):
-            self.forget(partition)
+        self._forget_all()
         await self._readers.close()
         self._backends.close()
 
@@ -203,9 +217,16 @@ class Log(TopicsWatcher):
         partition.close()
 
     def fenced(self, reason: str) -> None:
+        self._forget_all()
+        self._owner.end(reason, is_fenced=True)
+
+    def _failed(self, reason: str) -> None:
+        self._forget_all()
+        self._owner.end(reason)
+
+    def _forget_all(self) -> None:
         for partition in list(self._partitions.values()):
             self.forget(partition)
-        self._owner.end(reason)
 
     # -- topics and segments -----------------------------------------------------------------------------------------
 
@@ -359,7 +380,7 @@ class Log(TopicsWatcher):
 
     def _counted(self, item: Item, queue: Callable[[Item], StorageError | None]) -> StorageError | None:
         """Queue what is small, counted until it has its answer; or the error, when it is refused."""
-        reason = self._disk.admit_small(item.bytes)
+        reason = self._disk.admit_small(item.bytes, item)
         if reason is not None:
             return not_written(reason)
         done = item.done
@@ -404,6 +425,7 @@ class Log(TopicsWatcher):
         """
         asked = [(partition.topic.id, partition.index, offset) for partition, offset in wanted]
         starts = await log_starts.advance(self._control, asked)
+        self._count_moved("request", starts)
         self.take_starts(starts)
         busy = unavailable("somebody else moves the log start, or deletes the topic")
         return [starts.get((topic_id, index), busy) for topic_id, index, _ in asked]
@@ -420,6 +442,16 @@ class Log(TopicsWatcher):
                 self._loading.advance_start(topic_id, index, offset)
             else:
                 partition.advance_start(offset)
+
+    def follow_starts(self, starts: Mapping[tuple[int, int], int]) -> None:
+        """As `take_starts`, for what others have moved by SQL."""
+        self._count_moved("sql", starts)
+        self.take_starts(starts)
+
+    def _count_moved(self, cause: str, starts: Mapping[tuple[int, int], int]) -> None:
+        """Partitions are going to begin there; of those that are not loaded it is not known where they began."""
+        loaded = ((self._partitions.get(place), start) for place, start in starts.items())
+        self._counts.upkeep.moved(cause, [start - one.log_start_offset for one, start in loaded if one is not None])
 
     async def load(self, wanted: Sequence[tuple[Topic, int]]) -> list[Partition]:
         """Load partitions, in the order asked for. Raises StorageError."""
@@ -453,7 +485,7 @@ class Log(TopicsWatcher):
         wanted = partition.topic.settings.codec
         codec = batch.codec if wanted is None else wanted
         append = Append(partition, batch, done, timestamp_type, codec, begins_at_zero)
-        refusal = self.backlog.admit(append.bytes)
+        refusal = self.backlog.admit(append.bytes, append)
         if refusal is not None:
             if batch.producer_id >= 0:
                 self.first_batches.await_again(

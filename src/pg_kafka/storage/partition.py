@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -102,6 +102,10 @@ class Append:
         self.bytes = counted_bytes(batch)
         self.base_offset = -1
         self.wire: bytes | None = None  # as it is stored, once it has its offset; of a packed batch
+
+    def names(self) -> Mapping[str, object]:
+        """Fields of a log line."""
+        return {"topic": self.partition.topic.name, "partition": self.partition.index}
 
     @property
     def is_encoded_anew(self) -> bool:

@@ -10,14 +10,23 @@ import asyncpg
 
 from pg_kafka.errors import StorageError
 from pg_kafka.storage.backends import Backends
+from pg_kafka.storage.counts import StorageCounts
 from pg_kafka.storage.sessions import CONNECTION_ERRORS, Identity, Session, connect, failed, unavailable
 
 
 class Readers:
     """A few sessions for reading, handed out one user at a time; a lost one is replaced when next needed."""
 
-    def __init__(self, dsn: str, size: int, on_identity: Callable[[Identity], None], backends: Backends) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        size: int,
+        on_identity: Callable[[Identity], None],
+        backends: Backends,
+        counts: StorageCounts,
+    ) -> None:
         self._dsn = dsn
+        self._counts = counts.session("reader")
         self._backends = backends
         self._free: asyncio.Queue[Session | None] = asyncio.Queue()
         self._size = size
@@ -37,6 +46,7 @@ class Readers:
             if session is None or session.is_closed:
                 session = None
                 session = await connect(self._dsn, "reader")
+                session.count_in(self._counts)
                 self._on_identity(session.identity)
             self._backends.asked(session)
             try:

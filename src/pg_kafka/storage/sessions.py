@@ -21,6 +21,7 @@ import asyncpg
 
 from pg_kafka.errors import FatalError, StorageError
 from pg_kafka.storage import locks, queries
+from pg_kafka.storage.counts import SessionCounts
 from pg_kafka.storage.prepared import Prepared
 from pg_kafka.wire.error_codes import ErrorCode
 
@@ -86,6 +87,10 @@ class Fenced(Exception):
     """Another broker has taken over; this incarnation must write nothing more."""
 
 
+class OtherHistory(Fenced):
+    """The session has found another server, or another history of this one."""
+
+
 class WentBack(Fenced):
     """The database holds less than was committed: a backup has taken its place."""
 
@@ -103,7 +108,7 @@ class Identity:
 class Session:
     """A pinned connection with the facts that outlive it: backend pid, its own lock, the server's identity."""
 
-    __slots__ = ("commit_in_doubt", "connection", "identity", "kind", "lock_id", "prepared", "switch")
+    __slots__ = ("commit_in_doubt", "connection", "counts", "identity", "kind", "lock_id", "prepared", "switch")
 
     def __init__(self, connection: asyncpg.Connection, identity: Identity, kind: str) -> None:
         self.connection = connection
@@ -111,6 +116,7 @@ class Session:
         self.kind = kind
         self.lock_id: int | None = None
         self.switch: Any = None  # storage/exchange.py
+        self.counts: SessionCounts | None = None
         self.prepared = Prepared()
         # Set by warning 01000: the wait for a synchronous standby was cancelled, the commit stands only here.
         self.commit_in_doubt = False
@@ -118,6 +124,20 @@ class Session:
         # A COPY that waits until it may write is not told when the connection is lost: the driver would wait for ever.
         protocol: Any = getattr(connection, "_protocol")  # noqa: B009 - of the driver's own
         connection.add_termination_listener(lambda _connection: protocol.resume_writing())
+
+    def count_in(self, counts: SessionCounts) -> None:
+        """From now on its round trips are counted; those of the driver here, others by `exchange.py`."""
+        self.counts = counts
+        counts.opened += 1
+
+        def closed(_connection: object) -> None:
+            counts.closed += 1
+
+        def asked(query: Any) -> None:
+            counts.took(query.elapsed, has_failed=query.exception is not None)
+
+        self.connection.add_termination_listener(closed)
+        self.connection.add_query_logger(asked)
 
     def take_notice(self, message: asyncpg.PostgresLogMessage) -> None:
         """A notice or warning has come from the server."""

@@ -101,6 +101,7 @@ class Staging:
         self.giants: deque[Partition] = deque()  # not in the ring, as their next batch is a giant
         self.held: Partition | None = None  # its giant is being written
         self.queued_records = 0
+        self.giant_bytes = 0  # of giants that are queued
         self._queued_bytes = 0
         self._owner = owner
         self._places = shared.places
@@ -143,6 +144,8 @@ class Staging:
         partition.pending.append(append)
         if not _is_giant(append):
             self._queued_bytes += append.bytes
+        else:
+            self.giant_bytes += append.bytes
         self.queued_records += append.batch.count
         if not partition.is_ringed:
             partition.is_ringed = True
@@ -152,6 +155,8 @@ class Staging:
         append = partition.pending.popleft()
         if not _is_giant(append):
             self._queued_bytes -= append.bytes
+        else:
+            self.giant_bytes -= append.bytes
         self.queued_records -= append.batch.count
         return append
 

@@ -11,7 +11,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import ModuleType
 
-from pg_kafka.metrics.catalogue import connections, groups, lag, memory, process, topics
+from pg_kafka.metrics.catalogue import (
+    cluster,
+    connections,
+    disk,
+    groups,
+    lag,
+    lanes,
+    memory,
+    postgres,
+    process,
+    topics,
+    upkeep,
+)
 from pg_kafka.metrics.catalogue.family import Family as Family
 from pg_kafka.metrics.catalogue.family import Kind as Kind
 
@@ -22,6 +34,11 @@ SUBJECTS: tuple[ModuleType, ...] = (
     topics,
     groups,
     lag,
+    lanes,
+    postgres,
+    disk,
+    upkeep,
+    cluster,
 )
 
 

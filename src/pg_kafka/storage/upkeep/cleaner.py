@@ -28,6 +28,7 @@ import asyncpg
 
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import sessions
+from pg_kafka.storage.counts import UpkeepCounts
 from pg_kafka.storage.replacing import Attached, Fill, NotNow, Replacing
 from pg_kafka.storage.upkeep.job import NEVER
 from pg_kafka.tasks import supervised
@@ -73,6 +74,7 @@ class Cleaner:
         on_moved: Callable[[Sequence[tuple[int, int]]], Awaitable[None]],
         on_replaced: Callable[[], None],
         on_death: Callable[[str], None] = lambda _reason: None,
+        counts: UpkeepCounts | None = None,
     ) -> None:
         """`on_moved` gets the partitions (topic id, index) whose rows are elsewhere. `on_replaced`: segments may be freed."""
         self._open = open_session
@@ -91,6 +93,8 @@ class Cleaner:
         self._retries: Counter[str] = Counter()
         self._not_before: dict[str, float] = {}
         self.failures: Counter[str] = Counter()
+        self._counts = counts or UpkeepCounts()
+        self._working_on = CONNECT
 
     async def start(self) -> None:
         """Begin; what another process has begun to fill is given up first."""
@@ -124,6 +128,7 @@ class Cleaner:
 
     def pace(self, size: int) -> float:
         """Seconds to wait after so many bytes."""
+        self._counts.job("cleaner", self._working_on).bytes += size
         rate = self._bytes_per_second()
         return min(size / rate if rate > 0 else LONGEST_PAUSE_S, LONGEST_PAUSE_S) if size else 0.0
 
@@ -199,11 +204,16 @@ class Cleaner:
         return None if at == NEVER else max(0.01, at - self._now())
 
     async def _try(self, name: str, step: Callable[[], Awaitable[bool]]) -> bool:
+        self._working_on = name
+        counts = self._counts.job("cleaner", name)
+        counts.steps += 1
+        began_s = self._now()
         try:
             answer = await step()
         except Exception as error:
             retries = self._retries[name] = self._retries[name] + 1
             self.failures[name] += 1
+            counts.failed += 1
             pause_s = min(FIRST_RETRY_S * 2 ** (retries - 1), LAST_RETRY_S)
             self._not_before[name] = self._now() + pause_s
             is_outside = isinstance(error, _OUTSIDE)
@@ -217,6 +227,8 @@ class Cleaner:
                 self.drop()  # a transaction may have been left open
                 self._is_poked = True  # what waited for its swap is begun anew
             return False
+        finally:
+            counts.seconds += self._now() - began_s
         self._retries.pop(name, None)
         self._not_before.pop(name, None)
         return answer
@@ -252,6 +264,8 @@ class Cleaner:
                 await replacing.give_up(series, replacement.target)
                 raise
             del self._attached[series]
+            self._counts.segments["made"] += 1
+            self._counts.segments["replaced"] += len(replacement.sources)
             logger.info(
                 "segments replaced",
                 extra={"series": series, "segments": list(replacement.sources), "by": replacement.target},

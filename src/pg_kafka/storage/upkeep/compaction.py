@@ -13,6 +13,7 @@ import asyncpg
 from pg_kafka.clock import Clock
 from pg_kafka.config.settings import Settings
 from pg_kafka.storage.compaction import Candidate, Changed, Compaction, LogControl, Piece, Round, segment_ms
+from pg_kafka.storage.counts import UpkeepCounts
 from pg_kafka.storage.disk import WRITE_FACTOR
 from pg_kafka.storage.replacing import NotNow
 from pg_kafka.storage.segments import SHARED_SERIES
@@ -54,11 +55,14 @@ class CompactTopics(CleaningJob, TopicsWatcher):
 
     name = "compact topics"
 
-    def __init__(self, topics: Topics, settings: Settings, log: LogControl, clock: Clock) -> None:
+    def __init__(
+        self, topics: Topics, settings: Settings, log: LogControl, clock: Clock, counts: UpkeepCounts | None = None
+    ) -> None:
         self._topics = topics
         self._settings = settings
         self._log = log
         self._clock = clock
+        self._counts = counts or UpkeepCounts()
         self.on_wanted: Callable[[], None] = lambda: None
         self._looks_at = 0.0
         self._going: Going | None = None
@@ -194,6 +198,11 @@ class CompactTopics(CleaningJob, TopicsWatcher):
     def _tell(self, going: Going) -> None:
         work = going.work
         before, after = (sum(counts[n] for counts in work.counts.values()) for n in (0, 1))
+        took_s = (self._clock.steady_ms() - going.began_ms) / 1000
+        self._counts.compactions += 1
+        self._counts.compacted_records += before
+        self._counts.removed_records += before - after
+        self._counts.compaction_s += took_s
         logger.info(
             "topic compacted",
             extra={
@@ -201,6 +210,6 @@ class CompactTopics(CleaningJob, TopicsWatcher):
                 "partitions": len(work.ranges),
                 "records_before": before,
                 "records_after": after,
-                "took_s": round((self._clock.steady_ms() - going.began_ms) / 1000, 1),
+                "took_s": round(took_s, 1),
             },
         )

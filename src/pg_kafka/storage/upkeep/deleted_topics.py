@@ -56,12 +56,18 @@ class FreeTopics(Job):
             await self._follow()
             self._unserved = topic_id
         if topic["has_series"]:
+            before = await sessions.only_row(connection, SQL["series_on_disk"], topic_id)
             try:
                 await self.site.segments.drop_series(topic_id)
             except asyncpg.LockNotAvailableError as error:
                 # Somebody reads it, perhaps for hours. The disk space is back by now, and other topics need not wait.
                 self.put_off.add(topic_id)
                 logger.info("a deleted topic waits", extra={"topic_id": topic_id, "reason": sessions.describe(error)})
+            after = await sessions.only_row(connection, SQL["series_on_disk"], topic_id)
+            counts = self.site.counts
+            counts.segments["freed"] += before["unfreed"] - after["unfreed"]
+            counts.segments["dropped"] += before["segments"] - after["segments"]
+            counts.freed_bytes += before["bytes"] - after["bytes"]
             return True
         shared = await connection.fetch(SQL["shared_segments_of_topic"], topic_id)
         if shared and not self.has_room():
@@ -76,6 +82,7 @@ class FreeTopics(Job):
         if await connection.execute(SQL["delete_markers"], topic_id, MARKERS_PER_STEP) != "DELETE 0":
             return True
         await connection.execute(SQL["forget_topic"], topic_id)
+        self.site.counts.topics_freed += 1
         # What the topic had in segments of others counts as gone there.
         self.site.growth.look_for_free()
         return True

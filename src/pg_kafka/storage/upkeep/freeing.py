@@ -97,10 +97,14 @@ class FreeSegments(Job):
                 async with self.site.segments.giving_way():
                     if await connection.fetchval(SQL["set_freed_from"], series, segment, state) is None:
                         return True
+                    freed_bytes = 0
                     if await self.site.segments.exists(leaf):
                         await connection.execute(render(SQL["lock_leaf"], leaf=leaf))
+                        freed_bytes = await connection.fetchval(SQL["leaf_bytes"], leaf)
                         await self.site.segments.truncate(leaf)
                     gone = await connection.fetch(SQL["forget_extents"], series, segment)
+                self.site.counts.segments["freed"] += 1
+                self.site.counts.freed_bytes += freed_bytes
                 logger.info("segment freed", extra={"series": series, "segment": segment})
                 await self.site.lanes.rows_moved([(row["topic"], row["partition"]) for row in gone])
                 return True
@@ -114,6 +118,7 @@ class FreeSegments(Job):
         for row in await self.site.connection.fetch(SQL["empty_segments"]):
             try:
                 await self.site.segments.drop_empty(row["series"], row["segment"])
+                self.site.counts.segments["dropped"] += 1
             except asyncpg.LockNotAvailableError:
                 is_done = False
         return is_done

@@ -61,6 +61,7 @@ class FreezeSegments(_Freezing):
         for row in rows:
             if await self._may_freeze(row["series"], row["segment"]):
                 await self.site.segments.freeze(row["series"], row["segment"])
+                self.site.counts.segments["frozen"] += 1
                 has_done = True
         return has_done
 

@@ -24,6 +24,7 @@ import asyncpg
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import sessions
 from pg_kafka.storage.catalogue_changes import Apply
+from pg_kafka.storage.counts import UpkeepCounts
 from pg_kafka.storage.growth import Growth
 from pg_kafka.storage.segments import server_compressions
 from pg_kafka.storage.topics import Topic, TopicsWatcher
@@ -73,6 +74,7 @@ class Janitor(TopicsWatcher):
         on_death: Callable[[str], None] = lambda _reason: None,
         retention: Retention | None = None,
         on_less: Callable[[], None] = lambda: None,
+        counts: UpkeepCounts | None = None,
     ) -> None:
         """`open_session("janitor")` opens a session that ends with the broker's leadership; without it, a plain one.
 
@@ -87,7 +89,7 @@ class Janitor(TopicsWatcher):
         self._on_death = on_death
         growth = growth or Growth(series_bytes=1 << 62)
         self._poked = growth.is_wanted
-        site = self._site = Site(owner, lanes, growth, has_room, options)
+        site = self._site = Site(owner, lanes, growth, has_room, options, counts or UpkeepCounts())
         grown = Grown(options.freeze_bytes)
         self._follow = FollowCatalogue(site, on_changes)
         self._jobs: Sequence[Job] = (
@@ -161,12 +163,15 @@ class Janitor(TopicsWatcher):
 
     async def _try(self, name: str, step: Callable[[], Awaitable[bool]]) -> bool:
         """Run one step of a job; True when it has more to do now."""
+        counts = self._site.counts.job("janitor", name)
+        counts.steps += 1
+        began_s = self._site.now()
         try:
             async with asyncio.timeout(STEP_TIMEOUT_S):
                 has_more = await step()
         except Exception as error:
             retries = self._retries[name] = self._retries.get(name, 0) + 1
-            self.failures[name] += 1
+            self._site.failed(name)
             pause = min(FIRST_RETRY_S * 2 ** (retries - 1), LAST_RETRY_S) * random.uniform(0.75, 1.25)
             self._not_before[name] = self._site.now() + pause
             # A fenced broker stops its janitor in a moment; until then this one gets no session.
@@ -181,6 +186,8 @@ class Janitor(TopicsWatcher):
             if isinstance(error, sessions.CONNECTION_ERRORS) and self._site.session is not None:
                 self._site.session.drop()
             return False
+        finally:
+            counts.seconds += self._site.now() - began_s
         self._retries.pop(name, None)
         self._not_before.pop(name, None)
         return has_more

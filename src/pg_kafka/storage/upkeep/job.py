@@ -24,6 +24,7 @@ import asyncpg
 
 from pg_kafka.config.keys import LONG_MAX
 from pg_kafka.storage import sessions
+from pg_kafka.storage.counts import UpkeepCounts
 from pg_kafka.storage.growth import Growth
 from pg_kafka.storage.queries import load
 from pg_kafka.storage.segments import Segments
@@ -93,13 +94,22 @@ class Options:
 class Site:
     """What all jobs use. The janitor opens the session, and opens another one when it is lost."""
 
-    def __init__(self, owner: int, lanes: LaneControl, growth: Growth, has_room: Room, options: Options) -> None:
+    def __init__(
+        self,
+        owner: int,
+        lanes: LaneControl,
+        growth: Growth,
+        has_room: Room,
+        options: Options,
+        counts: UpkeepCounts,
+    ) -> None:
         self.owner = owner  # node id of this broker
+        self.counts = counts
         self.lanes = lanes
         self.growth = growth
         self.has_room = has_room
         self.options = options
-        self.failures: Counter[str] = Counter()  # by job
+        self.failures: Counter[str] = Counter()  # by job, of this janitor
         self.sealed: set[int] = set()  # series of which a segment was sealed, until retention has looked at them
         self.available: frozenset[str] = frozenset()  # what this server can compress with
         self.session: sessions.Session | None = None
@@ -116,6 +126,11 @@ class Site:
         session, self.session = self.session, None
         if session is not None:
             session.drop()
+
+    def failed(self, job: str) -> None:
+        """Something that a job wanted to do could not be done now."""
+        self.failures[job] += 1
+        self.counts.job("janitor", job).failed += 1
 
     @property
     def is_connected(self) -> bool:
@@ -172,7 +187,7 @@ class Job(ABC):
                     await act([topic_id])
                 except asyncpg.PostgresError as error:
                     self.put_off.add(topic_id)
-                    self.site.failures[self.name] += 1
+                    self.site.failed(self.name)
                     logger.warning(
                         "janitor's job waits for a topic",
                         extra={

@@ -44,6 +44,7 @@ class RotateJournals(Job):
                         has_more = True
                 elif row["is_seen_by_all"]:
                     await self._truncate(journal, active)
+                    self.site.counts.journals_rotated[journal] += 1
                     logger.info("journal rotated", extra={"journal": journal, "bytes": row["live_bytes"]})
                 else:
                     self._looks_at = self.site.now() + SNAPSHOT_POLL_S

@@ -18,7 +18,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 
 import asyncpg
@@ -63,6 +63,7 @@ class _Moves:
 
     starts: dict[Place, int]
     ends: set[Segment]
+    were: dict[Place, int] = field(default_factory=dict)  # where the partitions that were looked at begin now
 
     def note(self, place: Place, start: int) -> None:
         self.starts[place] = max(start, self.starts.get(place, 0))
@@ -126,6 +127,7 @@ class MoveLogStarts(Job):
         looks: defaultdict[Segment, list[asyncpg.Record]] = defaultdict(list)
         for row in rows:
             place = (row["topic"], row["partition"])
+            moves.were[place] = row["log_start_offset"]
             if row["passed"] > row["log_start_offset"]:
                 moves.note(place, row["passed"])
             if row["segment"] is not None:
@@ -160,6 +162,7 @@ class MoveLogStarts(Job):
         for (topic_id, index), rows in groupby(extents, key=lambda r: (r["topic"], r["partition"])):
             limit, behind = limits[topic_id], 0
             for row in rows:
+                moves.were[topic_id, index] = row["log_start_offset"]
                 if behind >= limit and row["last_offset"] is not None:
                     moves.note((topic_id, index), row["last_offset"] + 1)
                     break
@@ -187,6 +190,7 @@ class MoveLogStarts(Job):
         wanted = [(topic_id, index, start) for (topic_id, index), start in moves.starts.items()]
         starts = await log_starts.advance(connection, wanted)
         retention.take_starts(starts)
+        self.site.counts.moved("retention", [start - moves.were[place] for place, start in starts.items()])
         self.site.growth.starts_moved = True
         places = list(starts)
         columns = [[p[0] for p in places], [p[1] for p in places], list(starts.values())]
@@ -206,6 +210,7 @@ class MoveLogStarts(Job):
             method = await compression.choose(self.site, *segment)
             new = await self.site.segments.roll(*segment, method)
             if new is not None:
+                self.site.counts.segments["made"] += 1
                 logger.info(
                     "new segment, all in the last one has expired", extra={"series": segment[0], "segment": new}
                 )

@@ -46,6 +46,7 @@ class RollSegments(Job):
             method = await compression.choose(self.site, series, segment)
             new = await self.site.segments.roll(series, segment, method)
             if new is not None:
+                self.site.counts.segments["made"] += 1
                 logger.info("new segment", extra={"series": series, "segment": new, "compression": method})
         self._looks_at = self.site.now() + SIZES_INTERVAL_S
         return bool(full)
@@ -66,6 +67,7 @@ class SealSegments(Job):
             if self.has_room():
                 await self.site.segments.seal(row["series"], row["segment"])
                 self.site.sealed.add(row["series"])
+                self.site.counts.segments["sealed"] += 1
         return False
 
 

@@ -31,6 +31,7 @@ class MoveTopics(Job):
                     segment = await connection.fetchval(SQL["active_segment"], topic_id, owner)
                     async with asyncio.timeout(LANES_TIMEOUT_S):
                         await self.site.lanes.move_topic(topic_id, topic_id, segment)
+                    self.site.counts.segments["made"] += 1
                     logger.info("topic has its own series", extra={"topic_id": topic_id, "compression": method})
             outgrown.discard(topic_id)
         return False

@@ -60,6 +60,12 @@ WHERE NOT (d.id = ANY ($1::bigint[]))
        OR EXISTS (SELECT FROM kafka.extents e WHERE e.topic = d.id))
 ORDER BY d.id LIMIT 1;
 
+-- name: series_on_disk
+-- Segments of a series, those that are not freed, and what their tables have on the disk.
+SELECT count(*) AS segments, count(*) FILTER (WHERE g.state NOT IN ('freed', 'detached')) AS unfreed,
+       coalesce(sum(pg_total_relation_size(to_regclass(format('kafka.log_%s_%s', g.series, g.segment)))), 0)::bigint AS bytes
+FROM kafka.segments g WHERE g.series = $1;
+
 -- name: shared_segments_of_topic
 -- Segments of series 0 that a topic has rows in; the primary key of kafka.extents begins with the topic.
 SELECT DISTINCT e.segment FROM kafka.extents e JOIN kafka.segments g ON g.series = e.series AND g.segment = e.segment

@@ -131,6 +131,10 @@ UPDATE kafka.segments SET state = 'freed', owner = NULL WHERE series = $1 AND se
 -- Never waits: whoever wants the table would have to wait behind it.
 LOCK TABLE kafka.{leaf} IN ACCESS EXCLUSIVE MODE NOWAIT;
 
+-- name: leaf_bytes
+-- What a segment's table has on the disk, with TOAST and indexes.
+SELECT coalesce(pg_total_relation_size(to_regclass(format('kafka.%I', $1::text))), 0);
+
 -- name: forget_extents
 DELETE FROM kafka.extents WHERE series = $1 AND segment = $2 RETURNING topic, partition;
 
