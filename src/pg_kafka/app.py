@@ -535,11 +535,12 @@ class Term:
             store=TransactionStore(self._log, control),
             groups=self._groups,
             clock=clock,
+            counts=counts.transactions,
         )
         await self._transactions.start()
         self._requests = OperatorRequests(TransactionRequests(control), self._transactions)
         await self._requests.start()
-        self._audit = AuditLog(AuditStore(control), settings, clock)
+        self._audit = AuditLog(AuditStore(control), settings, clock, counts.audit)
         self._audit_task = supervised(self._audit.run(), "audit", membership.end)
         lag = self.lag = GroupLag(
             groups=self._groups,
@@ -620,7 +621,7 @@ class Term:
             logins.rules,
             self._observed.connections,
         )
-        self._forwarded = ForwardedServing(ForwardedRequests(control), broker, house, dispatch.APIS)
+        self._forwarded = ForwardedServing(ForwardedRequests(control), broker, house, dispatch.APIS, counts.forwarding)
         await self._forwarded.start()
         await self._stop_waiting()
         self._observed.forget()
@@ -637,6 +638,8 @@ class Term:
                 log=self._log,
                 groups=self._groups,
                 lag=lag,
+                transactions=self._transactions,
+                audit=self._audit,
                 disk=disk,
                 survey=Survey(self._dsn, topics, clock, counts.storage.survey),
             )
@@ -673,7 +676,7 @@ class Term:
             banner.show_waiting(view.leader)
         if view.leader.is_reachable:
             control = self._waiting_control = ControlSession(lambda kind: sessions.connect(self._dsn, kind))
-            self._forwarder = Forwarder(ForwardedRequests(control))
+            self._forwarder = Forwarder(ForwardedRequests(control), self._observed.counts.forwarding)
             await self._forwarder.start()
             rights = await self._rights_while_waiting(control)
             broker, house = waiting.waiting_broker(
@@ -686,6 +689,7 @@ class Term:
                 self._seams.authorizer if rights is None else rights.authorizer,
                 None if rights is None else rights.acls,
                 self._forwarder,
+                self._observed.counts.audit,
             )
             if rights is not None:
                 rights.authorizer.watch(house.changed)

@@ -17,10 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
+from pg_kafka.broker.audit import AuditCounts, AuditLog
 from pg_kafka.broker.context import Broker
+from pg_kafka.broker.forwarding import ForwardingCounts
 from pg_kafka.broker.groups import GroupCoordinator
 from pg_kafka.broker.lag import GroupLag
 from pg_kafka.broker.listening import bound
+from pg_kafka.broker.metrics.audit import AuditQueueSource, AuditSource, ForwardingSource
 from pg_kafka.broker.metrics.connections import ClientCountersSource, ConnectionsSource
 from pg_kafka.broker.metrics.groups import GroupsSource
 from pg_kafka.broker.metrics.health import Health, State
@@ -30,7 +33,9 @@ from pg_kafka.broker.metrics.loop import LoopSource
 from pg_kafka.broker.metrics.memory import LeaderMemorySource, MemorySource
 from pg_kafka.broker.metrics.process import ProcessSource
 from pg_kafka.broker.metrics.topics import TopicsSource
+from pg_kafka.broker.metrics.transactions import OpenTransactionsSource, TransactionsSource
 from pg_kafka.broker.server import Server
+from pg_kafka.broker.transactions import TransactionCoordinator, TransactionCounts
 from pg_kafka.cluster.counts import ClusterCounts
 from pg_kafka.cluster.membership import Membership
 from pg_kafka.cluster.metrics import ClusterSource, LeaderSource
@@ -67,6 +72,8 @@ class Parts:
     log: Log
     groups: GroupCoordinator
     lag: GroupLag
+    transactions: TransactionCoordinator
+    audit: AuditLog
     disk: DiskWatch
     survey: Survey
 
@@ -77,6 +84,9 @@ class Counts:
 
     storage: StorageCounts = field(default_factory=StorageCounts)
     cluster: ClusterCounts = field(default_factory=ClusterCounts)
+    transactions: TransactionCounts = field(default_factory=TransactionCounts)
+    audit: AuditCounts = field(default_factory=AuditCounts)
+    forwarding: ForwardingCounts = field(default_factory=ForwardingCounts)
 
 
 def _doubt(membership: Membership) -> str | None:
@@ -113,6 +123,9 @@ class Observed:
             ClientCountersSource(self.connections, self.quotas),
             StorageSource(counts.storage),
             ClusterSource(counts.cluster),
+            TransactionsSource(counts.transactions),
+            AuditSource(counts.audit),
+            ForwardingSource(counts.forwarding),
         )
         self._server = HttpServer({"/metrics": self._metrics, "/healthz": self._healthz, "/readyz": self._readyz})
         # Text of thousands of series takes tens of milliseconds to write, in which the broker goes on.
@@ -165,6 +178,8 @@ class Observed:
             LagSource(parts.lag, self.bounds, broker.clock),
             LeaderSource(parts.membership),
             LogSource(log, parts.disk, broker.log_dir.room),
+            OpenTransactionsSource(parts.transactions),
+            AuditQueueSource(parts.audit),
             parts.survey,
         )
         if self._address is not None:

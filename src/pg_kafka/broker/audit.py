@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections import OrderedDict, deque
-from dataclasses import dataclass
+from collections import Counter, OrderedDict, deque
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from pg_kafka.broker.client import ConnectionInfo
@@ -126,16 +126,26 @@ def _counted(window: _Window, now_ms: int) -> Event:
     )
 
 
+@dataclass(slots=True, eq=False)
+class AuditCounts:
+    """As long as the process lives."""
+
+    events: Counter[str] = field(default_factory=Counter)  # by event, each one that was told
+    lost: int = 0  # of these, those without a row of their own or of others
+
+
 class LoggedAudit:
     """Writes lines of the log and no rows: for a broker that waits, which does not write to the database."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, counts: AuditCounts | None = None) -> None:
         self._clock = clock
+        self._counts = counts or AuditCounts()
         self._ration = Ration()
 
     def note(
         self, event: str, *, who: ConnectionInfo, resource: str = "", detail: str = "", succeeded: bool = True
     ) -> None:
+        self._counts.events[event] += 1
         now_ms = self._clock.steady_ms()
         for counted in self._ration.over(now_ms):
             self._take(counted)
@@ -160,8 +170,8 @@ class LoggedAudit:
 class AuditLog(LoggedAudit):
     """Lines and rows."""
 
-    def __init__(self, store: AuditStore, settings: Settings, clock: Clock) -> None:
-        super().__init__(clock)
+    def __init__(self, store: AuditStore, settings: Settings, clock: Clock, counts: AuditCounts | None = None) -> None:
+        super().__init__(clock, counts)
         self._store = store
         self._settings = settings
         self._queue: deque[Event] = deque()
@@ -172,9 +182,15 @@ class AuditLog(LoggedAudit):
         super()._take(event)
         if len(self._queue) >= QUEUED:
             self._lost += event.times
+            self._counts.lost += event.times
         else:
             self._queue.append(event)
         self._wanted.set()
+
+    @property
+    def queued(self) -> int:
+        """Events that wait to be written."""
+        return len(self._queue)
 
     async def run(self) -> None:
         """Write what is noted, and delete what is old, until it is cancelled."""
@@ -207,6 +223,7 @@ class AuditLog(LoggedAudit):
             async with asyncio.timeout(STOP_S):
                 await self._write()
         except (StorageError, TimeoutError) as error:
+            self._counts.lost += sum(event.times for event in self._queue)
             if self._queue:
                 logger.warning("audit events were not written", extra={"events": len(self._queue), "error": str(error)})
 

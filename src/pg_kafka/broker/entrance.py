@@ -23,6 +23,7 @@ from pg_kafka.broker.reply import Reply
 from pg_kafka.broker.work import Work
 from pg_kafka.metrics.clients import ConnectionCounters
 from pg_kafka.wire.codec import MalformedRequest
+from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.frames import RequestHeader
 from pg_kafka.wire.messages import API_NAMES
 
@@ -109,6 +110,7 @@ class Entrance:
         if step is Step.SERVE:
             return False
         if step is Step.UNEXPECTED:
+            self._count("failure")
             key = int.from_bytes(frame[:2])
             self._close(f"API {API_NAMES.get(key, 'unknown')} (key {key}) before {self._login.name}")
         elif step is Step.EXPIRED:
@@ -121,6 +123,7 @@ class Entrance:
         try:
             header, offset = self._login.read(frame)
         except MalformedRequest as error:
+            self._count("failure")
             self._close(str(error))
             return
         if self.is_open:  # it begins again
@@ -138,9 +141,11 @@ class Entrance:
         try:
             answer = await self._login.respond(step, header, frame, offset)
         except MalformedRequest as error:
+            self._count("failure")
             self._close(str(error))
             return
         except Exception as error:
+            self._count("unverified")
             info = self._guarded.info
             logger.error(
                 "authentication broke",
@@ -156,14 +161,15 @@ class Entrance:
             self.is_open, self.is_stranger = True, False
             self.end()
             self._guarded.be_open(self._login.session_end_s)
-            self._counters.logins[self._login.mechanism, "success"] += 1
+            self._count("success")
             if not was_again:
                 user = self._guarded.info.principal.partition(":")[2]
                 self._audit.note("login", who=self._guarded.info, resource=f"user {user}", detail=self._login.mechanism)
         self._send(reply, answer)
 
     async def _fail(self, answer: Answer, began_s: float, reply: Reply) -> None:
-        self._counters.logins[self._login.mechanism or "none", "failure"] += 1
+        # Not the client's fault: it could not be found out who that is.
+        self._count("unverified" if answer.code == ErrorCode.NETWORK_EXCEPTION else "failure")
         self._audit.note(
             "login failed",
             who=self._guarded.info,
@@ -186,8 +192,11 @@ class Entrance:
 
     def _too_late(self) -> None:
         self._deadline = None
-        self._counters.logins[self._login.mechanism or "none", "timeout"] += 1
+        self._count("timeout")
         self._close(f"{self._login.name} took longer than pg_kafka.authentication_timeout_ms allows")
+
+    def _count(self, result: str) -> None:
+        self._counters.logins[self._guarded.info.listener.name, self._login.mechanism or "none", result] += 1
 
     def _close(self, reason: str, **extra: str) -> None:
         info = self._guarded.info

@@ -17,7 +17,9 @@ import asyncio
 import contextlib
 import logging
 import sys
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -52,6 +54,14 @@ RETRY_S = 0.5
 FORGOTTEN_S = 60.0
 
 
+@dataclass(slots=True, eq=False)
+class ForwardingCounts:
+    """As long as the process lives. `answered` and `failed` of each role: `waiting` asks, `leader` answers."""
+
+    results: Counter[tuple[str, str]] = field(default_factory=Counter)
+    under_way: Counter[str] = field(default_factory=Counter)  # by role
+
+
 class NotForwarded(Exception):
     """There is no answer of the leader."""
 
@@ -59,8 +69,9 @@ class NotForwarded(Exception):
 class Forwarder:
     """Asks, and waits for answers."""
 
-    def __init__(self, requests: ForwardedRequests) -> None:
+    def __init__(self, requests: ForwardedRequests, counts: ForwardingCounts | None = None) -> None:
         self._requests = requests
+        self._counts = counts or ForwardingCounts()
         self._room = asyncio.Semaphore(MOST_AT_ONCE)
         self._waiting: dict[UUID, asyncio.Future[bytes | None]] = {}
         self._wanted = asyncio.Event()
@@ -80,6 +91,17 @@ class Forwarder:
 
     async def ask(self, ctx: Context, request: Any) -> Any:
         """The leader's answer to a client's request. Raises NotForwarded."""
+        result = "failed"
+        self._counts.under_way["waiting"] += 1
+        try:
+            answer = await self._ask(ctx, request)
+            result = "answered"
+            return answer
+        finally:
+            self._counts.under_way["waiting"] -= 1
+            self._counts.results["waiting", result] += 1
+
+    async def _ask(self, ctx: Context, request: Any) -> Any:
         key, version, who = ctx.header.api_key, ctx.header.api_version, ctx.connection
         body = b"".join(codec.encode_request(request, key, version))
         if len(body) > MAX_REQUEST_BYTES:
@@ -162,8 +184,16 @@ class _Answer:
 class ForwardedServing:
     """The leader answers what others pass on. One task between `start` and `stop`, and one for each request."""
 
-    def __init__(self, requests: ForwardedRequests, broker: Broker, house: House, apis: Mapping[int, Api]) -> None:
+    def __init__(
+        self,
+        requests: ForwardedRequests,
+        broker: Broker,
+        house: House,
+        apis: Mapping[int, Api],
+        counts: ForwardingCounts | None = None,
+    ) -> None:
         self._requests = requests
+        self._counts = counts or ForwardingCounts()
         self._broker = broker
         self._house = house
         self._apis = apis
@@ -198,6 +228,7 @@ class ForwardedServing:
                 for number, asked in await self._requests.take(room) if room else ():
                     task = asyncio.create_task(self._serve(number, asked), name="a forwarded request")
                     self._serving.add(task)
+                    self._counts.under_way["leader"] += 1
                     task.add_done_callback(self._served)
             except StorageError as error:
                 logger.warning("forwarded requests have to wait", extra={"reason": error.message})
@@ -210,6 +241,7 @@ class ForwardedServing:
 
     def _served(self, task: asyncio.Task[None]) -> None:
         self._serving.discard(task)
+        self._counts.under_way["leader"] -= 1
         self._wanted.set()  # there is room again
 
     async def _serve(self, number: UUID, asked: Forwarded) -> None:
@@ -223,7 +255,9 @@ class ForwardedServing:
             logger.exception("a forwarded request failed", extra=_about(asked))
         try:
             await self._requests.answer(number, answer)
+            self._counts.results["leader", "failed" if answer is None else "answered"] += 1
         except StorageError as error:
+            self._counts.results["leader", "failed"] += 1
             logger.warning("a forwarded request cannot be answered", extra={"reason": error.message} | _about(asked))
 
     async def _answer(self, asked: Forwarded) -> bytes | None:

@@ -30,7 +30,7 @@ from pg_kafka.broker.listening import ListeningPlace, cannot_listen
 from pg_kafka.broker.notes import Notes
 from pg_kafka.broker.observer import Observer
 from pg_kafka.broker.quotas import Windows
-from pg_kafka.broker.tls import TlsTransport
+from pg_kafka.broker.tls import Handshake, TlsTransport
 from pg_kafka.broker.work import Work
 from pg_kafka.clock import Clock
 from pg_kafka.config.listeners import Listener, overrides
@@ -284,7 +284,15 @@ class Server:
         self._next_connection_id += 1
         if listener.tls is None:
             return connection
-        return TlsTransport(connection, self._tls[listener.name].loaded.context, listener.protocol.value)
+        return TlsTransport(
+            connection,
+            self._tls[listener.name].loaded.context,
+            listener.protocol.value,
+            partial(self._count_handshake, listener.name),
+        )
+
+    def _count_handshake(self, listener: str, result: Handshake) -> None:
+        self._counters.handshakes[listener, result.value] += 1
 
     async def _watch_certificates(self) -> None:
         """Take over new files, and new settings, for new connections. Nothing tells of files, so they are looked at."""

@@ -14,7 +14,8 @@ import asyncio
 import logging
 import ssl
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from enum import StrEnum
 from typing import Any, Protocol, cast
 
 from pg_kafka.wire import foreign
@@ -40,6 +41,16 @@ _plain = bytearray(512 * 1024)
 _plain_view = memoryview(_plain)
 
 
+class Handshake(StrEnum):
+    """What has become of one."""
+
+    SUCCESS = "success"
+    REFUSED = "refused"  # by one side: a certificate, a version, a cipher
+    TIMEOUT = "timeout"
+    NOT_TLS = "not tls"
+    GONE = "gone"  # the peer, before the end
+
+
 class Served(Protocol):
     """The connection, as its transport sees it."""
 
@@ -58,8 +69,17 @@ class Served(Protocol):
 class TlsTransport(asyncio.Protocol):
     """See the module. `transport` methods are those that connections use."""
 
-    def __init__(self, served: Served, context: ssl.SSLContext, security_protocol: str) -> None:
+    def __init__(
+        self,
+        served: Served,
+        context: ssl.SSLContext,
+        security_protocol: str,
+        on_handshake: Callable[[Handshake], None] = lambda _result: None,
+    ) -> None:
+        """`on_handshake` is told once what has become of it, unless the broker closes before."""
         self._served = served
+        self._on_handshake = on_handshake
+        self._is_told = False
         self._security_protocol = security_protocol
         self._raw: asyncio.Transport = cast(asyncio.Transport, None)
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -86,6 +106,8 @@ class TlsTransport(asyncio.Protocol):
         self._served.connection_made(cast(asyncio.BaseTransport, self))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if not self._is_closing:
+            self._tell(Handshake.GONE)
         self._is_closing = True
         self._stop_timer()
         self._pending.clear()
@@ -105,6 +127,7 @@ class TlsTransport(asyncio.Protocol):
             if what is None and len(self._beginning) >= _HEADS_BYTES:
                 what = _too_large(self._beginning)
             if what is not None:
+                self._tell(Handshake.NOT_TLS)
                 self._served.close(what, level=logging.WARNING)
                 return
             data = self._held + data
@@ -140,13 +163,20 @@ class TlsTransport(asyncio.Protocol):
             self._flush()
             return
         except (ssl.SSLError, ssl.CertificateError) as error:
+            self._tell(Handshake.REFUSED)
             self._flush()  # the client is told by an alert
             self._served.close(f"TLS handshake failed: {_reason(error)}", level=logging.WARNING)
             return
         self._flush()
         self._stop_timer()
         self._is_secured = True
+        self._tell(Handshake.SUCCESS)
         self._served.secured(self._tls.getpeercert(binary_form=True))
+
+    def _tell(self, result: Handshake) -> None:
+        if not self._is_told:
+            self._is_told = True
+            self._on_handshake(result)
 
     def _decipher(self) -> None:
         """Give the connection all that is complete of what has arrived."""
@@ -183,6 +213,7 @@ class TlsTransport(asyncio.Protocol):
 
     def _handshake_is_late(self) -> None:
         self._timer = None
+        self._tell(Handshake.TIMEOUT)
         self._served.close(f"no TLS handshake within {HANDSHAKE_S:.0f} s", level=logging.INFO)
         self._raw.abort()
 

@@ -18,8 +18,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -81,6 +82,14 @@ class TransactionalId(OrderedWrites):
         self.term = term  # of the load that it came with
 
 
+@dataclass(slots=True, eq=False)
+class TransactionCounts:
+    """What is counted of all terms, as long as the process lives."""
+
+    ended: Counter[str] = field(default_factory=Counter)  # committed, aborted, timed out, operator
+    reloads: int = 0
+
+
 class TransactionCoordinator:
     """See the module. Everything runs on one event loop."""
 
@@ -94,8 +103,10 @@ class TransactionCoordinator:
         store: TransactionStore,
         groups: GroupCoordinator,
         clock: Clock,
+        counts: TransactionCounts | None = None,
     ) -> None:
         self._opened = opened
+        self._counts = counts or TransactionCounts()
         self.refusal = ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
         """What requests get instead of an answer; NONE while transactional ids are served."""
         self._settings = TransactionSettings(
@@ -206,6 +217,7 @@ class TransactionCoordinator:
         """Memory and database may differ: throw all machines away and load again."""
         if self.refusal is not ErrorCode.NONE:
             return
+        self._counts.reloads += 1
         extra = {"transactional_id": one.id, "reason": reason}
         logger.warning("transactional ids have to be loaded again", extra=extra, exc_info=error)
         self.refusal = ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
@@ -459,6 +471,10 @@ class TransactionCoordinator:
 
     def _end(self, one: TransactionalId, records: Sequence[Record], decision: Decision) -> None:
         """Write what was decided, alone when more than one lane has to do with it, and carry it out."""
+        if records and (decision.commit or decision.partitions or decision.offsets):
+            self._counts.ended[_result(decision)] += (
+                1  # else it was decided before, or there is nothing but a new epoch
+            )
         if decision.is_timeout:
             logger.warning("a transaction timed out", extra=self._about(one, decision))
         elif decision.by_operator:
@@ -640,6 +656,15 @@ class _Admission:
 
     def refuse(self, code: int) -> None:
         self._then({_place(partition): int(ErrorCode.NOT_ENOUGH_REPLICAS) for partition in self._partitions})
+
+
+def _result(decision: Decision) -> str:
+    """How a transaction is ended, for those who count."""
+    if decision.commit:
+        return "committed"
+    if decision.is_timeout:
+        return "timed out"
+    return "operator" if decision.by_operator else "aborted"
 
 
 def _prepared(transactional_id: str, records: Sequence[Record]) -> JournalWrite:

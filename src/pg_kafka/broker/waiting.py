@@ -17,7 +17,7 @@ from typing import Any
 
 from pg_kafka.broker.acl_book import AclBook
 from pg_kafka.broker.api import Api, HotHandler
-from pg_kafka.broker.audit import LoggedAudit
+from pg_kafka.broker.audit import AuditCounts, LoggedAudit
 from pg_kafka.broker.context import Broker, Context, Forwards, LogDir, Own, Versions
 from pg_kafka.broker.decoding import Decoding
 from pg_kafka.broker.doors import House
@@ -61,6 +61,7 @@ def waiting_broker(
     authorizer: Authorizer | None = None,
     acls: AclBook | None = None,
     forwarder: Forwards | None = None,
+    audited: AuditCounts | None = None,
 ) -> tuple[Broker, House]:
     """What the listener and the handlers of the APIs that are answered here use of a broker."""
     unused: Any = None
@@ -76,7 +77,7 @@ def waiting_broker(
         log_dir=log_dir,
         decoding=decoding,
         listeners=listeners,
-        audit=LoggedAudit(Clock()),
+        audit=LoggedAudit(Clock(), audited),
         forwarder=forwarder,
     )
     house = House(

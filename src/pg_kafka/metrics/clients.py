@@ -13,14 +13,15 @@ from pg_kafka.metrics.counters import Labels
 class ConnectionCounters:
     """Of all connections. Labels come from settings and from this program, never from clients, so they are few."""
 
-    __slots__ = ("closed", "delayed", "logins", "opened", "refused")
+    __slots__ = ("closed", "delayed", "handshakes", "logins", "opened", "refused")
 
     def __init__(self) -> None:
         self.opened: Counter[str] = Counter()  # by listener, those that were refused included
         self.refused: Counter[str] = Counter()  # by the limit that it would have gone beyond
         self.delayed: Counter[str] = Counter()  # by the limit for which it had to wait
         self.closed: Counter[str] = Counter()  # by this side, by the reason
-        self.logins: Counter[Labels] = Counter()  # by mechanism, and whether they succeeded
+        self.handshakes: Counter[Labels] = Counter()  # of TLS, by listener and result
+        self.logins: Counter[Labels] = Counter()  # by listener, mechanism and result
 
 
 class QuotaCounters:

@@ -26,6 +26,7 @@ class ClientCountersSource:
         yield many(catalogue.REFUSED, {(limit,): count for limit, count in counted.refused.items()})
         yield many(catalogue.DELAYED, {(limit,): count for limit, count in counted.delayed.items()})
         yield many(catalogue.CLOSED, {(reason,): count for reason, count in counted.closed.items()})
+        yield many(catalogue.HANDSHAKES, counted.handshakes)
         yield many(catalogue.LOGINS, counted.logins)
         yield many(catalogue.QUOTA_WAITS, {(quota,): count for quota, count in self._quotas.waits.items()})
         waited: dict[Labels, float] = {(quota,): ms / 1000 for quota, ms in self._quotas.waited_ms.items()}

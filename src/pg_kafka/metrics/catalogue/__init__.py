@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from pg_kafka.metrics.catalogue import (
+    audit,
     cluster,
     connections,
     disk,
@@ -22,6 +23,7 @@ from pg_kafka.metrics.catalogue import (
     postgres,
     process,
     topics,
+    transactions,
     upkeep,
 )
 from pg_kafka.metrics.catalogue.family import Family as Family
@@ -34,11 +36,13 @@ SUBJECTS: tuple[ModuleType, ...] = (
     topics,
     groups,
     lag,
+    transactions,
     lanes,
     postgres,
     disk,
     upkeep,
     cluster,
+    audit,
 )
 
 

@@ -28,9 +28,18 @@ MUTED = gauge("pg_kafka_connections_muted", "Connections that are not read for a
 WAITING_FOR_MEMORY = gauge(
     "pg_kafka_connections_waiting_for_memory", "Connections that are not read until there is memory for their requests."
 )
+HANDSHAKES = counter(
+    "pg_kafka_tls_handshakes_total",
+    "Handshakes of TLS: `success`; `refused`, by the broker or by the client, over a certificate, a version or a cipher;"
+    " `timeout`; `not tls`, for bytes of another protocol; `gone`, when the client closed before the end.",
+    "listener",
+    "result",
+)
 LOGINS = counter(
     "pg_kafka_logins_total",
-    "Logins by SASL: `success`, `failure` or `timeout`. Mechanism `none`: it had none of ours.",
+    "Logins by SASL, those of re-authentication included: `success`; `failure`, of which the log says why; `timeout`;"
+    " `unverified`, when it could not be found out. Mechanism `none`: it had none of ours, or asked for something else first.",
+    "listener",
     "mechanism",
     "result",
 )
@@ -47,6 +56,6 @@ QUOTA_CLIENTS = gauge(
 )
 
 FAMILIES = (
-    OPEN, LIMIT, OPENED, REFUSED, DELAYED, CLOSED, MUTED, WAITING_FOR_MEMORY, LOGINS, QUOTA_WAITS, QUOTA_WAIT_SECONDS,
+    OPEN, LIMIT, OPENED, REFUSED, DELAYED, CLOSED, MUTED, WAITING_FOR_MEMORY, HANDSHAKES, LOGINS, QUOTA_WAITS, QUOTA_WAIT_SECONDS,
     QUOTA_CLIENTS,
 )  # fmt: skip
