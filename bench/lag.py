@@ -19,8 +19,10 @@ import asyncpg
 from tests.postgres import FLAVOURS, PostgresServer
 
 from pg_kafka.broker.lag import GroupLag
+from pg_kafka.broker.metrics.lag import LagSource
 from pg_kafka.clock import Clock
 from pg_kafka.coordinator.group_offsets import Committed, GroupOffsets
+from pg_kafka.metrics.series import Bounds
 from pg_kafka.storage.control import ControlSession
 from pg_kafka.storage.lag import Entry, LagStore
 from pg_kafka.storage.migrate import migrate
@@ -160,6 +162,11 @@ async def measure(dsn: str, groups: int) -> None:
         await look("look, all commits have moved", lag)
         many.offset = 105
         await processor(lag)
+        source = LagSource(lag, Bounds(500, by_partition=False), clock)
+        for what in ("the first page of metrics after a look", "the next one"):
+            began = time.monotonic()
+            list(source.families())
+            say(what, began)
         for _ in range(3):
             clock.ms += 60_000
             began = time.monotonic()

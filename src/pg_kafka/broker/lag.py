@@ -104,13 +104,22 @@ class Figures:
         self.places.append(place)
         self.lag += place.lag
         self.offsets += place.offset
-        unread = place.unread
-        if unread is None or unread.append_ms is None:
+        if place.unread is not None:
+            self._age(place.unread.append_ms, place.unread.seen_ms)
+
+    def include(self, other: Figures) -> None:
+        """Add up with those of another group or topic; places are not taken over."""
+        self.lag += other.lag
+        self.offsets += other.offsets
+        self._age(other.oldest_ms, other.seen_ms)
+
+    def _age(self, append_ms: int | None, seen_ms: int) -> None:
+        if append_ms is None:
             return
         if self.oldest_ms is None:
-            self.oldest_ms, self.seen_ms = unread.append_ms, unread.seen_ms
+            self.oldest_ms, self.seen_ms = append_ms, seen_ms
         else:
-            self.oldest_ms, self.seen_ms = min(self.oldest_ms, unread.append_ms), min(self.seen_ms, unread.seen_ms)
+            self.oldest_ms, self.seen_ms = min(self.oldest_ms, append_ms), min(self.seen_ms, seen_ms)
 
 
 PlaceKey = tuple[int, int, int]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client.core import Metric
 
@@ -14,7 +14,6 @@ from pg_kafka.metrics.counters import OTHER
 from pg_kafka.metrics.families import Labels, many, one
 from pg_kafka.metrics.series import Bounds, Chosen
 
-_OTHERS = (OTHER, OTHER)
 _BY_TOPIC = ("consumergroup", "topic")
 
 
@@ -26,6 +25,10 @@ class LagSource:
         self._bounds = bounds
         self._clock = clock
         self._chosen = Chosen()
+        self._split_from: Mapping[tuple[str, str], Figures] | None = None
+        self._split_by = (0, False)
+        self._own: Mapping[Labels, Figures] = {}
+        self._rest: Figures | None = None
 
     def families(self) -> Iterable[Metric]:
         lag = self._lag
@@ -33,59 +36,64 @@ class LagSource:
             return
         yield one(catalogue.AGE_SECONDS, max(self._clock.steady_ms() - lag.looked_at_ms, 0) / 1000)
         yield one(catalogue.LOOK_SECONDS, lag.look_s)
-        own, others = self._split()
-        offsets: dict[Labels, float] = {names: found.offsets for names, found in own.items()}
-        lags: dict[Labels, float] = {names: found.lag for names, found in own.items()}
-        seconds: dict[Labels, float] = {
-            names: lag.seconds(found.oldest_ms, found.seen_ms) for names, found in own.items()
-        }
-        if others:
-            offsets[_OTHERS] = sum(found.offsets for found in others)
-            lags[_OTHERS] = sum(found.lag for found in others)
-            seconds[_OTHERS] = max(lag.seconds(found.oldest_ms, found.seen_ms) for found in others)
-        yield many(catalogue.OFFSET_SUM, offsets)
-        yield many(catalogue.LAG_SUM, lags)
-        families = (catalogue.OFFSET, catalogue.LAG, catalogue.SECONDS)
-        if self._bounds.by_partition:
-            for family, values in zip(families, self._by_partition(own, others), strict=True):
-                yield many(family, values)
-        else:
-            for family, values in zip(families, (offsets, lags, seconds), strict=True):
-                yield many(family, values, labels=_BY_TOPIC)
-        yield many(process.LEFT_OUT, {("lag",): self._chosen.left_out})
-
-    def _split(self) -> tuple[dict[tuple[str, str], Figures], list[Figures]]:
-        """Those that have series of their own, and the others."""
-        by_partition = self._bounds.by_partition
-        weights: dict[Labels, float] = {names: found.lag for names, found in self._lag.figures.items()}
-        chosen = self._chosen.choose(weights, self._bounds.most)
-        own: dict[tuple[str, str], Figures] = {}
-        others: list[Figures] = []
-        series = 0
-        for names, found in self._lag.figures.items():
-            series += len(found.places) if by_partition and names in chosen else 0
-            if names in chosen and series <= self._bounds.most:
-                own[names] = found
-            else:
-                others.append(found)
-        self._chosen.left_out = len(others)
-        return own, others
-
-    def _by_partition(
-        self, own: dict[tuple[str, str], Figures], others: list[Figures]
-    ) -> tuple[dict[Labels, float], dict[Labels, float], dict[Labels, float]]:
+        self._split()
         offsets: dict[Labels, float] = {}
         lags: dict[Labels, float] = {}
         seconds: dict[Labels, float] = {}
-        for names, found in own.items():
+        for names, found in self._with_rest(OTHER, OTHER):
+            offsets[names] = found.offsets
+            lags[names] = found.lag
+            seconds[names] = lag.seconds(found.oldest_ms, found.seen_ms)
+        yield many(catalogue.OFFSET_SUM, offsets)
+        yield many(catalogue.LAG_SUM, lags)
+        labels: Labels | None = _BY_TOPIC
+        if self._bounds.by_partition:
+            labels = None  # those of the catalogue
+            offsets, lags, seconds = self._by_partition()
+        yield many(catalogue.OFFSET, offsets, labels=labels)
+        yield many(catalogue.LAG, lags, labels=labels)
+        yield many(catalogue.SECONDS, seconds, labels=labels)
+        yield many(process.LEFT_OUT, {("lag",): self._chosen.left_out})
+
+    def _with_rest(self, *other: str) -> Iterator[tuple[Labels, Figures]]:
+        yield from self._own.items()
+        if self._rest is not None:
+            yield other, self._rest
+
+    def _split(self) -> None:
+        """Say who has series, once after each look: with very many groups that takes tens of milliseconds."""
+        figures, most, by_partition = self._lag.figures, self._bounds.most, self._bounds.by_partition
+        if self._split_from is figures and self._split_by == (most, by_partition):
+            return
+        chosen = self._chosen.choose({names: float(found.lag) for names, found in figures.items()}, most)
+        own: dict[Labels, Figures] = {}
+        rest = Figures()
+        left_out = series = 0
+        for names, found in figures.items():
+            if names in chosen:
+                series += len(found.places) if by_partition else 1
+                if series <= most:
+                    own[names] = found
+                    continue
+            left_out += 1
+            rest.include(found)
+        self._own, self._rest = own, rest if left_out else None
+        self._chosen.left_out = left_out
+        self._split_from, self._split_by = figures, (most, by_partition)
+
+    def _by_partition(self) -> tuple[dict[Labels, float], dict[Labels, float], dict[Labels, float]]:
+        offsets: dict[Labels, float] = {}
+        lags: dict[Labels, float] = {}
+        seconds: dict[Labels, float] = {}
+        for names, found in self._own.items():
             for partition, offset, lag, unread in found.places:
                 labels = (*names, str(partition))
                 offsets[labels] = offset
                 lags[labels] = lag
                 seconds[labels] = 0.0 if unread is None else self._lag.seconds(unread.append_ms, unread.seen_ms)
-        if others:
-            labels = (*_OTHERS, OTHER)
-            offsets[labels] = sum(found.offsets for found in others)
-            lags[labels] = sum(found.lag for found in others)
-            seconds[labels] = max(self._lag.seconds(found.oldest_ms, found.seen_ms) for found in others)
+        if (rest := self._rest) is not None:
+            labels = (OTHER, OTHER, OTHER)
+            offsets[labels] = rest.offsets
+            lags[labels] = rest.lag
+            seconds[labels] = self._lag.seconds(rest.oldest_ms, rest.seen_ms)
         return offsets, lags, seconds
