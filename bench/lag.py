@@ -1,4 +1,4 @@
-"""What it costs to know how far many groups are behind: python -m bench.lag [GROUPS]
+"""What it costs to know how far many groups are behind: python -m bench.lag [GROUPS] [now | history]
 
 5,000 groups with commits in ten partitions each, of 10,000 partitions with 20 stored rows each, all of them behind. The
 view kafka.consumer_lag; a look of the broker: the first one, one when no commit has moved, one when all have; a minute of
@@ -124,9 +124,18 @@ async def processor(lag: GroupLag) -> None:
     print(f"{'':64} {1000 * (time.thread_time() - used):9.1f} ms of the broker's processor")
 
 
-async def measure(dsn: str, groups: int) -> None:
+async def measure(dsn: str, groups: int, what: str) -> None:
     db = await asyncpg.connect(dsn)
     await migrate(db, compression="none")
+    if what != "history":
+        await measure_now(db, dsn, groups)
+    if what != "now":
+        async with controlled(dsn) as control:
+            await history(db, LagStore(control))
+    await db.close()
+
+
+async def measure_now(db: asyncpg.Connection, dsn: str, groups: int) -> None:
     for statement in FILL.format(topics=TOPICS, partitions=PARTITIONS, rows=ROWS, records=RECORDS).split(";\n"):
         if statement.strip():
             await db.execute(statement)
@@ -172,11 +181,9 @@ async def measure(dsn: str, groups: int) -> None:
             began = time.monotonic()
             await lag._note()
             say("a minute is noted and written", began)
-        await history(db, store, groups)
-    await db.close()
 
 
-async def history(db: asyncpg.Connection, store: LagStore, groups: int) -> None:
+async def history(db: asyncpg.Connection, store: LagStore) -> None:
     await db.execute("TRUNCATE kafka.lag_minutes")
     for size in (100, 1_000):
         names = [f"application-{n * 7}.consumers" for n in range(size)]
@@ -212,12 +219,13 @@ async def controlled(dsn: str) -> AsyncIterator[ControlSession]:
 
 def main() -> None:
     groups = int(sys.argv[1]) if len(sys.argv) > 1 else 5_000
+    what = sys.argv[2] if len(sys.argv) > 2 else ""
     binaries = FLAVOURS["postgresql-15"]()
     assert binaries is not None, "no PostgreSQL server found"
     server = PostgresServer("bench", binaries, fsync=True, settings={})
     try:
         server.create()
-        asyncio.run(measure(server.create_database().dsn, groups))
+        asyncio.run(measure(server.create_database().dsn, groups, what))
     finally:
         server.destroy()
 

@@ -261,6 +261,13 @@ async def test_nothing_is_written_without_a_history_and_failures_end_nothing(
     assert "a minute of the lag history is lost" in caplog.messages
 
 
+async def test_a_minute_without_groups_is_not_written(world: World) -> None:
+    for _ in range(4):
+        await world.look()
+        world.clock.pass_ms(MINUTE)
+    assert world.minutes == {}
+
+
 def test_those_furthest_behind_have_entries_and_the_rest_is_added_up() -> None:
     seen = {("a", "t"): (5, 10.4), ("b", "t"): (500, 2.0), ("c", "t"): (7, 99.6), ("d", "t"): (0, 0.0)}
     assert entries_of(seen, 4) == [

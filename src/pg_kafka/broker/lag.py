@@ -15,9 +15,9 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from pg_kafka.clock import Clock
 from pg_kafka.coordinator.group_offsets import Committed, OffsetKey
@@ -35,9 +35,11 @@ LEISURE = 20
 LONGEST_PAUSE_S = 60.0
 # What the database said of a place is asked again then: retention may have deleted the record, or its transaction was aborted.
 ASK_AGAIN_MS = 60_000
-COMMITS_PER_TURN = 2_000
+COMMITS_PER_TURN = 1_000
 MINUTE_MS = 60_000
 BYTES_OF_ENTRY = 100  # of a minute that is written, on the disk with its WAL, as a guess
+
+T = TypeVar("T")
 
 _LARGEST_LAG, _LARGEST_SECONDS = (1 << 63) - 1, (1 << 31) - 1
 
@@ -187,13 +189,13 @@ class GroupLag:
         began_ms = self._clock.steady_ms()
         commits = await self._commits()
         ends = await self._find_ends({key for _, _, key, _ in commits})
-        # Where the log begins may change while the database is asked.
-        behind = [(*key, self._first(*key, offset)) if offset < ends[key] else None for _, _, key, offset in commits]
+        # Where the log begins may change while the database is asked: from here on it is where it is now.
+        behind: list[PlaceKey | None] = []
+        async for _, _, key, offset in _in_turns(commits):
+            behind.append((*key, self._first(*key, offset)) if offset < ends[key] else None)
         unread = await self._find_unread(dict.fromkeys(place for place in behind if place is not None))
         figures: dict[tuple[str, str], Figures] = {}
-        for number, ((group_id, name, key, offset), place) in enumerate(zip(commits, behind, strict=True)):
-            if number % COMMITS_PER_TURN == 0:
-                await asyncio.sleep(0)
+        async for (group_id, name, key, offset), place in _in_turns(zip(commits, behind, strict=True)):
             found = Place(key[1], offset, 0, None)
             if place is not None:
                 found = Place(key[1], offset, ends[key] - offset, unread[place])
@@ -242,7 +244,7 @@ class GroupLag:
         ends: dict[OffsetKey, int] = {}
         idle: dict[OffsetKey, int] = {}
         asked: list[OffsetKey] = []
-        for key in keys:
+        async for key in _in_turns(keys):
             partition = self._partition(*key)
             if partition is not None:
                 ends[key] = partition.high_watermark
@@ -261,13 +263,14 @@ class GroupLag:
         now_ms = self._clock.steady_ms()
         found: dict[PlaceKey, Unread] = {}
         asked: list[PlaceKey] = []
-        for place in behind:
+        async for place in _in_turns(behind):
             known = self._unread.get(place)
             if known is not None and now_ms - known.asked_ms < ASK_AGAIN_MS:
                 found[place] = known
             else:
                 asked.append(place)
-        for place, append_ms in zip(asked, await self._store.unread_times(asked), strict=True):
+        times = await self._store.unread_times(asked)
+        async for place, append_ms in _in_turns(zip(asked, times, strict=True)):
             known = self._unread.get(place)
             is_same = known is not None and known.append_ms == append_ms
             found[place] = Unread(append_ms, now_ms, known.seen_ms if known is not None and is_same else now_ms)
@@ -290,7 +293,7 @@ class GroupLag:
         if over is None or not most:
             return
         entries = entries_of(over[1], most)
-        if not self._has_room(BYTES_OF_ENTRY * len(entries)):
+        if not entries or not self._has_room(BYTES_OF_ENTRY * len(entries)):
             return
         try:
             is_written = await self._store.write_minute(over[0], entries)
@@ -299,6 +302,14 @@ class GroupLag:
             return
         if not is_written:
             logger.warning("lag history is full", extra={"groups": len(entries)})
+
+
+async def _in_turns(things: Iterable[T]) -> AsyncIterator[T]:
+    """One after the other; the event loop gets its turn in between."""
+    for number, thing in enumerate(things, 1):
+        yield thing
+        if number % COMMITS_PER_TURN == 0:
+            await asyncio.sleep(0)
 
 
 class _Minutes:
