@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 from collections.abc import AsyncIterator, Mapping
 
 import pytest
+import uvloop
 
 from pg_kafka.broker.metrics.health import Health
 from pg_kafka.broker.metrics.http import LIMITS, HttpServer, Limits, Page
@@ -18,10 +20,10 @@ LARGE = b"x" * 20_000_000  # more than sockets take
 class Served:
     def __init__(self, server: HttpServer, port: int) -> None:
         self.server = server
-        self._port = port
+        self.port = port
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", self._port)
+        return await asyncio.open_connection("127.0.0.1", self.port)
 
     async def ended(self) -> None:
         """Returns when the server has no connection any more."""
@@ -81,8 +83,18 @@ async def test_head_is_answered_without_the_page() -> None:
 
 async def test_connection_is_kept_for_the_next_request() -> None:
     async with serving() as served:
+        reader, writer = await served.connect()
+        for _ in range(3):
+            writer.write(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert (await reader.readuntil(b"none")).startswith(b"HTTP/1.1 200")
+        writer.close()
+
+
+async def test_client_that_does_not_wait_for_answers_gets_one() -> None:
+    async with serving() as served:
         answer = await served.send(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n" * 3)
-    assert answer.count(b"HTTP/1.1 200") == 3
+    assert answer.count(b"HTTP/1.1 200") == 1
+    assert b"Connection: close" in answer
 
 
 async def test_connection_of_an_old_client_is_closed() -> None:
@@ -201,6 +213,27 @@ async def test_flood_of_connections_stays_within_the_bound() -> None:
         assert len(served.server.tasks) <= 4
         for _, writer in opened:
             writer.transport.abort()
+
+
+async def flood(port: int, sent: bytes) -> None:
+    with contextlib.suppress(OSError):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+        await reader.read(1)
+        writer.transport.abort()
+
+
+def test_flood_of_bad_clients_leaves_no_error_behind(caplog: pytest.LogCaptureFixture) -> None:
+    """On the event loop that the broker has: it raises where a connection was cut that somebody still uses."""
+
+    async def attack() -> None:
+        async with serving(Limits(connections=4, deadline_s=0.5)) as served:
+            junk = (b"G", b"GET", b"\x16\x03\x01", b"x" * 70_000, b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n" * 3000)
+            await asyncio.wait_for(asyncio.gather(*(flood(served.port, sent) for sent in junk * 60)), 60)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(attack())
+    assert [record for record in caplog.records if record.levelno > logging.DEBUG] == []
 
 
 def test_ready_is_who_leads_or_waits_usefully() -> None:

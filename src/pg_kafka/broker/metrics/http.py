@@ -98,6 +98,9 @@ class HttpServer:
             logger.debug("connection for metrics closed", extra={"reason": str(error) or type(error).__name__})
         except asyncio.CancelledError:
             pass  # the server stops
+        except RuntimeError:
+            if not connection.is_closed:  # uvloop's word for what is done with a connection that was cut meanwhile
+                raise
         finally:
             self._connections.pop(task, None)
             connection.cut()
@@ -123,6 +126,10 @@ class Connection:
         """The least of all is the one to give up first."""
         return self.is_answering, self.heard_at
 
+    @property
+    def is_closed(self) -> bool:
+        return self._writer.is_closing()
+
     def cut(self) -> None:
         """Close at once, whatever is under way."""
         self._writer.transport.abort()
@@ -139,7 +146,9 @@ class Connection:
             if request is None:
                 return
             self.is_answering = True
-            await self._send(await self._answer(request), is_head=request.method == b"HEAD")
+            # Who does not wait for an answer gets one, and no more: else a flood of requests would take the event loop.
+            is_last = bool(self._http.trailing_data[0])
+            await self._send(await self._answer(request), is_head=request.method == b"HEAD", is_last=is_last)
             self.is_answering = False
             if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
                 await self._close()
@@ -157,6 +166,8 @@ class Connection:
             if event is h11.NEED_DATA:
                 async with asyncio.timeout_at(deadline):
                     data = await self._reader.read(MOST_READ_BYTES)
+                if not data or self.is_closed:
+                    return None
                 self.heard_at = self._loop.time()
                 if not is_begun:
                     is_begun, deadline = True, self.heard_at + self._limits.deadline_s
@@ -188,6 +199,8 @@ class Connection:
             return Page.sentence(500, "it cannot be made; the log says why")
 
     async def _refuse(self, error: h11.RemoteProtocolError) -> None:
+        if self.is_closed:
+            return
         if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             await self._send(Page.sentence(error.error_status_hint, str(error)), is_head=False, is_last=True)
         await self._close()
@@ -202,6 +215,8 @@ class Connection:
         ]
         if is_last:
             headers.append(("Connection", "close"))
+        if self.is_closed:
+            raise ConnectionResetError("the connection was closed meanwhile")
         self._write(h11.Response(status_code=page.status, headers=headers))
         if not is_head:
             self._write(h11.Data(data=page.body))
