@@ -26,7 +26,7 @@ ARGS  ?=
 PYTHON ?= $(shell for python in python3.11 python3; do $$python -c '' 2>/dev/null && echo $$python && break; done)
 
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
-NATIVE      := $(wildcard src/pg_kafka/wire/*.pyx src/pg_kafka/wire/*.pxd)
+NATIVE      := $(wildcard src/pg_kafka/*/*.pyx src/pg_kafka/*/*.pxd)
 
 .PHONY: install serve test crash soak bank fuzz lint advisories bench wheel lock clean
 .DELETE_ON_ERROR:
@@ -106,6 +106,6 @@ lock: $(VENV)/.lint
 	cd requirements && for name in runtime build test lint advisories; do ../$(PIP_COMPILE) --upgrade --output-file $$name.txt $$name.in; done
 
 clean:
-	rm -rf build dist src/*.egg-info src/pg_kafka/wire/*.so src/pg_kafka/wire/_*.c $(VENV)/.package
+	rm -rf build dist src/*.egg-info src/pg_kafka/*/*.so src/pg_kafka/*/_*.c $(VENV)/.package
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests bench scripts -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -29,8 +29,8 @@ class _BuildExt(build_ext):
 
 setup(
     ext_modules=[
-        Extension(f"pg_kafka.wire.{name}", [f"src/pg_kafka/wire/{name}.pyx"], extra_compile_args=["-O3"])
-        for name in ("_records", "_produce", "_streams")
+        Extension(f"pg_kafka.{name}", [f"src/pg_kafka/{name.replace('.', '/')}.pyx"], extra_compile_args=["-O3"])
+        for name in ("wire._records", "wire._produce", "wire._streams", "metrics._requests")
     ],
     cmdclass={"build_ext": _BuildExt},
 )

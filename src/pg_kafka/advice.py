@@ -88,6 +88,7 @@ ADVICE: Mapping[str, str] = {
     "requests of operators have to wait": "nothing; when it goes on, look at the database with pg-kafka doctor",
     "sasl.jaas.config has no effect on SCRAM": "remove it, and make the users with pg-kafka users",
     "settings in the database do not fit together": "correct them with kafka.set_config",
+    "slow request": "look at the largest part. postgres_ms: pg-kafka doctor says what is slow there. lane_ms: the database takes less than is sent, so raise pg_kafka.lanes or send less. queue_ms: the client has many requests under way, or the broker's processor is busy. broker_ms: the request is large, or the processor is busy",
     "somebody else has an advisory lock of pg-kafka's": "ask whoever uses role to leave pg-kafka's locks alone, and see who may connect (docs/operations.md#who-may-connect)",
     "stored batches cannot be unpacked": "restore them from a backup, or delete the records up to there",
     "the broker's certificate has expired, and clients will refuse it": "put a new one in its file",

@@ -459,6 +459,7 @@ class Term:
             on_unfrozen=growth.look,
             on_death=membership.end,
         )
+        requests = self._observed.requests
         self._log = Log(
             _LogOwner(membership, self._layouts),
             config=config,
@@ -474,6 +475,8 @@ class Term:
             growth=growth,
             transactions=opened,
             clock=clock,
+            commit=requests.figures.commit,
+            traffic=requests.traffic,
             disk=disk,
             producer_expiration_ms=lambda: settings.current.producer_id_expiration_ms,
             counts=counts.storage,
@@ -617,10 +620,12 @@ class Term:
             dispatch.APIS,
             house,
             lambda: written.backlog.bytes,
-            self._seams.observer,
+            requests.observer(settings.current.slow_request_ms, self._seams.observer),
             logins.rules,
             self._observed.connections,
+            requests.figures,
         )
+        requests.follow(settings, self._server.observe, self._seams.observer, topics.name_of)
         self._forwarded = ForwardedServing(ForwardedRequests(control), broker, house, dispatch.APIS, counts.forwarding)
         await self._forwarded.start()
         await self._stop_waiting()
@@ -694,14 +699,16 @@ class Term:
             if rights is not None:
                 rights.authorizer.watch(house.changed)
             assert self._logins is not None
+            requests = self._observed.requests
             server = Server(
                 broker,
                 waiting.rows(dispatch.APIS),
                 house,
                 lambda: 0,
-                self._seams.observer,
+                requests.observer(self._config.slow_request_ms, self._seams.observer),
                 self._logins.rules,
                 self._observed.connections,
+                requests.figures,
             )
             self._logins.watched = [server]
             self._waiting = (server, broker, house)

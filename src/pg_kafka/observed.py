@@ -32,6 +32,7 @@ from pg_kafka.broker.metrics.lag import LagSource
 from pg_kafka.broker.metrics.loop import LoopSource
 from pg_kafka.broker.metrics.memory import LeaderMemorySource, MemorySource
 from pg_kafka.broker.metrics.process import ProcessSource
+from pg_kafka.broker.metrics.requests import Requests
 from pg_kafka.broker.metrics.topics import TopicsSource
 from pg_kafka.broker.metrics.transactions import OpenTransactionsSource, TransactionsSource
 from pg_kafka.broker.server import Server
@@ -114,12 +115,14 @@ class Observed:
         self.quotas = QuotaCounters()
         self.counts = counts = Counts()
         self._process = ProcessSource(self.health)
+        self.requests = Requests(is_measured=self._address is not None, most=lambda: self.bounds.most)
         self._loop = LoopSource()
         self._present: list[Source] = []  # of the present incarnation
         self._tasks: list[asyncio.Task[None]] = []
         self.registry.add(
             self._process,
             self._loop,
+            self.requests,
             ClientCountersSource(self.connections, self.quotas),
             StorageSource(counts.storage),
             ClusterSource(counts.cluster),

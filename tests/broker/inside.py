@@ -33,6 +33,15 @@ class Inside:
     def house(self) -> Any:
         return self.term.house
 
+    def metrics(self) -> dict[tuple[str, ...], float]:
+        """Samples by their name and the values of their labels, in the order of the labels' names."""
+        families = self.term._observed.registry.collect()
+        return {
+            (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+            for family in families
+            for sample in family.samples
+        }
+
 
 @contextlib.asynccontextmanager
 async def running(postgres: PostgresServer, seams: Seams, **settings: Any) -> AsyncIterator[Inside]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from pg_kafka.broker.api import Api
 from pg_kafka.broker.client import ANONYMOUS
 from pg_kafka.broker.dispatch import APIS
 from pg_kafka.broker.turns import ITEMS_AT_ONCE
+from pg_kafka.metrics._requests import Timing
 from pg_kafka.wire import codec
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.first_error import first_error
@@ -47,6 +49,8 @@ class Told:
 class Watcher:
     """Keeps what it is told of connections whose client is called so."""
 
+    wants_requests = False
+
     def __init__(self) -> None:
         self.told: list[Told] = []
         self.software: set[tuple[str, str]] = set()
@@ -55,13 +59,12 @@ class Watcher:
         self,
         header: RequestHeader,
         who: Any,
-        started_s: float,
-        finished_s: float,
+        timing: Timing,
         request_bytes: int,
         response_bytes: int,
         error_code: int,
     ) -> None:
-        assert started_s <= finished_s <= asyncio.get_running_loop().time()
+        assert timing.arrived_s <= timing.started_s <= timing.finished_s <= time.monotonic()
         assert type(error_code) is int
         if header.client_id == CLIENT:
             one = Told(

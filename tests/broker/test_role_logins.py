@@ -10,7 +10,7 @@ from tests.postgres import Database, PostgresServer
 
 from pg_kafka.broker import role_logins
 from pg_kafka.broker.authentication import Authenticated, AuthenticationFailed, CannotVerify
-from pg_kafka.broker.client import ConnectionInfo
+from pg_kafka.broker.client import ConnectionInfo, Kind
 from pg_kafka.broker.role_logins import RoleLogins
 from pg_kafka.clock import Clock
 from pg_kafka.errors import FatalError
@@ -82,7 +82,7 @@ async def refusal(logins: RoleLogins, name: str, password: str = "right") -> str
 
 async def test_the_right_password(logins: RoleLogins, role: str) -> None:
     said = await come(logins, role)
-    assert said.principal == f"User:{role}"
+    assert (said.principal, said.kind) == (f"User:{role}", Kind.ROLE)
     assert isinstance(said.proof, Role)
 
 

@@ -18,7 +18,7 @@ from pg_kafka.broker.authentication import (
     SaslRules,
     Step,
 )
-from pg_kafka.broker.client import ANONYMOUS, ConnectionInfo
+from pg_kafka.broker.client import ANONYMOUS, ConnectionInfo, Kind
 from pg_kafka.wire import codec
 from pg_kafka.wire.codec import MalformedRequest
 from pg_kafka.wire.frames import RequestHeader, decode_response_header, encode_request_header
@@ -105,7 +105,7 @@ def test_challenges_lead_to_a_principal(version: int) -> None:
     assert (response.error_code, response.auth_bytes) == (0, b"bye")
     assert response.session_lifetime_ms == (9000 if version else 0)
     assert answer.has_opened
-    assert peer.info.principal == "User:alice"
+    assert (peer.info.principal, peer.info.kind) == ("User:alice", Kind.USER)
     assert peer.login.proof == "alice"
     assert peer.login.step(b"\0\0", 9.0) is Step.SERVE
     assert peer.login.step(b"\0\0", 9.1) is Step.EXPIRED
@@ -141,7 +141,7 @@ def test_a_failure_tells_the_client_nothing_but_that() -> None:
     text = "Authentication failed during authentication due to invalid credentials with SASL mechanism ONE"
     assert (response.error_code, response.error_message) == (58, text)
     assert (answer.failure, answer.claimed, answer.is_delayed) == ("the reason", "alice", True)
-    assert peer.info.principal == ANONYMOUS
+    assert (peer.info.principal, peer.info.kind) == (ANONYMOUS, Kind.ANONYMOUS)
     assert not peer.login.is_open
 
 

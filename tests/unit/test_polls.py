@@ -109,7 +109,6 @@ class Peer:
         self.frames: list[bytes] = []
         self.reply: Any = None
         self.correlation_id = 0
-        self.last_active = 0.0
 
     def complete(self, reply: Reply, message: Any | None) -> None:
         header = reply.header
@@ -123,6 +122,9 @@ class Peer:
 
     def note(self, message: str, reason: str, kind: str, level: int) -> None:
         raise AssertionError(message)
+
+    def refused_by(self, setting: str) -> None:
+        raise AssertionError(setting)
 
     def ask(self, request: FetchRequest) -> None:
         self.correlation_id += 1
@@ -138,7 +140,7 @@ class Peer:
         header, offset = decode_request_header(frame)
         context = Context(self.world.broker, self.doors, header, self.info)
         decoded = codec.decode_request(FETCH, version, frame, offset)
-        self.reply = Reply(self, header, len(frame), len(frame), self.last_active)
+        self.reply = Reply(self, header, len(frame), len(frame))
         assert fetch(context, decoded, self.reply) is None
         self.recurrent = recurrent(context, decoded, frame, offset)
 

@@ -249,17 +249,17 @@ def test_addresses_are_bounded() -> None:
 
 
 class Sink:
-    last_active = 0.0
-
     def complete(self, reply: Reply, message: Any | None) -> None: ...
 
     def fail(self, reason: str) -> None: ...
 
     def note(self, message: str, reason: str, kind: str, level: int) -> None: ...
 
+    def refused_by(self, setting: str) -> None: ...
+
 
 def reply_to(api_key: int, version: int, size: int = 1000) -> Reply:
-    return Reply(Sink(), RequestHeader(api_key, version, 7, "app"), size, size, 0.0)
+    return Reply(Sink(), RequestHeader(api_key, version, 7, "app"), size, size)
 
 
 class Result:

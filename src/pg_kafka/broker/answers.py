@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from pg_kafka.broker.reply import Reply
+from pg_kafka.metrics import current
 from pg_kafka.wire.error_codes import ErrorCode
 
 
@@ -46,11 +47,15 @@ class Asked:
         """The machine keeps it, for long perhaps: closing the connection need not wait for it."""
         if not self.is_decided:
             self._reply.on_abandon = _nothing
+            if self._reply.timing is not None:
+                self._reply.timing.park()
 
     def decide(self) -> None:
         """The machine has let it go: what is left to wait for is a commit."""
         self.is_decided = True
         self._reply.on_abandon = None
+        if self._reply.timing is not None:
+            self._reply.timing.unpark()
 
 
 class Settling:
@@ -58,14 +63,21 @@ class Settling:
 
     def __init__(self) -> None:
         self._code: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._timing = current.TIMING.get()
+        if self._timing is not None:
+            self._timing.hand_over()
 
     def answer(self, message: Any) -> None:
-        if not self._code.done():
-            self._code.set_result(int(ErrorCode.NONE))
+        self._settle(int(ErrorCode.NONE))
 
     def refuse(self, code: int) -> None:
+        self._settle(int(code))
+
+    def _settle(self, code: int) -> None:
+        if self._timing is not None:
+            self._timing.settle()
         if not self._code.done():
-            self._code.set_result(int(code))
+            self._code.set_result(code)
 
     def __await__(self) -> Any:
         return self._code.__await__()

@@ -22,7 +22,7 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pg_kafka.broker.client import ConnectionInfo
+from pg_kafka.broker.client import ConnectionInfo, Kind
 from pg_kafka.security.sasl import API_VERSIONS, AUTHENTICATE, HANDSHAKE, Dialogue, Rejected, State, Step
 from pg_kafka.wire import codec
 from pg_kafka.wire.codec import MalformedRequest
@@ -65,6 +65,7 @@ class Authenticated:
     """It is proved who the client is."""
 
     principal: str  # "User:alice"
+    kind: str = Kind.USER
     message: bytes = b""  # the mechanism's last one
     lifetime_ms: int | None = None  # how long that holds from now on; None: without end
     proof: Hashable = None  # what has proved it: once that is revoked, the connection is closed; None: it is never
@@ -244,7 +245,7 @@ class Login:
             self._dialogue.fail()
             return Answer(header, code=ErrorCode.NETWORK_EXCEPTION, failure=str(error))
         self._verifier = None
-        self._connection.principal = said.principal
+        self._connection.principal, self._connection.kind = said.principal, said.kind
         self.proof = said.proof
         return Answer(header, _spoken(header, is_raw, said.message, lifetime_ms), has_opened=True)
 

@@ -9,6 +9,16 @@ from pg_kafka.config.listeners import NOWHERE, Listener
 ANONYMOUS = "User:ANONYMOUS"
 
 
+class Kind:
+    """By what a principal is known, for metrics: few words, whoever comes."""
+
+    ANONYMOUS = "anonymous"
+    CERTIFICATE = "certificate"
+    USER = "user"  # of the broker's own list
+    ROLE = "role"  # of PostgreSQL
+    TOKEN = "token"
+
+
 @dataclass(slots=True)
 class ConnectionInfo:
     """What is known of a connection. `principal` is Kafka's name of who speaks, once that is known."""
@@ -19,6 +29,7 @@ class ConnectionInfo:
     client_software_name: str = ""
     client_software_version: str = ""
     principal: str = ANONYMOUS
+    kind: str = Kind.ANONYMOUS
     listener: Listener = NOWHERE
 
     @property

@@ -23,7 +23,7 @@ from pg_kafka.broker import throttling
 from pg_kafka.broker.api import Api, Handler, HotHandler, Recurrent
 from pg_kafka.broker.authentication import SaslRules
 from pg_kafka.broker.budget import RESERVE_BYTES, RequestBudget
-from pg_kafka.broker.client import ConnectionInfo
+from pg_kafka.broker.client import ConnectionInfo, Kind
 from pg_kafka.broker.context import Broker, Context
 from pg_kafka.broker.doors import Doors, House
 from pg_kafka.broker.entrance import Entrance
@@ -34,12 +34,15 @@ from pg_kafka.broker.observer import Observer
 from pg_kafka.broker.quotas import Limits
 from pg_kafka.broker.refusals import Refused
 from pg_kafka.broker.reply import Reply
+from pg_kafka.broker.request_figures import RequestFigures
 from pg_kafka.broker.subjects import subjects_of
 from pg_kafka.broker.turns import ITEMS_AT_ONCE
 from pg_kafka.broker.work import Work
 from pg_kafka.config.broker import BROKER_KEYS
 from pg_kafka.config.listeners import Listener
 from pg_kafka.errors import StorageError
+from pg_kafka.metrics import current
+from pg_kafka.metrics._requests import Timing, Watch
 from pg_kafka.metrics.clients import ConnectionCounters
 from pg_kafka.security.quotas import MAX_NAME_BYTES
 from pg_kafka.security.sasl import HANDSHAKE
@@ -83,7 +86,7 @@ class Owner(Protocol):
         """Call its `write_due` once everything has run that is due in this turn of the event loop."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Shared:
     """What all connections of one server use together."""
 
@@ -95,6 +98,7 @@ class Shared:
     notes: Notes
     work: Work
     observer: Observer | None
+    figures: RequestFigures
     sasl: Mapping[str, SaslRules]  # by listener, of those with SASL
     counters: ConnectionCounters
 
@@ -111,7 +115,11 @@ class Connection(asyncio.Protocol):
         self._freed_memory = shared.freed_memory
         self._notes = shared.notes
         self._work = shared.work
-        self._observer = shared.observer
+        self._figures = shared.figures
+        self._observer: Observer | None = None
+        self._keeps_requests = False
+        self._watch: Watch | None = None  # with an observer
+        self._timing: Timing | None = None  # of the frame that has been taken last
         self._loop = asyncio.get_running_loop()
         config = broker.config
         self._max_request_bytes = config.connection_request_bytes
@@ -154,6 +162,7 @@ class Connection(asyncio.Protocol):
         self.descriptor = -1  # the number of the open file
         self.last_active = self._loop.time()
         self.frame_begun = 0.0  # when the half-sent frame began
+        self.observe(shared.observer)
 
     # The transport's side
 
@@ -177,7 +186,7 @@ class Connection(asyncio.Protocol):
         if principal is None:
             self.close("no rule of ssl.principal.mapping.rules fits the client's certificate", level=logging.WARNING)
         else:
-            self.info.principal = principal
+            self.info.principal, self.info.kind = principal, Kind.CERTIFICATE
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_closed = True
@@ -190,6 +199,7 @@ class Connection(asyncio.Protocol):
             reply.abandon()
             if self._observer is not None:
                 self._tell(self._observer, reply, 0, _GONE)
+        self._timing = None
         self._charge(0, 0)
         self._budget.forget(self)
         if self._is_muted:
@@ -208,11 +218,15 @@ class Connection(asyncio.Protocol):
         try:
             frames = self._splitter.feed(data)
         except MalformedRequest as error:
+            self._figures.refused[self._size_setting] += 1
             self.close(f"{error} ({self._size_setting})")
             return
         if len(frames) == 1 and not had_partial and self._comes_again(frames[0]):
             return
+        is_alone = len(frames) == 1 and not self._queue  # most are, and start at once
         if frames:
+            if self._watch is not None and not is_alone:
+                self._watch.arrived(self.last_active, len(frames))
             self._queue.extend(frames)
             self._request_bytes += sum(map(len, frames))
             self._budget.frame_ended(self)
@@ -222,6 +236,8 @@ class Connection(asyncio.Protocol):
             return
         if self._queue:
             self._run()
+            if is_alone and self._queue and self._watch is not None:
+                self._watch.arrived(self.last_active, 1)
         self._update_reading()
 
     def _is_foreign(self, data: bytes) -> bool:
@@ -238,6 +254,7 @@ class Connection(asyncio.Protocol):
         held_bytes = self._request_bytes + self._splitter.buffered_bytes
         if held_bytes <= entrance.max_receive_bytes:
             return False
+        self._figures.refused[self._size_setting] += 1
         self.close(
             f"{held_bytes} bytes before authentication; at most {entrance.max_receive_bytes} are allowed"
             f" ({self._size_setting})",
@@ -313,6 +330,7 @@ class Connection(asyncio.Protocol):
 
     def _note_pause(self, reason: str, limit: str) -> None:
         """Ordinary under load, so that only who looks for it sees it. `limit` is the attribute of a setting."""
+        self._figures.not_read[NAMES[limit]] += 1
         self._notes.note(
             "connection waits",
             reason,
@@ -396,6 +414,8 @@ class Connection(asyncio.Protocol):
         reply = self._recurrent.come_again(frame, self)
         if reply is None:
             return False
+        if self._watch is not None:
+            reply.timing = self._watch.started(self.last_active)
         self._replies.append(reply)
         self._blocking = reply
         self._recurrent.start()
@@ -403,6 +423,7 @@ class Connection(asyncio.Protocol):
 
     def _start(self, frame: memoryview | bytes) -> None:
         self._recurrent = None
+        timing = self._timing = None if self._watch is None else self._watch.started(self.last_active)
         if self.last_active > self._open_until_s and self._is_for_entrance(frame):
             return
         header: RequestHeader | None = None
@@ -430,7 +451,9 @@ class Connection(asyncio.Protocol):
             return
         context = Context(self._broker, self._doors, header, self.info)
         frame_bytes = len(frame)
-        reply = Reply(self, header, frame_bytes, frame_bytes, self.last_active)
+        reply = Reply(self, header, frame_bytes, frame_bytes, timing)
+        if self._keeps_requests and timing is not None:
+            timing.request = request
         self._replies.append(reply)
         if not api.is_pipelined:
             self._blocking = reply
@@ -447,12 +470,15 @@ class Connection(asyncio.Protocol):
             return
         if awaitable is not None:
             self._await(awaitable, api, request, reply)
+        elif api.is_pipelined:
+            if timing is not None and not reply.is_sent:
+                timing.hand_over()
         elif api.recurrent is not None:
             self._recurrent = api.recurrent(context, request, frame, offset)
 
     def _start_large(self, api: Api, header: RequestHeader, frame: memoryview | bytes, offset: int) -> None:
         context = Context(self._broker, self._doors, header, self.info, is_large=True)
-        reply = Reply(self, header, len(frame), len(frame), self.last_active)
+        reply = Reply(self, header, len(frame), len(frame), self._timing)
         self._replies.append(reply)
         if not api.is_pipelined:
             self._blocking = reply
@@ -477,6 +503,8 @@ class Connection(asyncio.Protocol):
             reply.error_code = int(ErrorCode.INVALID_REQUEST)
             self.close(f"{api.name}: {error}", level=logging.WARNING)
             return
+        if self._keeps_requests and reply.timing is not None:
+            reply.timing.request = request
         try:
             if not api.is_hot:
                 await self._answer(cast(Handler, api.handler), context, request, reply)
@@ -494,7 +522,7 @@ class Connection(asyncio.Protocol):
             return
         # KIP-511: in the form of version 0, which every client can read.
         header = RequestHeader(header.api_key, 0, header.correlation_id, header.client_id)
-        reply = Reply(self, header, len(frame), len(frame), self.last_active)
+        reply = Reply(self, header, len(frame), len(frame), self._timing)
         self._replies.append(reply)
         reply.send(api.unsupported(Context(self._broker, self._doors, header, self.info)))
 
@@ -516,13 +544,26 @@ class Connection(asyncio.Protocol):
     def _unanswered(self, header: RequestHeader, frame: memoryview | bytes, code: int) -> None:
         """Tell of a request that gets neither a handler nor an answer."""
         if self._observer is not None:
-            self._tell(self._observer, Reply(self, header, len(frame), 0, self.last_active), 0, int(code))
+            self._tell(self._observer, Reply(self, header, len(frame), 0, self._timing), 0, int(code))
+
+    def observe(self, observer: Observer | None) -> None:
+        """Tell it of the requests that begin from now on."""
+        self._observer = observer
+        self._keeps_requests = observer is not None and observer.wants_requests
+        if observer is None:
+            self._watch = None
+        elif self._watch is None:
+            self._watch = Watch(self._figures.clock, self._figures.commit)
 
     def _tell(self, observer: Observer, reply: Reply, response_bytes: int, code: int) -> None:
         """The only place where the observer hears of a request; `code` is for a reply that has no error code."""
-        code = code if reply.error_code is None else reply.error_code
-        times = reply.started_s, self._loop.time()
-        observer.on_answer(reply.header, self.info, *times, reply.request_bytes, response_bytes, code)
+        timing = reply.timing
+        if timing is not None:  # else it has begun before there was an observer
+            if reply.error_code is not None:
+                code = reply.error_code
+            observer.on_answer(reply.header, self.info, timing, reply.request_bytes, response_bytes, code)
+            if self._keeps_requests:
+                timing.request = None
 
     async def _answer(self, handler: Handler, context: Context, request: Any, reply: Reply) -> None:
         message = await handler(context, request)
@@ -556,8 +597,13 @@ class Connection(asyncio.Protocol):
         self._work.run(self._finish(awaitable, api, request, reply))
 
     async def _finish(self, awaitable: Awaitable[None], api: Api, request: Any, reply: Reply) -> None:
+        timing = reply.timing
+        if timing is not None:
+            current.TIMING.set(timing)
         try:
             await awaitable
+            if timing is not None and api.is_pipelined and not reply.is_sent:
+                timing.hand_over()
         except Exception as error:
             self._answer_failure(api, request, reply, error)
         finally:
@@ -603,7 +649,7 @@ class Connection(asyncio.Protocol):
 
     def hold(self, header: RequestHeader, frame: memoryview | bytes) -> Reply:
         """Take a frame; no other one is started until it is answered."""
-        reply = Reply(self, header, len(frame), len(frame), self.last_active)
+        reply = Reply(self, header, len(frame), len(frame), self._timing)
         self._replies.append(reply)
         self._blocking = reply
         return reply
@@ -705,10 +751,14 @@ class Connection(asyncio.Protocol):
             muted.mute(self, until_s)
         self._refusal = refusal
         self._is_muted = True
+        if self._watch is not None:
+            self._watch.mute()
         self._update_reading()
 
     def unmute(self) -> None:
         self._is_muted = False
+        if self._watch is not None:
+            self._watch.unmute()
         if self._refusal is not None:
             self.close(self._refusal, level=logging.WARNING)
             return
@@ -764,14 +814,19 @@ class Connection(asyncio.Protocol):
         replies, unwritten, observer = self._replies, self._unwritten, self._observer
         is_due = bool(unwritten)
         new_bytes = 0
+        if observer is not None and len(replies) > 1 and reply.timing is not None and replies[0] is not reply:
+            reply.timing.settle()  # those before it are not answered
         while replies and replies[0].is_sent and not replies[0].is_encoding:
             one = replies.popleft()
             parts = one.parts
             unwritten += parts
             size = sum(map(len, parts))
             new_bytes += size
-            if observer is not None:
-                self._tell(observer, one, size, _NONE)
+            if observer is not None and (timing := one.timing) is not None:  # as `_tell`, without a call more
+                code = one.error_code
+                observer.on_answer(one.header, self.info, timing, one.request_bytes, size, code or _NONE)
+                if self._keeps_requests:
+                    timing.request = None
         if new_bytes:
             self._freed_memory.moved_bytes += new_bytes
             if not is_due:
@@ -802,6 +857,9 @@ class Connection(asyncio.Protocol):
 
     def fail(self, reason: str) -> None:
         self.close(reason)
+
+    def refused_by(self, setting: str) -> None:
+        self._figures.refused[setting] += 1
 
     def note(self, message: str, reason: str, kind: str, level: int) -> None:
         peer, principal = self.info.host, self.info.principal

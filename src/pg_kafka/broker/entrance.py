@@ -178,6 +178,8 @@ class Entrance:
             succeeded=False,
         )
         if answer.is_delayed:
+            if reply.timing is not None:
+                reply.timing.park()
             await asyncio.sleep(began_s + self._rules.failed_delay_s - self._loop.time())
         self._send(reply, answer)
         extra = {"mechanism": self._login.mechanism} if self._login.mechanism else {}

@@ -163,8 +163,7 @@ def _about(asked: Forwarded) -> dict[str, object]:
 class _Answer:
     """Takes what a handler answers, in the place of a connection."""
 
-    def __init__(self, now_s: float, who: ConnectionInfo) -> None:
-        self.last_active = now_s
+    def __init__(self, who: ConnectionInfo) -> None:
         self._who = who
         self.answered: asyncio.Future[Any | None] = asyncio.get_running_loop().create_future()
 
@@ -179,6 +178,9 @@ class _Answer:
     def note(self, message: str, reason: str, kind: str, level: int) -> None:
         extra = {"reason": reason, "peer": self._who.host, "principal": self._who.principal}
         logger.log(level, message, extra=extra)
+
+    def refused_by(self, setting: str) -> None:
+        """Whom the client has asked counts."""
 
 
 class ForwardedServing:
@@ -288,11 +290,11 @@ class ForwardedServing:
 
     async def _message(self, api: Api, context: Context, request: Any) -> Any | None:
         handler: Any = api.handler
-        sink = _Answer(asyncio.get_running_loop().time(), context.connection)
+        sink = _Answer(context.connection)
         try:
             if not api.is_hot:
                 return await handler(context, request)
-            awaitable = handler(context, request, Reply(sink, context.header, 0, 0, sink.last_active))
+            awaitable = handler(context, request, Reply(sink, context.header, 0, 0))
             if awaitable is not None:
                 await awaitable
             return await sink.answered

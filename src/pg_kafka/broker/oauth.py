@@ -15,7 +15,7 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from pg_kafka.broker.authentication import Authenticated, AuthenticationFailed, CannotVerify, Challenge
-from pg_kafka.broker.client import ConnectionInfo
+from pg_kafka.broker.client import ConnectionInfo, Kind
 from pg_kafka.broker.notes import Notes
 from pg_kafka.broker.published_keys import PublishedKeys
 from pg_kafka.clock import Clock
@@ -107,4 +107,4 @@ class OauthVerifier:
                 f" different from the token's principal name ({token.name[:80]})"
             )
             raise AuthenticationFailed(said, shown=said, claimed=token.name)
-        return Authenticated(principal=user(token.name), lifetime_ms=token.lifetime_ms)
+        return Authenticated(principal=user(token.name), kind=Kind.TOKEN, lifetime_ms=token.lifetime_ms)

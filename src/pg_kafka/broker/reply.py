@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from pg_kafka.metrics._requests import Timing
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.frames import RequestHeader, response_frame
 
@@ -13,13 +14,13 @@ from pg_kafka.wire.frames import RequestHeader, response_frame
 class ReplySink(Protocol):
     """The connection, as a reply sees it."""
 
-    last_active: float  # when it was last read, or written
-
     def complete(self, reply: Reply, message: Any | None) -> None: ...
 
     def fail(self, reason: str) -> None: ...
 
     def note(self, message: str, reason: str, kind: str, level: int) -> None: ...
+
+    def refused_by(self, setting: str) -> None: ...
 
 
 class Reply:
@@ -42,17 +43,22 @@ class Reply:
         "on_abandon",
         "parts",
         "request_bytes",
-        "started_s",
+        "timing",
     )
 
     def __init__(
-        self, sink: ReplySink, header: RequestHeader, request_bytes: int, held_bytes: int, started_s: float
+        self,
+        sink: ReplySink,
+        header: RequestHeader,
+        request_bytes: int,
+        held_bytes: int,
+        timing: Timing | None = None,
     ) -> None:
         self._sink = sink
         self.header = header
         self.request_bytes = request_bytes
         self.held_bytes = held_bytes  # of them, as long as it is not answered
-        self.started_s = started_s
+        self.timing = timing  # None: nobody asks where the time goes
         self.error_code: int | None = None  # None: it is the message's
         self.parts: list[bytes | memoryview] = []  # encoded by the connection
         self.is_sent = False
@@ -92,6 +98,10 @@ class Reply:
     def note(self, message: str, reason: str, *, kind: str = "", level: int = logging.INFO) -> None:
         """A log line about what the peer asked for; of each message and kind only some are written."""
         self._sink.note(message, reason, kind, level)
+
+    def refused_by(self, setting: str) -> None:
+        """Count that the request, or a part of it, is not allowed by this setting."""
+        self._sink.refused_by(setting)
 
     def abandon(self) -> None:
         """The connection is gone: tell the handler's callback. For the connection only."""

@@ -27,7 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from pg_kafka.broker.authentication import Authenticated, AuthenticationFailed, CannotVerify, Challenge
-from pg_kafka.broker.client import ConnectionInfo
+from pg_kafka.broker.client import ConnectionInfo, Kind
 from pg_kafka.broker.notes import Notes
 from pg_kafka.clock import Clock
 from pg_kafka.errors import FatalError, StorageError
@@ -237,4 +237,4 @@ class RoleVerifier:
         except plain.PlainError as error:
             raise AuthenticationFailed(str(error), shown=str(error)) from None
         role = await self._logins.prove(login, self._host)
-        return Authenticated(principal=user(role.name), proof=role)
+        return Authenticated(principal=user(role.name), kind=Kind.ROLE, proof=role)

@@ -30,6 +30,7 @@ from pg_kafka.broker.listening import ListeningPlace, cannot_listen
 from pg_kafka.broker.notes import Notes
 from pg_kafka.broker.observer import Observer
 from pg_kafka.broker.quotas import Windows
+from pg_kafka.broker.request_figures import RequestFigures
 from pg_kafka.broker.tls import Handshake, TlsTransport
 from pg_kafka.broker.work import Work
 from pg_kafka.clock import Clock
@@ -64,6 +65,7 @@ class Server:
         observer: Observer | None = None,
         sasl: Mapping[str, SaslRules] = MappingProxyType({}),
         counters: ConnectionCounters | None = None,
+        figures: RequestFigures | None = None,
     ) -> None:
         self._counters = counters or ConnectionCounters()
         self._broker = broker
@@ -96,6 +98,7 @@ class Server:
             notes=self._notes,
             work=self._work,
             observer=observer,
+            figures=figures or RequestFigures(),
             sasl=sasl,
             counters=self._counters,
         )
@@ -197,6 +200,12 @@ class Server:
             if connection.proof is not None and connection.proof in proofs:
                 self._counters.closed["credentials changed"] += 1
                 connection.cut_off(reason)
+
+    def observe(self, observer: Observer | None) -> None:
+        """Tell it of the requests that begin from now on; None: nobody."""
+        self._shared.observer = observer
+        for connection in self._connections:
+            connection.observe(observer)
 
     # For connections
 

@@ -21,6 +21,15 @@ class MetricsConfig:
         "Metrics by partition instead of sums by topic and by group.",
         is_dynamic=True,
     )
+    slow_request_ms: int = broker_setting(
+        "pg_kafka.slow_request_ms",
+        ConfigType.LONG,
+        -1,
+        "A request that takes longer, without what its client asked to wait for, is logged as `slow request`, with where its"
+        " time went; -1 is never.",
+        low=-1,
+        is_dynamic=True,
+    )
     metrics_max_series: int = broker_setting(
         "pg_kafka.metrics_max_series",
         ConfigType.INT,

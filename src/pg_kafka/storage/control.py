@@ -12,6 +12,7 @@ from typing import Any
 
 import asyncpg
 
+from pg_kafka.metrics import current
 from pg_kafka.storage.backends import Backends
 from pg_kafka.storage.sessions import CONNECTION_ERRORS, Fenced, Session, failed, unavailable
 
@@ -50,8 +51,9 @@ class ControlSession:
         try:
             # COMMIT alone has no deadline: a client's deadline ends its wait, not the statement. Not wait_for: before
             # Python 3.12 it forgets that its caller was cancelled when the statement ends in the same moment.
-            async with asyncio.timeout(STATEMENT_TIMEOUT_S):
-                return await asyncio.shield(statement)
+            with current.database():
+                async with asyncio.timeout(STATEMENT_TIMEOUT_S):
+                    return await asyncio.shield(statement)
         except TimeoutError:
             raise unavailable("the database did not answer in time") from None
 

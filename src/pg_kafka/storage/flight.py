@@ -117,11 +117,11 @@ class Flight:
     endings: list[Ending] = field(default_factory=list)
     journals: JournalTables = NO_JOURNALS
     bytes: int = 0
+    begun_s: float = 0.0  # when it was taken from the queue, by the monotonic clock
     outcome: Outcome = Outcome.OPEN
     is_alone: bool = False  # its COPY, or INSERT, is all of it, without BEGIN and COMMIT
     session: Session | None = None
     commit: asyncio.Task[None] | None = None
-    began_s: float = 0.0  # steady time at which it was built
     commit_s: float | None = None  # from the COMMIT to its answer, once that is here
 
     def journal_writes(self) -> Iterator[JournalWrite]:

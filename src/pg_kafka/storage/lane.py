@@ -99,8 +99,8 @@ class Lane:
         self.number = number
         self._owner = owner
         self._backends = backends
-        self._clock = shared.clock
         self._counts = counts
+        self._commit = shared.commit
         self._under_way = UnderWay()
         self._staging = Staging(
             owner,
@@ -109,7 +109,7 @@ class Lane:
             checkpoint_bytes=checkpoint_bytes,
             checkpoint_ms=checkpoint_ms,
         )
-        self._outcomes = Outcomes(number, self._staging, on_journal_growth, shared.clock, counts)
+        self._outcomes = Outcomes(number, self._staging, on_journal_growth, shared.commit, counts)
         self._readiness = Readiness()
         self._recovery = Recovery(
             number,
@@ -306,7 +306,7 @@ class Lane:
                 else:
                     self._begin_giant()
                 continue
-            flight = self._under_way.building = Flight(began_s=self._clock.steady_s())
+            flight = self._under_way.building = Flight(begun_s=self._commit.now())
             self._staging.build(flight)
             if flight.parts or flight.checkpoints or flight.journal_parts:
                 await self._write(flight)
@@ -356,10 +356,10 @@ class Lane:
             if flight.is_alone:
                 # One round trip less: the COPY, or INSERT, is its own transaction. So its flush is inside and has no deadline.
                 flight.outcome = Outcome.COMMITTING
-                sent_s = self._clock.steady_s()
+                sent_s = self._commit.now()
                 await copy(session, flight, timeout_s=None)
                 check_doubt(session)
-                flight.commit_s = self._clock.steady_s() - sent_s
+                flight.commit_s = self._commit.now() - sent_s
                 self._backends.answered(session)
                 flight.outcome = Outcome.COMMITTED
                 self._under_way.queue.popleft()
@@ -386,14 +386,14 @@ class Lane:
         self._backends.asked(session)
         flight.outcome = Outcome.COMMITTING
         flight.commit = asyncio.create_task(
-            self._commit(flight, session, driver_began=has_statements), name=f"lane {self.number} commit"
+            self._send_commit(flight, session, driver_began=has_statements), name=f"lane {self.number} commit"
         )
         flight.commit.add_done_callback(self._on_commit_done)
 
-    async def _commit(self, flight: Flight, session: Session, *, driver_began: bool) -> None:
-        sent_s = self._clock.steady_s()
+    async def _send_commit(self, flight: Flight, session: Session, *, driver_began: bool) -> None:
+        sent_s = self._commit.now()
         await commit(session, driver_began=driver_began)
-        flight.commit_s = self._clock.steady_s() - sent_s
+        flight.commit_s = self._commit.now() - sent_s
 
     def _on_commit_done(self, commit: asyncio.Task[None]) -> None:
         if not commit.cancelled():
@@ -402,7 +402,7 @@ class Lane:
 
     def _begin_giant(self) -> None:
         """Write the next giant beside the transactions of other partitions, in its own time."""
-        flight = self._under_way.building = Flight(began_s=self._clock.steady_s())
+        flight = self._under_way.building = Flight(begun_s=self._commit.now())
         self._staging.build_giant(flight)
         if flight.parts:
             flight.session = self._free_session()
@@ -422,7 +422,7 @@ class Lane:
         await copy(session, flight, STATEMENT_TIMEOUT_S, on_progress=lambda: self._backends.asked(session))
         flight.outcome = Outcome.COMMITTING
         self._backends.asked(session)
-        await self._commit(flight, session, driver_began=True)
+        await self._send_commit(flight, session, driver_began=True)
 
     async def _settle_giant(self) -> None:
         """Wait until the giant is written, and make it real; or have it fail alone."""
@@ -533,7 +533,7 @@ class Lane:
             trials.extend(halves(shares))
         while trials:
             tried = trials.popleft()
-            trial = Flight(session=session, journals=flight.journals, began_s=flight.began_s)
+            trial = Flight(session=session, journals=flight.journals, begun_s=flight.begun_s)
             move(tried, flight, trial)
             self._under_way.queue.append(trial)
             self._backends.asked(session)
@@ -555,7 +555,7 @@ class Lane:
                 continue
             trial.outcome = Outcome.COMMITTING
             self._backends.asked(session)
-            await self._commit(trial, session, driver_began=True)
+            await self._send_commit(trial, session, driver_began=True)
             trial.outcome = Outcome.COMMITTED
             self._under_way.queue.remove(trial)
             self._outcomes.apply(trial)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 
 import asyncpg
 
-from pg_kafka.clock import Clock
 from pg_kafka.errors import StorageError
+from pg_kafka.metrics._requests import Commit
 from pg_kafka.storage.counts import LaneCounts
 from pg_kafka.storage.flight import Control, Flight, Outcome, Part, Share
 from pg_kafka.storage.journal import JournalPart, not_written
@@ -55,13 +55,13 @@ class Outcomes:
         number: int,
         staging: Staging,
         on_journal_growth: Callable[[int], None],
-        clock: Clock,
+        commit: Commit,
         counts: LaneCounts,
     ) -> None:
         self._number = number
         self._staging = staging
         self._on_journal_growth = on_journal_growth
-        self._clock = clock
+        self._commit = commit
         self._counts = counts
         self._broken_controls: list[Control] = []  # of failed transactions; done when nothing is in doubt any more
 
@@ -69,6 +69,13 @@ class Outcomes:
         """Make a committed transaction real, then answer and wake."""
         if flight.outcome is Outcome.COMMITTED:
             self._count(flight)
+        self._commit.enter(flight.begun_s)
+        try:
+            self._make_real(flight)
+        finally:
+            self._commit.leave()
+
+    def _make_real(self, flight: Flight) -> None:
         for part in flight.parts.values():
             self._staging.make_real(part)
         for part in flight.checkpoints:
@@ -93,20 +100,27 @@ class Outcomes:
                 counts.entries += write.entries
         if flight.commit_s is not None:
             counts.commit_s.observe(flight.commit_s)
-        counts.whole_s.observe(self._clock.steady_s() - flight.began_s)
+        counts.whole_s.observe(self._commit.now() - flight.begun_s)
 
     def fail(self, flight: Flight, result: AppendResult) -> None:
         """Nothing of a transaction was written: answer all of it."""
         flight.outcome = Outcome.FAILED
         self._counts.failed += 1
+        self._commit.enter(flight.begun_s)
+        try:
+            self._answer_failed(flight, result)
+        finally:
+            self._commit.leave()
+        # Their effect on memory is there already. They promise that nothing older is under way, so they wait for that.
+        self._broken_controls.extend(flight.controls)
+
+    def _answer_failed(self, flight: Flight, result: AppendResult) -> None:
         for part in flight.parts.values():
             for append in part.appends:
                 self._staging.answer(append, result)
             for append, _ in part.joined:
                 self._staging.answer(append, result)
         self._answer_writes(flight, not_written(result.message or "the lane was broken"))
-        # Their effect on memory is there already. They promise that nothing older is under way, so they wait for that.
-        self._broken_controls.extend(flight.controls)
 
     def answer_early(self, flights: Iterable[Flight], result: AppendResult) -> None:
         """Answer the batches of transactions whose outcome may not be known for long."""

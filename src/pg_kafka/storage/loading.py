@@ -13,6 +13,7 @@ from typing import Any
 
 import asyncpg
 
+from pg_kafka.metrics._requests import Traffic
 from pg_kafka.storage import queries
 from pg_kafka.storage.committed_ends import CommittedEnds
 from pg_kafka.storage.lane import Lane
@@ -46,6 +47,7 @@ class Loading:
         epoch: int,
         on_loaded: Callable[[Partition], None],
         on_went_back: Callable[[str], None],
+        traffic: Callable[[str], Traffic] | None = None,
     ) -> None:
         self._partitions = partitions
         self._topics = topics
@@ -56,6 +58,7 @@ class Loading:
         self._epoch = epoch
         self._on_loaded = on_loaded
         self._on_went_back = on_went_back
+        self._traffic = traffic
         self._tasks: dict[tuple[int, int], asyncio.Task[None]] = {}
         self._starts: dict[tuple[int, int], int] = {}  # moved while the partition was loaded
 
@@ -168,7 +171,8 @@ class Loading:
         after: defaultdict[tuple[int, int], list[tuple[Partition, int]]] = defaultdict(list)
         for topic, index in chunk:
             row = known[topic.id, index]
-            partition = Partition(topic, index, self._epoch, self._tails)
+            traffic = None if self._traffic is None else self._traffic(topic.name)
+            partition = Partition(topic, index, self._epoch, self._tails, traffic)
             partition.take_extents([Extent(*extent) for extent in row["extents"] or ()])
             partition.take_epochs([(epoch, start) for epoch, start in row["epochs"] or ()])
             partition.begin_at(row["log_start_offset"])

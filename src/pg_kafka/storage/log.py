@@ -17,6 +17,9 @@ import asyncpg
 from pg_kafka.clock import Clock
 from pg_kafka.config import Config
 from pg_kafka.errors import StorageError
+from pg_kafka.metrics import current
+from pg_kafka.metrics._requests import Commit
+from pg_kafka.metrics.traffic import TopicTraffic
 from pg_kafka.storage import log_starts, queries, sizes, stored_rows
 from pg_kafka.storage.aborted import AbortedTransaction
 from pg_kafka.storage.backends import Backends
@@ -91,6 +94,8 @@ class Log(TopicsWatcher):
         clock: Clock,
         disk: DiskWatch | None = None,
         producer_expiration_ms: Callable[[], int] | None = None,
+        commit: Commit | None = None,
+        traffic: TopicTraffic | None = None,
         counts: StorageCounts | None = None,
     ) -> None:
         counts = counts or StorageCounts(clock)
@@ -123,6 +128,7 @@ class Log(TopicsWatcher):
             ProducerAges(clock, producer_expiration_ms or (lambda: config.producer_id_expiration_ms)),
             clock,
             transactions,
+            commit or Commit(),
         )
         self._lanes = [
             Lane(
@@ -150,7 +156,9 @@ class Log(TopicsWatcher):
             epoch=epoch,
             on_loaded=self._count_loaded,
             on_went_back=self._on_went_back,
+            traffic=None if traffic is None else traffic.of,
         )
+        self._traffic = traffic
         self._tasks: list[asyncio.Task[None]] = []
         topics.watch(self)
 
@@ -262,6 +270,11 @@ class Log(TopicsWatcher):
                     self.forget(partition)
                 self._ends.forget(topic.id, index)
             self._growth.forget(topic.id)
+
+    def after_leaving(self, topics: Sequence[Topic]) -> None:
+        if self._traffic is not None:
+            for topic in topics:
+                self._traffic.forget(topic.name)
 
     def on_listed(self, topic: Topic) -> None:
         for lane in self._lanes:
@@ -455,7 +468,8 @@ class Log(TopicsWatcher):
 
     async def load(self, wanted: Sequence[tuple[Topic, int]]) -> list[Partition]:
         """Load partitions, in the order asked for. Raises StorageError."""
-        return await self._loading.load(wanted)
+        with current.database():
+            return await self._loading.load(wanted)
 
     def _on_went_back(self, reason: str) -> None:
         self._owner.end(reason, went_back=True)

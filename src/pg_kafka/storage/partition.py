@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pg_kafka.coordinator import producer_state
 from pg_kafka.coordinator.producer_state import ProducerWindow
+from pg_kafka.metrics._requests import Traffic
 from pg_kafka.storage.tail import Tail, TailCache
 
 if TYPE_CHECKING:
@@ -184,11 +185,14 @@ class Partition:
         "staged_producers",
         "tail",
         "topic",
+        "traffic",
         "waiters",
         "wanted_start",
     )
 
-    def __init__(self, topic: Topic, index: int, leader_epoch: int, tails: TailCache) -> None:
+    def __init__(
+        self, topic: Topic, index: int, leader_epoch: int, tails: TailCache, traffic: Traffic | None = None
+    ) -> None:
         self.topic = topic
         self.index = index
         self.series = topic.series
@@ -213,6 +217,7 @@ class Partition:
         self.is_closed = False
         self.average_row_bytes = 65_536  # a guess for the next read, made by the last one
         self.tail = Tail(tails)
+        self.traffic = traffic  # None: nobody counts it
         self.waiters: set[Waiter] = set()
         self.pending: deque[Append] = deque()  # its lane's queue
         self.is_ringed = False  # it stands in its lane's ring

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 import asyncpg
 
 from pg_kafka.errors import StorageError
+from pg_kafka.metrics import current
 from pg_kafka.storage.backends import Backends
 from pg_kafka.storage.counts import StorageCounts
 from pg_kafka.storage.sessions import CONNECTION_ERRORS, Identity, Session, connect, failed, unavailable
@@ -37,6 +38,12 @@ class Readers:
     @contextlib.asynccontextmanager
     async def use(self, timeout_s: float) -> AsyncIterator[asyncpg.Connection]:
         """Lend a connection. Raises StorageError when none is free in time or the database cannot be reached."""
+        with current.database():
+            async with self._lent(timeout_s) as connection:
+                yield connection
+
+    @contextlib.asynccontextmanager
+    async def _lent(self, timeout_s: float) -> AsyncIterator[asyncpg.Connection]:
         try:
             async with asyncio.timeout(timeout_s):
                 session = await self._free.get()

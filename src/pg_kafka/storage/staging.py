@@ -19,6 +19,7 @@ from pg_kafka.clock import Clock
 from pg_kafka.coordinator import producer_state
 from pg_kafka.coordinator.producer_state import Accepted, Duplicate, ProducerWindow, SequencedBatch
 from pg_kafka.errors import StorageError
+from pg_kafka.metrics._requests import Commit
 from pg_kafka.storage.backlog import Backlog
 from pg_kafka.storage.committed_ends import CommittedEnds
 from pg_kafka.storage.disk import NEARLY_FULL
@@ -75,6 +76,7 @@ class Shared:
     ages: ProducerAges
     clock: Clock
     transactions: OpenTransactions
+    commit: Commit
 
 
 class Staging:
@@ -460,6 +462,8 @@ class Staging:
             self.answer(append, AppendResult(ErrorCode.NONE, append.base_offset, stamped, start))
         for append, batch_before in part.joined:
             self.answer(append, self.duplicate_result(partition, append, batch_before))
+        if partition.traffic is not None:
+            partition.traffic.written(part.appends)
         self._ends.note(partition)
         self._owner.committed(partition, part.bytes)
         for waiter in list(partition.waiters):

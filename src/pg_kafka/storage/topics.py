@@ -103,6 +103,10 @@ class Topics:
         self.leaving: set[int] = set()  # being deleted: out of the catalogue, and back in it when that fails
         self._changing = asyncio.Lock()
 
+    def name_of(self, uuid: UUID) -> str | None:
+        topic = self.by_uuid.get(uuid)
+        return None if topic is None else topic.name
+
     def watch(self, watcher: TopicsWatcher) -> None:
         """Tell it of every change from now on."""
         self._watchers.append(watcher)

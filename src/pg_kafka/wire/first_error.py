@@ -12,12 +12,16 @@ from operator import attrgetter
 
 from pg_kafka.wire.message import Message
 
+_FINDERS: dict[type[Message], Callable[[Message], int]] = {}  # as many as there are kinds of messages
 _OF_SOMETHING_ELSE = frozenset(("topic_config_error_code",))
 
 
 def first_error(message: Message) -> int:
     """0 when there is none. It costs a look at each part of the response."""
-    return int(_finder(type(message))(message))
+    find = _FINDERS.get(type(message))  # `cache` costs a call more
+    if find is None:
+        find = _FINDERS[type(message)] = _finder(type(message))
+    return find(message) + 0  # a plain number, of what may be an enum; `int` is a call
 
 
 @cache

@@ -21,6 +21,7 @@ from pg_kafka.broker.subjects import few
 from pg_kafka.broker.turns import ITEMS_AT_ONCE
 from pg_kafka.broker.waiters import Waiting
 from pg_kafka.errors import StorageError
+from pg_kafka.metrics import current
 from pg_kafka.storage import aborted
 from pg_kafka.storage.partition import Partition
 from pg_kafka.wire.error_codes import ErrorCode
@@ -169,7 +170,7 @@ class _Poll(Waiting):
         if session is None:
             return None
         header = RequestHeader(key, version, correlation_id, header.client_id)
-        self._reply = Reply(sink, header, len(frame), 0, sink.last_active)
+        self._reply = Reply(sink, header, len(frame), 0)
         self._session = session
         self._epoch = session.epoch
         return self._reply
@@ -185,6 +186,8 @@ class _Poll(Waiting):
         self.is_due = False
         self._deadlines.add(self, self._start_s, self._request.max_wait_ms)
         reply.on_abandon = self._leave
+        if reply.timing is not None:
+            reply.timing.park()
         self.restart()
         self.wait(self._min_bytes)
 
@@ -192,6 +195,8 @@ class _Poll(Waiting):
         session, reply = self._session, self._reply
         assert session is not None
         assert reply is not None
+        if reply.timing is not None:
+            reply.timing.unpark()
         self._leave()
         ctx = self._ctx
         doors = ctx.doors
@@ -265,6 +270,8 @@ class _Fetch(Waiting):
         self._looks_again = False
         self._task: asyncio.Task[None] | None = None
         self._unloadable: dict[SessionPartition, Refused] = {}
+        if self._is_incremental and reply.timing is not None and reply.timing.request is not None:
+            reply.timing.request = session  # which names the topics
         self._begin_reading()
 
     def start(self) -> Coroutine[Any, Any, None] | None:
@@ -534,6 +541,8 @@ class _Fetch(Waiting):
             self._answer()
             return None
         self._listen()
+        if self._reply.timing is not None:
+            self._reply.timing.park()
         self.wait(missing)
         return None
 
@@ -554,6 +563,8 @@ class _Fetch(Waiting):
             self._reply.on_abandon = self._on_abandon
 
     def on_wake(self) -> None:
+        if self._reply.timing is not None:
+            self._reply.timing.unpark()
         try:
             remaining = self._attempt()
         except Exception:
@@ -563,6 +574,8 @@ class _Fetch(Waiting):
             self._task = self._deadlines.loop.create_task(self._finish(remaining))
 
     async def _finish(self, remaining: Coroutine[Any, Any, None]) -> None:
+        if self._reply.timing is not None:
+            current.TIMING.set(self._reply.timing)
         try:
             await remaining
         except Exception:
@@ -679,11 +692,18 @@ class _Fetch(Waiting):
             response = FetchResponse(error_code=ErrorCode.INVALID_FETCH_SESSION_EPOCH)
             response.throttle_time_ms = self._throttle_ms
         else:
+            if news and self._reply.timing is not None:
+                self._count_read()
             response = self._response(news)
             if not self._is_urgent:
                 self._reply.error_code = 0
         self._leave()
         self._reply.send(response)
+
+    def _count_read(self) -> None:
+        for entry, answer in self._answers.items():
+            if answer.records and entry.partition is not None and entry.partition.traffic is not None:
+                entry.partition.traffic.read(cast(list[bytes], answer.records))
 
     def _settle(self, answers: Iterable[tuple[SessionPartition, PartitionData]]) -> None:
         """Remember what is said, and keep as ready what will have news again without anything happening to it."""

@@ -273,7 +273,9 @@ class _Answer:
             self._has_errors = True
             if result.error == ErrorCode.MESSAGE_TOO_LARGE:
                 message = result.message or ""
-                self._reply.note("batch too large", message, kind=message.rpartition("(")[2])  # the setting's name
+                setting = message.rpartition("(")[2].rstrip(")")
+                self._reply.note("batch too large", message, kind=setting)
+                self._reply.refused_by(setting)
         self._missing -= 1
         if not self._missing:
             self._send()
@@ -415,6 +417,7 @@ async def _append_heavy(ctx: Context, answer: _Answer, reply: Reply, append: _Ap
         except TimeoutError:
             append.await_again(ctx.broker.records)
             answer.fill(append.slot, _LATE)
+            reply.refused_by("pg_kafka.decoding_bytes")
             return
         if not append.is_outdated:
             break

@@ -22,6 +22,7 @@ from pg_kafka.metrics.catalogue import (
     memory,
     postgres,
     process,
+    requests,
     topics,
     transactions,
     upkeep,
@@ -32,6 +33,7 @@ from pg_kafka.metrics.catalogue.family import Kind as Kind
 SUBJECTS: tuple[ModuleType, ...] = (
     process,
     connections,
+    requests,
     memory,
     topics,
     groups,
