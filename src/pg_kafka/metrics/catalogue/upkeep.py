@@ -12,14 +12,14 @@ STEPS = counter(
     "pg_kafka_upkeep_steps_total",
     "Steps of the janitor's and the cleaner's jobs, those that found nothing to do included.",
     "task",
-    "job",
+    "work",
 )
-SECONDS = counter("pg_kafka_upkeep_seconds_total", "Time that these steps have taken.", "task", "job")
-FAILURES = counter("pg_kafka_upkeep_failures_total", "What could not be done and is tried again.", "task", "job")
+SECONDS = counter("pg_kafka_upkeep_seconds_total", "Time that these steps have taken.", "task", "work")
+FAILURES = counter("pg_kafka_upkeep_failures_total", "What could not be done and is tried again.", "task", "work")
 CLEANED_BYTES = counter(
     "pg_kafka_cleaner_bytes_total",
     "Bytes of the log that the cleaner has read and written: by compaction, and by carrying over what is left of segments.",
-    "job",
+    "work",
 )
 SEGMENT_CHANGES = counter(
     "pg_kafka_segment_changes_total",
