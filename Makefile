@@ -17,7 +17,7 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 TESTS ?=
 # Tests that have brokers, servers and folders of their own run two at a time; clients wait for each other and run alone.
-SIDE_BY_SIDE := tests/unit tests/storage tests/broker tests/compare
+SIDE_BY_SIDE := tests/unit tests/storage tests/broker tests/metrics tests/compare
 ALONE := tests/clients
 BENCH ?=
 ARGS  ?=
