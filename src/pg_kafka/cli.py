@@ -256,6 +256,20 @@ def bench(
         command.show(options, report, Console(highlight=False, soft_wrap=True))
 
 
+@commands.command()
+def dashboards(
+    folder: Annotated[Path, typer.Option("--to", metavar="DIR", help="Where the files are put.")] = Path(),
+    replace: Annotated[bool, typer.Option("--replace", help="Write over files that have been changed.")] = False,
+) -> None:
+    """Write a Grafana dashboard and alert rules for Prometheus."""
+    from pg_kafka.dashboards import files
+
+    for one in files.write(folder.expanduser(), replace=replace):
+        print(f"{one.what:8}  {one.path}")
+        if one.what == "kept":
+            print("          has been changed, or is of another version: --replace writes over it")
+
+
 commands.add_typer(users, name="users")
 
 
