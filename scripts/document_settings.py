@@ -1,6 +1,7 @@
-"""Writes the tables of docs/configs.md, and that of the flags in docs/operations.md, from pg_kafka.config.
+"""Writes the tables of docs/configs.md, that of the flags in docs/operations.md and that of subscriptions to metrics of
+clients in docs/telemetry.md, from pg_kafka.config.
 
-A test compares both pages with what this makes.
+A test compares the pages with what this makes.
 
 python scripts/document_settings.py
 """
@@ -11,13 +12,14 @@ from pathlib import Path
 
 from pg_kafka.config import Config
 from pg_kafka.config.broker import BROKER_KEYS
+from pg_kafka.config.client_metrics import CLIENT_METRICS_KEYS
 from pg_kafka.config.groups import GROUP_KEYS
 from pg_kafka.config.keys import Key
 from pg_kafka.config.settings import START_KEYS
 from pg_kafka.config.topics import TOPIC_KEYS
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = ("operations.md", "configs.md")
+PAGES = ("operations.md", "configs.md", "telemetry.md")
 START = "<!-- {} configs: written by scripts/document_settings.py -->\n"
 END = "<!-- end -->"
 
@@ -71,11 +73,25 @@ def group_table() -> str:
     return "\n".join(rows) + "\n"
 
 
+def client_metrics_table() -> str:
+    """What a subscription to metrics of clients may set."""
+    rows = ["| config | default | values | |", "|---|---|---|---|"]
+    for key in CLIENT_METRICS_KEYS.values():
+        rows.append(f"| `{key.name}` | {_shown(key.text(key.default))} | {key.range_text or key.form} | {key.doc} |")
+    return "\n".join(rows) + "\n"
+
+
 def _shown(text: str | None) -> str:
     return "unset" if text is None else "empty" if text == "" else f"`{text}`"
 
 
-TABLES = {"program": program_table, "topic": topic_table, "broker": broker_table, "group": group_table}
+TABLES = {
+    "program": program_table,
+    "topic": topic_table,
+    "broker": broker_table,
+    "group": group_table,
+    "client metrics": client_metrics_table,
+}
 
 
 def with_tables(page: str) -> str:

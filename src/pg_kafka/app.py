@@ -39,6 +39,7 @@ from pg_kafka.broker.placement import AllHere, Placement
 from pg_kafka.broker.quotas import Quotas, Windows
 from pg_kafka.broker.rights import Rights
 from pg_kafka.broker.server import Server
+from pg_kafka.broker.telemetry import keep_looking
 from pg_kafka.broker.transaction_requests import OperatorRequests
 from pg_kafka.broker.transactions import TransactionalId, TransactionCoordinator
 from pg_kafka.broker.waiters import Deadlines
@@ -65,6 +66,7 @@ from pg_kafka.storage import examination, sessions
 from pg_kafka.storage.audit import AuditStore
 from pg_kafka.storage.backends import Backends
 from pg_kafka.storage.catalogue_changes import Change, to_each
+from pg_kafka.storage.client_metrics import StoredClientMetrics
 from pg_kafka.storage.control import ControlSession
 from pg_kafka.storage.disk import DiskWatch
 from pg_kafka.storage.forwarding import ForwardedRequests
@@ -360,6 +362,9 @@ class Term:
         self._config = config
         self._observed = observed or Observed(config)
         self._seams = seams
+        self._telemetry = self._observed.telemetry
+        self._client_metrics: StoredClientMetrics | None = None
+        self._waiting_client_metrics: asyncio.Task[None] | None = None
         self.house: House | None = None
         self._postgres = postgres
         self._dsn = postgres.dsn
@@ -571,6 +576,8 @@ class Term:
         quotas = Quotas(clock.steady_ms, Windows.of(config), self._observed.quotas)
         self._quotas = StoredQuotas(control, quotas.renew)
         await self._quotas.load()
+        self._client_metrics = StoredClientMetrics(control, self._telemetry.renew)
+        await self._client_metrics.load()
         groups = self._groups
 
         def on_change() -> None:
@@ -589,6 +596,7 @@ class Term:
             placement=self._seams.placement,
             acls=None if self._rights is None else self._rights.acls,
             quotas=self._quotas,
+            client_metrics=self._client_metrics,
         )
         if self._rights is not None:
             self._rights.authorizer.watch(house.changed)
@@ -614,6 +622,7 @@ class Term:
             standbys=standbys,
             audit=self._audit,
             quotas=quotas,
+            telemetry=self._telemetry,
         )
         self._server = Server(
             broker,
@@ -669,6 +678,8 @@ class Term:
             await self._rights.follow(changes)
         if self._quotas is not None:
             await self._quotas.follow(changes)
+        if self._client_metrics is not None:
+            await self._client_metrics.follow(changes)
 
     async def _on_wait(self, view: ClusterView) -> None:
         """Another broker leads: tell clients where, if it has an address that can be told."""
@@ -684,6 +695,9 @@ class Term:
             self._forwarder = Forwarder(ForwardedRequests(control), self._observed.counts.forwarding)
             await self._forwarder.start()
             rights = await self._rights_while_waiting(control)
+            stored = StoredClientMetrics(control, self._telemetry.renew)
+            looking = keep_looking(stored)
+            self._waiting_client_metrics = supervised(looking, "client metrics while waiting", self._end)
             broker, house = waiting.waiting_broker(
                 self._config,
                 self.listeners,
@@ -691,6 +705,7 @@ class Term:
                 self._decoding,
                 self._log_dir,
                 view,
+                self._telemetry,
                 self._seams.authorizer if rights is None else rights.authorizer,
                 None if rights is None else rights.acls,
                 self._forwarder,
@@ -729,6 +744,9 @@ class Term:
         if self._waiting_rights is not None:
             self._waiting_rights.cancel()
             self._waiting_rights = None
+        if self._waiting_client_metrics is not None:
+            self._waiting_client_metrics.cancel()
+            self._waiting_client_metrics = None
         if self._forwarder is not None:
             await self._forwarder.stop()
             self._forwarder = None

@@ -33,10 +33,13 @@ from pg_kafka.broker.metrics.loop import LoopSource
 from pg_kafka.broker.metrics.memory import LeaderMemorySource, MemorySource
 from pg_kafka.broker.metrics.process import ProcessSource
 from pg_kafka.broker.metrics.requests import Requests
+from pg_kafka.broker.metrics.telemetry import TelemetrySource
 from pg_kafka.broker.metrics.topics import TopicsSource
 from pg_kafka.broker.metrics.transactions import OpenTransactionsSource, TransactionsSource
 from pg_kafka.broker.server import Server
+from pg_kafka.broker.telemetry import Telemetry
 from pg_kafka.broker.transactions import TransactionCoordinator, TransactionCounts
+from pg_kafka.clock import Clock
 from pg_kafka.cluster.counts import ClusterCounts
 from pg_kafka.cluster.membership import Membership
 from pg_kafka.cluster.metrics import ClusterSource, LeaderSource
@@ -115,6 +118,7 @@ class Observed:
         self.quotas = QuotaCounters()
         self.counts = counts = Counts()
         self._process = ProcessSource(self.health)
+        self.telemetry = Telemetry(Clock().steady_ms)
         self.requests = Requests(is_measured=self._address is not None, most=lambda: self.bounds.most)
         self._loop = LoopSource()
         self._present: list[Source] = []  # of the present incarnation
@@ -129,6 +133,7 @@ class Observed:
             TransactionsSource(counts.transactions),
             AuditSource(counts.audit),
             ForwardingSource(counts.forwarding),
+            TelemetrySource(self.telemetry),
         )
         self._server = HttpServer({"/metrics": self._metrics, "/healthz": self._healthz, "/readyz": self._readyz})
         # Text of thousands of series takes tens of milliseconds to write, in which the broker goes on.

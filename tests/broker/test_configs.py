@@ -26,7 +26,7 @@ DESCRIBE, ALTER, INCREMENTAL, LIST = 32, 33, 44, 74
 SET, DELETE, APPEND, SUBTRACT = Operation
 NODE = "1"
 # DescribeConfigs' sources.
-OF_TOPIC, OF_NODE, OF_ALL_BROKERS, STATIC, DEFAULT = 1, 2, 3, 4, 5
+OF_TOPIC, OF_NODE, OF_ALL_BROKERS, STATIC, DEFAULT, OF_CLIENT_METRICS = 1, 2, 3, 4, 5, 7
 
 
 @pytest.fixture
@@ -486,12 +486,66 @@ async def test_levels_of_loggers(client: RawClient) -> None:
     assert (await described(client, LOGGER, NODE))["root"].value == "WARN"
 
 
-async def test_client_metrics_are_refused(client: RawClient) -> None:
-    """Nothing would collect them."""
-    code, message = await alter(client, METRICS, "m", (SET, "interval.ms", "1000"))
-    assert code == INVALID_REQUEST
-    assert message is not None and "does not collect metrics" in message
-    assert await described(client, METRICS, "m") == {}
+async def test_subscriptions_to_metrics_of_clients(client: RawClient, db: asyncpg.Connection) -> None:
+    name = f"m-{secrets.token_hex(6)}"
+    assert await alter(client, METRICS, name, (SET, "interval.ms", "1000"), (SET, "match", "client_id=nobody")) == (
+        0,
+        None,
+    )
+    assert (await given(client, METRICS, name, "interval.ms"))[:2] == ("1000", OF_CLIENT_METRICS)
+    assert (await given(client, METRICS, name, "metrics"))[:2] == ("", DEFAULT)
+    for change, code, sentence in (
+        ((SET, "interval.ms", "1"), INVALID_REQUEST, "Invalid value 1 for interval.ms, interval must be between 100 "),
+        ((SET, "match", "client_id=["), INVALID_CONFIG, "Illegal client matching pattern: client_id=[: missing ]"),
+        ((SET, "nope", "1"), INVALID_REQUEST, "Unknown client metrics configuration: nope"),
+        ((APPEND, "metrics", "a"), INVALID_CONFIG, "Can't APPEND to key metrics because its type is not LIST."),
+    ):
+        refused = await alter(client, METRICS, name, change)
+        assert refused[0] == code and refused[1] is not None and refused[1].startswith(sentence), refused
+    assert (await alter(client, METRICS, "", (SET, "metrics", "a")))[0] == INVALID_REQUEST
+    for unusable in ("n\0", "x" * 1001):
+        assert (await alter(client, METRICS, unusable, (SET, "metrics", "a")))[0] == INVALID_REQUEST
+    assert await replace(client, METRICS, name, metrics="a.,b.") == (0, None)
+    assert await db.fetchval("SELECT configs::text FROM kafka.client_metrics WHERE name = $1", name) == (
+        '{"metrics": "a.,b."}'
+    )
+    listed = await client.call(ListConfigResourcesRequest(), LIST, 0)
+    assert name in [one.resource_name for one in listed.config_resources]
+    assert await alter(client, METRICS, name, (DELETE, "metrics", None)) == (0, None)
+    assert await db.fetchval("SELECT count(*) FROM kafka.client_metrics WHERE name = $1", name) == 0
+
+
+async def test_subscriptions_by_sql_are_checked_and_followed(client: RawClient, db: asyncpg.Connection) -> None:
+    name, set_one = f"m-{secrets.token_hex(6)}", "SELECT kafka.set_client_metrics($1, $2, $3)"
+    await db.fetchval(set_one, name, "match", "client_id=nobody")
+    await db.fetchval(set_one, name, "interval.ms", "2000")
+
+    async def is_known() -> bool:
+        return (await given(client, METRICS, name, "interval.ms"))[0] == "2000"
+
+    await until(is_known)
+    for key, value, sentence in (
+        ("interval.ms", "99", "interval.ms must be at least 100, not 99"),
+        ("interval.ms", "3600001", "interval.ms must be no more than 3600000"),
+        ("match", "foo=x", "match must be property=expression"),
+        ("match", "client_id=a=b", "match must be property=expression"),
+        ("metrics", "a,,b", "metrics must not hold empty values"),
+        ("nope", "1", 'unknown client metrics config "nope"'),
+    ):
+        with pytest.raises(asyncpg.InvalidParameterValueError, match=sentence):
+            await db.fetchval(set_one, name, key, value)
+    for unusable in ("", None, "x" * 1001):
+        with pytest.raises(asyncpg.InvalidParameterValueError, match="a subscription needs a name"):
+            await db.fetchval(set_one, unusable, "metrics", "a")
+    for key in ("match", "interval.ms", "never"):
+        await db.fetchval(set_one, name, key, None)
+    assert await db.fetchval("SELECT count(*) FROM kafka.client_metrics WHERE name = $1", name) == 0
+    told = await db.fetch(
+        "SELECT event, detail FROM kafka.audit_log WHERE resource = $1 ORDER BY entry", f"client metrics {name}"
+    )
+    assert [row["event"] for row in told] == [
+        f"client metrics {what}" for what in ("created", "changed", "changed", "deleted")
+    ]
 
 
 async def test_what_has_configs_is_listed(client: RawClient) -> None:

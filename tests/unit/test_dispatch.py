@@ -76,6 +76,8 @@ KAFKA_VERSIONS = {
     66: (0, 2),
     68: (0, 1),
     69: (0, 1),
+    71: (0, 0),
+    72: (0, 0),
     74: (0, 1),
     75: (0, 0),
 }
@@ -112,9 +114,10 @@ def test_handlers_say_what_they_promise(api: Api) -> None:
 
 
 @every_api
-def test_all_but_the_beginning_of_a_connection_asks_for_permission(api: Api) -> None:
+def test_all_but_the_beginning_of_a_connection_and_telemetry_asks_for_permission(api: Api) -> None:
     is_beginning = api.name in ("ApiVersions", "SaslHandshake", "SaslAuthenticate")
-    assert bool(api.access) != is_beginning
+    is_telemetry = api.name in ("GetTelemetrySubscriptions", "PushTelemetry")
+    assert bool(api.access) != (is_beginning or is_telemetry)
 
 
 @every_api

@@ -31,6 +31,7 @@ class ConnectionInfo:
     principal: str = ANONYMOUS
     kind: str = Kind.ANONYMOUS
     listener: Listener = NOWHERE
+    is_closed: bool = False  # it has ended
 
     @property
     def host(self) -> str:

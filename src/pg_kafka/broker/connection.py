@@ -189,7 +189,7 @@ class Connection(asyncio.Protocol):
             self.info.principal, self.info.kind = principal, Kind.CERTIFICATE
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.is_closed = True
+        self.is_closed = self.info.is_closed = True
         self._owner.remove(self)
         if self._entrance is not None:
             self._entrance.end()

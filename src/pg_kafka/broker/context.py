@@ -13,6 +13,7 @@ from pg_kafka.broker.doors import Doors
 from pg_kafka.broker.fetch_sessions import FetchSessions
 from pg_kafka.broker.quotas import Limits, Mutations, Quotas, Windows
 from pg_kafka.broker.records import Records
+from pg_kafka.broker.telemetry import Telemetry
 from pg_kafka.broker.turns import Turns
 from pg_kafka.broker.waiters import Deadlines
 from pg_kafka.clock import Clock
@@ -60,6 +61,10 @@ def _no_quotas() -> Quotas:
     return Quotas(Clock().steady_ms, Windows.of(Config()))
 
 
+def _no_subscriptions() -> Telemetry:
+    return Telemetry(Clock().steady_ms)
+
+
 @dataclass(slots=True, kw_only=True)
 class Broker:
     """What handlers use beside the doors. Built once, by `app.py`."""
@@ -83,6 +88,7 @@ class Broker:
 
     audit: Audit = field(default_factory=NoAudit)
     quotas: Quotas = field(default_factory=_no_quotas)
+    telemetry: Telemetry = field(default_factory=_no_subscriptions)
     standbys: SyncStandbys | None = None  # whom acks=all wants to be there
     own: Own | None = None  # of one that waits
     forwarder: Forwards | None = None  # of one that waits

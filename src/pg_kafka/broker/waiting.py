@@ -26,6 +26,7 @@ from pg_kafka.broker.handlers import configs, log_dirs
 from pg_kafka.broker.handlers import metadata as leader_metadata
 from pg_kafka.broker.permission import Authorizer
 from pg_kafka.broker.reply import Reply
+from pg_kafka.broker.telemetry import Telemetry
 from pg_kafka.clock import Clock
 from pg_kafka.cluster.view import ClusterView
 from pg_kafka.config import Config
@@ -58,6 +59,7 @@ def waiting_broker(
     decoding: Decoding,
     log_dir: LogDir,
     view: ClusterView,
+    telemetry: Telemetry,
     authorizer: Authorizer | None = None,
     acls: AclBook | None = None,
     forwarder: Forwards | None = None,
@@ -79,6 +81,7 @@ def waiting_broker(
         listeners=listeners,
         audit=LoggedAudit(Clock(), audited),
         forwarder=forwarder,
+        telemetry=telemetry,
     )
     house = House(
         topics=unused,
@@ -244,6 +247,9 @@ _ANSWERED = (
     "DescribeAcls",
     "CreateAcls",
     "DeleteAcls",
+    # Clients push their metrics to any broker, often to one that has nothing else to do.
+    "GetTelemetrySubscriptions",
+    "PushTelemetry",
 )
 _OWN: Mapping[str, Callable[[Context, Any], Any]] = {
     "Metadata": metadata,

@@ -36,6 +36,7 @@ from pg_kafka.config.metrics import MetricsConfig
 from pg_kafka.config.oauth import OauthConfig
 from pg_kafka.config.quotas import QuotaConfig
 from pg_kafka.config.sasl import SaslConfig
+from pg_kafka.config.telemetry import TelemetryConfig
 from pg_kafka.config.users import UsersConfig
 
 # What queued.max.request.bytes = -1 means here: Kafka's -1 is "no limit", which one client could use to exhaust memory.
@@ -50,6 +51,7 @@ class BrokerConfig(
     AuditConfig,
     ListenerConfig,
     QuotaConfig,
+    TelemetryConfig,
     SaslConfig,
     OauthConfig,
     UsersConfig,

@@ -17,6 +17,7 @@ from typing import Any
 import asyncpg
 
 from pg_kafka.config.broker import BROKER_KEYS
+from pg_kafka.config.client_metrics import CLIENT_METRICS_KEYS
 from pg_kafka.config.groups import GROUP_KEYS
 from pg_kafka.config.keys import Key
 from pg_kafka.config.topics import TOPIC_KEYS
@@ -31,7 +32,7 @@ LOCK_TIMEOUT_S = 60.0
 LOCK_CHECK_S = 0.1
 
 _QUERIES = load("migrate")
-_CONFIGS = {"topic": TOPIC_KEYS, "broker": BROKER_KEYS, "group": GROUP_KEYS}
+_CONFIGS = {"topic": TOPIC_KEYS, "broker": BROKER_KEYS, "group": GROUP_KEYS, "client metrics": CLIENT_METRICS_KEYS}
 
 
 async def migrate(

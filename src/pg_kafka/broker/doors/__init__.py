@@ -20,6 +20,7 @@ from pg_kafka.broker.doors.topics import LOADED_AT_ONCE, NewTopic, Topic, TopicD
 from pg_kafka.broker.doors.transactions import TransactionDoor, TransactionRoom
 from pg_kafka.broker.permission import CLUSTER_NAME, DENIED, OPERATIONS, Operation, ResourceType
 from pg_kafka.broker.refusals import Refused
+from pg_kafka.storage.client_metrics import StoredClientMetrics
 from pg_kafka.storage.quotas import StoredQuotas
 from pg_kafka.storage.stored_settings import StoredSettings
 from pg_kafka.storage.users import Entry, Removal, StoredUsers
@@ -81,6 +82,13 @@ class Doors:
         if self._house.quotas is None:
             raise Refused(ErrorCode.NOT_CONTROLLER, None)
         return self._house.quotas
+
+    @property
+    def client_metrics(self) -> StoredClientMetrics:
+        """Subscriptions to metrics of clients, as the database has them."""
+        if self._house.client_metrics is None:
+            raise Refused(ErrorCode.NOT_CONTROLLER, None)
+        return self._house.client_metrics
 
     @property
     def users(self) -> StoredUsers:

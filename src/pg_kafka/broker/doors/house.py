@@ -11,6 +11,7 @@ from pg_kafka.broker.permission import DENIED, Authorizer, Everybody, Operation,
 from pg_kafka.broker.placement import AllHere, Placement
 from pg_kafka.broker.refusals import Refused
 from pg_kafka.broker.transactions import TransactionCoordinator
+from pg_kafka.storage.client_metrics import StoredClientMetrics
 from pg_kafka.storage.log import Log
 from pg_kafka.storage.quotas import StoredQuotas
 from pg_kafka.storage.stored_settings import StoredSettings
@@ -44,6 +45,7 @@ class House:
         placement: Placement | None = None,
         acls: AclBook | None = None,
         quotas: StoredQuotas | None = None,
+        client_metrics: StoredClientMetrics | None = None,
     ) -> None:
         self.topics = topics
         self.log = log
@@ -53,6 +55,7 @@ class House:
         self.users = users
         self.acls = acls
         self.quotas = quotas
+        self.client_metrics = client_metrics
         self.authorizer: Authorizer = Everybody() if authorizer is None else authorizer
         self.placement: Placement = AllHere() if placement is None else placement
         self.allows_everything = self.authorizer.allows_everything

@@ -1,5 +1,5 @@
-"""AlterConfigs and IncrementalAlterConfigs change the configs of topics, brokers, loggers and groups; ListConfigResources
-names what has any.
+"""AlterConfigs and IncrementalAlterConfigs change the configs of topics, brokers, loggers, groups and subscriptions to
+metrics of clients; ListConfigResources names what has any.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from pg_kafka.broker.config_resources import Resource, checked_node, checked_own
 from pg_kafka.broker.context import Context
 from pg_kafka.broker.permission import Operation, ResourceType
 from pg_kafka.broker.refusals import Refused, shortened
+from pg_kafka.config import client_metrics
 from pg_kafka.config import topics as topic_configs
 from pg_kafka.config.changes import Change, replacement
 from pg_kafka.config.keys import InvalidChange, InvalidConfig
 from pg_kafka.config.load import ALL_NODES
 from pg_kafka.coordinator import topic_names
+from pg_kafka.coordinator.client_metrics import MAX_NAME_BYTES, Subscription
 from pg_kafka.errors import StorageError
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages import alter_configs as plain
@@ -32,8 +34,6 @@ _ONE_VERSION_KNOWS = (Resource.CLIENT_METRICS,)
 # In the order of Kafka's answers.
 _ALL = (Resource.GROUP, Resource.CLIENT_METRICS, Resource.BROKER_LOGGER, Resource.BROKER, Resource.TOPIC)
 
-_NO_METRICS = "This broker does not collect metrics of clients: a subscription would have no effect."
-
 
 async def incremental_alter_configs(
     ctx: Context, request: incremental.IncrementalAlterConfigsRequest
@@ -47,10 +47,10 @@ async def incremental_alter_configs(
                 a key twice or a null value INVALID_REQUEST
               - a broker's setting that is read at the start alone is INVALID_REQUEST; the empty name means all brokers
               - a group may have configs before it exists; a logger's level holds until the broker ends
+              - a subscription to metrics of clients is there while anything is set for it; its lists can be set alone
               - a resource that is named twice is INVALID_REQUEST and stays as it is
               - validate_only checks everything and changes nothing
-    Not done  - client metrics: INVALID_REQUEST, as nothing would collect them
-              - keys for share and streams groups: INVALID_CONFIG, as unknown ones
+    Not done  - keys for share and streams groups: INVALID_CONFIG, as unknown ones
               - settings of Kafka's brokers that have nothing here to act on: INVALID_REQUEST
     """
     asked = [
@@ -74,7 +74,7 @@ async def alter_configs(ctx: Context, request: plain.AlterConfigsRequest) -> pla
     Versions  0-2. 2 is the first flexible one.
     Rules     - as IncrementalAlterConfigs, each key being set
               - of a broker, what is read at the start alone stays as it is
-    Not done  - loggers: INVALID_REQUEST, as in Kafka; client metrics, as there
+    Not done  - loggers: INVALID_REQUEST, as in Kafka
     """
     asked: list[tuple[int, str, Sequence[Change]]] = [
         (one.resource_type, one.resource_name, replacement((c.name, c.value) for c in one.configs))
@@ -96,9 +96,8 @@ async def list_config_resources(ctx: Context, request: ListConfigResourcesReques
 
     Versions  0-1. 0 knows client metrics alone.
     Rules     - no types means all; a type that is none is UNSUPPORTED_VERSION
-              - topics and brokers are all named, groups when something is set for them; who may describe the cluster's
-                configs sees all of them
-    Not done  - client metrics: none, as nothing collects them
+              - topics and brokers are all named, groups and client metrics when something is set for them; who may
+                describe the cluster's configs sees all of them
     """
     ctx.doors.check(Operation.DESCRIBE_CONFIGS, ResourceType.CLUSTER)
     types = request.resource_types or (_ALL if ctx.version > 0 else _ONE_VERSION_KNOWS)
@@ -110,6 +109,7 @@ async def list_config_resources(ctx: Context, request: ListConfigResourcesReques
         Resource.BROKER: nodes,
         Resource.BROKER_LOGGER: nodes,
         Resource.GROUP: ctx.doors.groups.with_configs(),
+        Resource.CLIENT_METRICS: list(ctx.doors.client_metrics.configs),
     }
     return ListConfigResourcesResponse(
         config_resources=[
@@ -184,6 +184,7 @@ _EVENTS = {
     Resource.BROKER: ("setting changed", "broker"),
     Resource.BROKER_LOGGER: ("logger changed", "broker"),
     Resource.GROUP: ("group config changed", "group"),
+    Resource.CLIENT_METRICS: ("client metrics changed", "client metrics"),
 }
 
 
@@ -267,9 +268,19 @@ async def _group(ctx: Context, name: str, changes: Sequence[Change], validate_on
 
 
 async def _client_metrics(
-    _ctx: Context, _name: str, _changes: Sequence[Change], _validate_only: bool, _replaces: bool
+    ctx: Context, name: str, changes: Sequence[Change], validate_only: bool, replaces: bool
 ) -> None:
-    raise Refused(ErrorCode.INVALID_REQUEST, _NO_METRICS)
+    if not name:
+        raise Refused(ErrorCode.INVALID_REQUEST, "Subscription name can't be empty")
+    if "\0" in name or len(name.encode()) > MAX_NAME_BYTES:
+        raise Refused(ErrorCode.INVALID_REQUEST, "The subscription's name has a NUL or is too long.")
+
+    def change(configs: Mapping[str, str]) -> Mapping[str, str]:
+        changed = client_metrics.altered({} if replaces else configs, changes)
+        Subscription.of(name, changed)  # its expressions are some
+        return changed
+
+    await ctx.doors.client_metrics.alter(name, change, validate_only=validate_only)
 
 
 _WAYS: Mapping[Resource, _Way] = {

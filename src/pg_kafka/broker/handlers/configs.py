@@ -10,7 +10,7 @@ from pg_kafka.broker.config_resources import Resource, checked_node, checked_own
 from pg_kafka.broker.context import Context
 from pg_kafka.broker.permission import Operation, ResourceType
 from pg_kafka.broker.refusals import Refused
-from pg_kafka.config import Config
+from pg_kafka.config import Config, client_metrics
 from pg_kafka.config import groups as group_configs
 from pg_kafka.config import topics as topic_configs
 from pg_kafka.config.address import Address
@@ -38,7 +38,7 @@ async def describe_configs(ctx: Context, request: DescribeConfigsRequest) -> Des
               - an unknown topic is UNKNOWN_TOPIC_OR_PARTITION, an invalid name INVALID_TOPIC_EXCEPTION
               - a broker is named by its node id; the empty name means the settings of all brokers that are set in the
                 database; another id is INVALID_REQUEST
-              - a group has settings before it exists; client metrics have none: an empty list
+              - a group, and a subscription to metrics of clients, has settings before it exists
               - an unknown type of resource is INVALID_REQUEST
               - a resource that is named twice with the same keys is described once
               - a logger has its level; what Kafka calls the root logger is all of the broker's
@@ -108,7 +108,7 @@ def _entries(ctx: Context, resource: DescribeConfigsResource) -> Sequence[Config
             ctx.doors.check(Operation.DESCRIBE_CONFIGS, ResourceType.CLUSTER)
             if not name:
                 raise Refused(ErrorCode.INVALID_REQUEST, "Client metrics subscription name must not be empty")
-            return ()
+            return client_metrics.describe(ctx.doors.client_metrics.configs.get(name, {}), keys)
         case Resource.GROUP:
             configs = ctx.doors.groups.configs_of(name)
             if not name:

@@ -23,6 +23,7 @@ from pg_kafka.metrics.catalogue import (
     postgres,
     process,
     requests,
+    telemetry,
     topics,
     transactions,
     upkeep,
@@ -45,6 +46,7 @@ SUBJECTS: tuple[ModuleType, ...] = (
     upkeep,
     cluster,
     audit,
+    telemetry,
 )
 
 

@@ -58,7 +58,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION kafka.config_fault(text, text, text) IS
-    'What is wrong with a value of a config, in a sentence; NULL when nothing is. The first argument is topic, broker or group.';
+    'What is wrong with a value of a config, in a sentence; NULL when nothing is. The first argument is topic, broker, group or client metrics.';
 
 CREATE OR REPLACE FUNCTION kafka.refuse_config(scope text, name text, value text) RETURNS void
 LANGUAGE plpgsql

@@ -23,6 +23,7 @@ BEGIN
         said := CASE NEW.kind
             WHEN 'topic' THEN (SELECT format('partitions=%s configs=%s', t.partitions, t.configs) FROM kafka.topics t WHERE t.id = NEW.object_id)
             WHEN 'group config' THEN (SELECT g.configs::text FROM kafka.group_configs g WHERE g.group_id = NEW.name)
+            WHEN 'client metrics' THEN (SELECT c.configs::text FROM kafka.client_metrics c WHERE c.name = NEW.name)
             WHEN 'setting' THEN (SELECT CASE WHEN NEW.name ~* 'password|secret|jaas|_key$' THEN '***' ELSE string_agg(CASE s.node_id WHEN 0 THEN s.value ELSE format('%s (node %s)', s.value, s.node_id) END,
                                                    ', ' ORDER BY s.node_id) END FROM kafka.settings s WHERE s.name = NEW.name)
             END;

@@ -12,7 +12,7 @@ COMMENT ON COLUMN kafka.settings.node_id IS 'The broker that it is for; 0 for al
 DROP FUNCTION kafka.set_config(text, text);
 
 CREATE TABLE kafka.config_keys (
-    scope          text     NOT NULL CHECK (scope IN ('topic', 'broker', 'group')),
+    scope          text     NOT NULL CHECK (scope IN ('topic', 'broker', 'group', 'client metrics')),
     name           text     NOT NULL,
     type           text     NOT NULL CHECK (type IN ('boolean', 'string', 'short', 'int', 'long', 'double', 'list', 'password')),
     default_value  text,
@@ -32,7 +32,7 @@ CREATE TABLE kafka.config_keys (
     documentation  text     NOT NULL,
     PRIMARY KEY (scope, name)
 );
-COMMENT ON TABLE kafka.config_keys IS 'Every config that a topic, a broker or a group can have, written by the program when it starts.';
+COMMENT ON TABLE kafka.config_keys IS 'Every config that a topic, a broker, a group or a subscription to metrics of clients can have, written by the program when it starts.';
 COMMENT ON COLUMN kafka.config_keys.also_allowed IS 'One value outside of minimum and maximum.';
 COMMENT ON COLUMN kafka.config_keys.pattern IS 'What a value matches; form says it in words.';
 COMMENT ON COLUMN kafka.config_keys.synonyms IS 'Configs of the broker that hold where this one is not set, the strongest first.';
