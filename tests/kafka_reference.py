@@ -188,7 +188,7 @@ class ApacheKafka:
     """One Apache Kafka node with its data in `folder`.
 
     `settings` go on top of the necessary ones of a single node, `options` are those of Java. In a setting, {port} is where
-    clients connect and {controller} where the controller listens.
+    clients connect and {controller} where the controller listens. `more_classes` is a folder of plug-ins.
     """
 
     def __init__(
@@ -197,6 +197,7 @@ class ApacheKafka:
         settings: Mapping[str, str] | None = None,
         heap: str = "1g",
         options: Sequence[str] = (),
+        more_classes: Path | None = None,
     ) -> None:
         self.folder = folder
         self.port = free_port()
@@ -204,6 +205,7 @@ class ApacheKafka:
         self.log = folder / "kafka.log"
         self.heap = heap
         self._options = options
+        self._more_classes = more_classes
         self.process: subprocess.Popen[bytes] | None = None
         controller = free_port()
         self._properties = folder / "server.properties"
@@ -235,11 +237,13 @@ class ApacheKafka:
             while cluster.startswith("-"):  # would look like an option on the command line
                 cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
             arguments = ("format", "-t", cluster, "-c", str(self._properties))
-            subprocess.run(java("kafka.tools.StorageTool", *arguments), check=True, capture_output=True, timeout=120)
+            format_command = java("kafka.tools.StorageTool", *arguments, more_classes=self._more_classes)
+            subprocess.run(format_command, check=True, capture_output=True, timeout=120)
         # The collector that Kafka's own start script chooses, for a fair comparison.
         options = ("-server", f"-Xms{self.heap}", f"-Xmx{self.heap}", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20")
         options = (*options, *self._options)
-        self.process = spawn(java("kafka.Kafka", str(self._properties), options=options), self.log)
+        command = java("kafka.Kafka", str(self._properties), options=options, more_classes=self._more_classes)
+        self.process = spawn(command, self.log)
         wait_until_served(self.port, self.process, self.log)
 
     def stop(self) -> None:

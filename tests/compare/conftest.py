@@ -21,13 +21,14 @@ from tests.compare import (
     cases_groups,
     cases_log,
     cases_quotas,
+    cases_telemetry,
     cases_transaction_log,
     cases_transactions,
     cases_users,
 )
 from tests.compare.answers import differences, field_of, flattened
 from tests.compare.scene import READY_S, Case, Scene, Side
-from tests.kafka_reference import HOST, ApacheKafka, ToolMissing
+from tests.kafka_reference import HOST, ApacheKafka, ToolMissing, compiled
 
 from pg_kafka.wire.messages.find_coordinator import FindCoordinatorRequest
 
@@ -43,6 +44,7 @@ assert (
     and cases_groups
     and cases_log
     and cases_quotas
+    and cases_telemetry
     and cases_transaction_log
     and cases_transactions
     and cases_users
@@ -78,7 +80,10 @@ def sides(postgres15: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """Apache Kafka and pg_kafka."""
     folder: Path = tmp_path_factory.mktemp("compare")
     try:
-        kafka = ApacheKafka(folder / "kafka", KAFKA_SETTINGS, heap="512m")
+        reporter = compiled(Path(__file__).with_name("TelemetryReporter.java"))
+        # Without one that takes metrics of clients, Kafka does not say that it serves them.
+        settings = {**KAFKA_SETTINGS, "metric.reporters": reporter.name}
+        kafka = ApacheKafka(folder / "kafka", settings, heap="512m", more_classes=reporter)
         kafka.start()
     except ToolMissing as missing:
         if os.environ.get("PG_KAFKA_REQUIRE_CLIENTS") == "1":
