@@ -412,7 +412,7 @@ async def test_sql_sees_what_clients_see(client: RawClient, db: asyncpg.Connecti
 async def test_every_check_of_sql_is_the_wire_s(client: RawClient, db: asyncpg.Connection) -> None:
     """Each default is good for both, and of each key something that is not."""
     keys = await db.fetch("SELECT scope, name, default_value FROM kafka.config_keys WHERE default_value IS NOT NULL")
-    assert {key["scope"] for key in keys} == {"topic", "broker", "group"}
+    assert {key["scope"] for key in keys} == {"topic", "broker", "group", "client metrics"}
     for scope, name, default in keys:
         assert await db.fetchval("SELECT kafka.config_fault($1, $2, $3)", scope, name, default) is None, name
 
