@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 from tests.broker.rawclient import RawClient, SomeTopic, batch, fetching, producing
 
@@ -67,6 +68,7 @@ from pg_kafka.wire.messages.describe_user_scram_credentials import DescribeUserS
 from pg_kafka.wire.messages.elect_leaders import ElectLeadersRequest, TopicPartitions
 from pg_kafka.wire.messages.end_txn import EndTxnRequest
 from pg_kafka.wire.messages.find_coordinator import FindCoordinatorRequest
+from pg_kafka.wire.messages.get_telemetry_subscriptions import GetTelemetrySubscriptionsRequest
 from pg_kafka.wire.messages.heartbeat import HeartbeatRequest
 from pg_kafka.wire.messages.incremental_alter_configs import AlterConfigsResource, IncrementalAlterConfigsRequest
 from pg_kafka.wire.messages.init_producer_id import InitProducerIdRequest
@@ -94,6 +96,7 @@ from pg_kafka.wire.messages.offset_for_leader_epoch import (
     OffsetForLeaderPartition,
     OffsetForLeaderTopic,
 )
+from pg_kafka.wire.messages.push_telemetry import PushTelemetryRequest
 from pg_kafka.wire.messages.sasl_authenticate import SaslAuthenticateRequest
 from pg_kafka.wire.messages.sasl_handshake import SaslHandshakeRequest
 from pg_kafka.wire.messages.sync_group import SyncGroupRequest
@@ -465,4 +468,6 @@ sample("AlterClientQuotas")(
         validate_only=True,
     )
 )
+sample("GetTelemetrySubscriptions")(lambda s: GetTelemetrySubscriptionsRequest(client_instance_id=uuid4()))
+sample("PushTelemetry")(lambda s: PushTelemetryRequest(client_instance_id=uuid4(), metrics=b""))
 sample("UnregisterBroker")(lambda s: UnregisterBrokerRequest(broker_id=99))

@@ -26,7 +26,9 @@ async def join(groups: GroupCoordinator, group_id: str) -> ConsumerGroup:
     request = ConsumerGroupHeartbeatRequest(
         group_id=group_id, member_id="m", rebalance_timeout_ms=1000, subscribed_topic_names=["t"], topic_partitions=[]
     )
-    asked = Asked(cast(Any, SimpleNamespace(send=answered.set_result)), request, lambda _request, code: code)
+    asked = Asked(
+        cast(Any, SimpleNamespace(send=answered.set_result, timing=None)), request, lambda _request, code: code
+    )
     groups.consumer_heartbeat(request, asked, Sender("c", "/h", 1), "m")
     async with asyncio.timeout(20):
         assert (await answered).error_code == 0

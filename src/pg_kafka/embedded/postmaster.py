@@ -8,6 +8,7 @@ The postmaster says how it is in `postmaster.pid`, eight lines:
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import os
 import signal
@@ -34,9 +35,14 @@ class Status:
 
 
 def read_status(cluster: Path) -> Status | None:
+    """What a server has written about itself; None where there is none, also since the folder is no folder."""
     try:
         lines = (cluster / "postmaster.pid").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
         return None
     lines += [""] * 8
     return Status(_number(lines[0]), _number(lines[3]), Path(lines[4]), lines[7].strip())
