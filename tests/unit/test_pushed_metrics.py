@@ -83,6 +83,8 @@ def labels(client: str = "app", **others: str) -> tuple[tuple[str, str], ...]:
         ("org_apache_kafka_x", False, "application_org_apache_kafka_x"),
         (KAFKAS + "a.total", False, "org_apache_kafka_a_total_now"),
         (KAFKAS + "a.info", False, "org_apache_kafka_a_info_now"),
+        (KAFKAS + "a.created", True, "org_apache_kafka_a_created_all"),
+        (KAFKAS + "a.total.total", True, "org_apache_kafka_a_total_all"),
         (KAFKAS + "é\n{}", False, "org_apache_kafka_____"),
     ],
 )

@@ -51,7 +51,7 @@ OTHER: Final = "(other)"
 
 _KAFKAS = "org.apache.kafka."
 _ODD = re.compile(r"[^a-zA-Z0-9_]")
-# In OpenMetrics they say what a sample is; a gauge must not end so.
+# In OpenMetrics they say what a sample is; no other name may end so.
 _RESERVED_ENDS = ("_total", "_bucket", "_info", "_created")
 _OF_RESOURCE = frozenset(("group_id", "client_rack"))
 _OF_INSTANCE = frozenset(("group_member_id", "group_instance_id", "transactional_id"))
@@ -343,8 +343,8 @@ def named(original: str, is_counter: bool) -> Name | None:
         name = "application_" + name
     if is_counter:
         name = name.removesuffix("_total")
-    elif name.endswith(_RESERVED_ENDS):
-        name += "_now"
+    if name.endswith(_RESERVED_ENDS):
+        name += "_all" if is_counter else "_now"
     end = re.split("[._]", original)[-1]
     return Name(name, is_counter, Together.SUM if is_counter else _BY_END.get(end, Together.SUM), original)
 
