@@ -331,9 +331,10 @@ async def test_a_broker_that_waits_goes_by_the_same_access_control_lists(pair: P
     everybody = "User:ANONYMOUS"
     connection = await asyncpg.connect(pair.dsn)
     try:
-        await connection.execute("SELECT kafka.create_acl($1, 'describe', 'topic', 'seen')", everybody)
-        await connection.execute("SELECT kafka.create_acl($1, 'create', 'cluster')", everybody)
-        await connection.execute("SELECT kafka.create_acl($1, 'alter', 'cluster')", everybody)
+        async with connection.transaction():  # who knows one of them knows all
+            await connection.execute("SELECT kafka.create_acl($1, 'describe', 'topic', 'seen')", everybody)
+            await connection.execute("SELECT kafka.create_acl($1, 'create', 'cluster')", everybody)
+            await connection.execute("SELECT kafka.create_acl($1, 'alter', 'cluster')", everybody)
         await until_created(pair, "seen", "hidden")
         async with await RawClient.connect(pair.place(1)) as client:
 
