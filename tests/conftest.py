@@ -15,7 +15,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from tests.postgres import FLAVOURS, Database, PostgresServer, reachable_folder
+
+# How long an example takes says more about what else the machine does.
+_SLOW = (*settings.default.suppress_health_check, HealthCheck.too_slow)
+settings.register_profile("unhurried", settings.default, deadline=None, suppress_health_check=_SLOW)
+settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session")
