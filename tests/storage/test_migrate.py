@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,13 @@ USABLE = {
 }
 
 
+async def connected(stack: contextlib.AsyncExitStack, dsn: str) -> asyncpg.Connection:
+    """A connection that is closed with the stack, whatever fails."""
+    connection = await asyncpg.connect(dsn)
+    stack.push_async_callback(connection.close)
+    return connection
+
+
 @BOTH_SERVERS
 async def test_an_ordinary_role_creates_everything_once(pg_dsn: str) -> None:
     connection = await connect_migrated(pg_dsn)
@@ -45,11 +53,34 @@ async def test_an_ordinary_role_creates_everything_once(pg_dsn: str) -> None:
 
 
 async def test_programs_that_start_together_create_it_once(pg_dsn: str) -> None:
-    connections = await asyncio.gather(*(asyncpg.connect(pg_dsn) for _ in range(5)))
-    await asyncio.gather(*(migrate(connection) for connection in connections))
-    assert await connections[0].fetchval("SELECT count(*) FROM kafka.cluster") == 1
-    for connection in connections:
-        await connection.close()
+    async with contextlib.AsyncExitStack() as stack:
+        connections = [await connected(stack, pg_dsn) for _ in range(5)]
+        await asyncio.gather(*(migrate(connection) for connection in connections))
+        assert await connections[0].fetchval("SELECT count(*) FROM kafka.cluster") == 1
+
+
+async def test_who_waited_for_another_sees_what_it_made(pg_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session remembers that a schema is not there, until a transaction begins or a table is locked."""
+    monkeypatch.setattr(migrate_module, "LOCK_CHECK_S", 0.001)
+    look, tries = migrate_module._lock, 0
+
+    async def counted(connection: asyncpg.Connection) -> bool:
+        nonlocal tries
+        tries += 1
+        return await look(connection)
+
+    async with contextlib.AsyncExitStack() as stack:
+        first, second = await connected(stack, pg_dsn), await connected(stack, pg_dsn)
+        async with first.transaction():
+            assert await first.fetchval(migrate_module._QUERIES["try_lock"])
+            monkeypatch.setattr(migrate_module, "_lock", counted)
+            waiting = asyncio.create_task(migrate(second))
+            async with asyncio.timeout(20):
+                while tries < 50:  # noqa: ASYNC110 - until all that it asks is in its cache
+                    await asyncio.sleep(0.001)
+            await migrate_module._migrate_locked(first, None, "auto")
+        await waiting
+        assert await second.fetchval("SELECT count(*) FROM kafka.cluster") == 1
 
 
 async def test_a_crash_leaves_nothing_half_made(pg_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,9 +46,17 @@ async def migrate(
     """
     server = dict((await connection.fetch(_QUERIES["server"]))[0])
     check_server(server)
+    deadline = asyncio.get_running_loop().time() + LOCK_TIMEOUT_S
     try:
-        async with connection.transaction():
-            await _in_transaction(connection, settings, compression)
+        # Each try is a transaction of its own: within one, a session may go on believing what it read of the catalogue
+        # before (PostgreSQL reads what others changed in it at the start of a transaction, and when it locks a table).
+        while not await _try(connection, settings, compression):
+            if asyncio.get_running_loop().time() > deadline:
+                others = await connection.fetch(_QUERIES["lock_holders"])
+                raise FatalError(
+                    f'another program has been migrating database "{server["database"]}" for a minute: {locks.told(others)}'
+                )
+            await asyncio.sleep(LOCK_CHECK_S)  # nothing tells
     except asyncpg.InsufficientPrivilegeError as error:
         raise FatalError(_missing_privilege(server, error)) from error
     except asyncpg.LockNotAvailableError as error:
@@ -57,10 +65,18 @@ async def migrate(
         ) from error
 
 
-async def _in_transaction(connection: asyncpg.Connection, settings: Mapping[str, str] | None, compression: str) -> None:
-    await connection.execute(_QUERIES["search_path"])
-    await connection.execute(_QUERIES["lock_timeout"])
-    await _lock(connection)
+async def _try(connection: asyncpg.Connection, settings: Mapping[str, str] | None, compression: str) -> bool:
+    """Migrate in one transaction, unless another program is at it: then False."""
+    async with connection.transaction():
+        await connection.execute(_QUERIES["search_path"])
+        await connection.execute(_QUERIES["lock_timeout"])
+        if not await _lock(connection):
+            return False
+        await _migrate_locked(connection, settings, compression)
+        return True
+
+
+async def _migrate_locked(connection: asyncpg.Connection, settings: Mapping[str, str] | None, compression: str) -> None:
     (state,) = await connection.fetch(_QUERIES["schema_state"])
     if not state["has_schema"]:
         await _create(connection, compression)
@@ -115,23 +131,20 @@ def _config_row(scope: str, key: Key) -> dict[str, object]:
     }
 
 
-async def _lock(connection: asyncpg.Connection) -> None:
-    """Keep other programs from migrating. Who may not write what is there does not migrate it, whatever it has locked."""
-    deadline = asyncio.get_running_loop().time() + LOCK_TIMEOUT_S
-    while not await connection.fetchval(_QUERIES["try_lock"]):
-        (state,) = await connection.fetch(_QUERIES["schema_state"])
-        others = await locks.users(connection, [MIGRATION]) if state["has_cluster"] else []
-        if others and not any(user["may_write"] for user in others):
-            locks.warn(others)
-            await connection.execute(_QUERIES["lock_cluster"])
-            return
-        if asyncio.get_running_loop().time() > deadline:
-            others = await connection.fetch(_QUERIES["lock_holders"])
-            database = (await connection.fetch(_QUERIES["server"]))[0]["database"]
-            raise FatalError(
-                f'another program has been migrating database "{database}" for a minute: {locks.told(others)}'
-            )
-        await asyncio.sleep(LOCK_CHECK_S)  # nothing tells
+async def _lock(connection: asyncpg.Connection) -> bool:
+    """Keep other programs from migrating; False while another is at it.
+
+    Who may not write what is there does not migrate it, whatever it has locked.
+    """
+    if await connection.fetchval(_QUERIES["try_lock"]):
+        return True
+    (state,) = await connection.fetch(_QUERIES["schema_state"])
+    others = await locks.users(connection, [MIGRATION]) if state["has_cluster"] else []
+    if not others or any(user["may_write"] for user in others):
+        return False
+    locks.warn(others)
+    await connection.execute(_QUERIES["lock_cluster"])
+    return True
 
 
 async def _create(connection: asyncpg.Connection, compression: str) -> None:

@@ -22,10 +22,11 @@ SELECT current_setting('server_version_num')::int AS version_number,
        (SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database()) AS encoding;
 
 -- name: schema_state
--- Looks at the catalogue only, so that it works without any privilege in the schema.
-SELECT to_regnamespace('kafka') IS NOT NULL AS has_schema,
-       EXISTS (SELECT FROM pg_catalog.pg_class c
-               WHERE c.relnamespace = to_regnamespace('kafka') AND c.relname = 'cluster') AS has_cluster;
+-- Looks at the catalogue only, so that it works without any privilege in the schema. It reads the tables: what
+-- to_regnamespace() answers comes from the session's cache, which may be older than the lock of try_lock.
+SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.nspname = 'kafka') AS has_schema,
+       EXISTS (SELECT FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid
+               WHERE n.nspname = 'kafka' AND c.relname = 'cluster') AS has_cluster;
 
 -- name: version
 SELECT schema_version FROM kafka.cluster;
