@@ -60,7 +60,8 @@ async def test_records_that_clients_write_are_on_the_page(postgres15: PostgresSe
             before = page(inside)
             for _ in range(3):
                 assert (await client.produce(topic, batch([b"a", b"b"]))).error_code == 0
-        found = await until(inside, lambda now: ("pg_kafka_segments", "active") in now)
+        later = [("pg_kafka_segments", "active"), ("pg_kafka_upkeep_steps_total", "janitor", "roll segments")]
+        found = await until(inside, lambda now: all(name in now for name in later))
         assert found["pg_kafka_lane_records_total", "0"] - before["pg_kafka_lane_records_total", "0"] == 6
         assert found["pg_kafka_leader",] == 1
         assert found["pg_kafka_leader_epoch",] == 1
