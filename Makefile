@@ -38,8 +38,10 @@ serve: install
 
 test: install $(VENV)/.test
 ifeq ($(TESTS),)
-	$(BIN)/python -m pytest -ra -n 2 --dist loadfile $(SIDE_BY_SIDE) $(ARGS)
-	$(BIN)/python -m pytest -ra $(ALONE) $(ARGS)
+	@failed=0; \
+	$(BIN)/python -m pytest -ra -n 2 --dist loadfile $(SIDE_BY_SIDE) $(ARGS) || failed=1; \
+	$(BIN)/python -m pytest -ra $(ALONE) $(ARGS) || failed=1; \
+	exit $$failed
 else
 	$(BIN)/python -m pytest -ra $(TESTS) $(ARGS)
 endif
