@@ -34,6 +34,7 @@ from pg_kafka.config.listeners import LISTENER_PREFIX, MECHANISMS, ListenerConfi
 from pg_kafka.config.log import LogConfig
 from pg_kafka.config.metrics import MetricsConfig
 from pg_kafka.config.oauth import OauthConfig
+from pg_kafka.config.outbox import OutboxConfig
 from pg_kafka.config.quotas import QuotaConfig
 from pg_kafka.config.sasl import SaslConfig
 from pg_kafka.config.telemetry import TelemetryConfig
@@ -57,6 +58,7 @@ class BrokerConfig(
     UsersConfig,
     MetricsConfig,
     LagConfig,
+    OutboxConfig,
     LogConfig,
 ):
     """The settings of one broker. Fields are settings; `sources` tells where each value came from."""

@@ -1,11 +1,12 @@
 -- Version 5: the outbox, see schema/100_outbox.sql.
--- Locks: none that anybody waits for.
+-- Locks: SHARE ROW EXCLUSIVE on kafka.settings and kafka.broker_configs, for a moment.
 
 CREATE SEQUENCE kafka.outbox_ids AS bigint INCREMENT BY 65536 MINVALUE 0 START 65536;
 COMMENT ON SEQUENCE kafka.outbox_ids IS 'Ids of records in the outbox; each value is the first of 65536. In the order of calls.';
 
-CREATE SEQUENCE kafka.outbox_turn AS smallint MINVALUE 0 MAXVALUE 3 START 0 CYCLE;
-COMMENT ON SEQUENCE kafka.outbox_turn IS 'last_value is the number of the outbox table that is written. A sequence, so that a switch is seen at once by everybody and leaves no dead row.';
+-- A sequence: what is set is seen at once, whatever snapshot one has, stays when the transaction fails, and leaves no dead row.
+CREATE SEQUENCE kafka.outbox_turn AS smallint MINVALUE 0 MAXVALUE 7 START 0;
+COMMENT ON SEQUENCE kafka.outbox_turn IS 'last_value & 3 is the number of the outbox table that is written; last_value is 4 more while the outbox is full.';
 
 CREATE TABLE kafka.outbox_0 (
     id               bigint   NOT NULL,
@@ -94,3 +95,62 @@ CREATE TABLE kafka.deduplication_turn (
 );
 COMMENT ON TABLE kafka.deduplication_turn IS 'One row: which of the two tables was emptied last, and when. The other one is next when that is longer ago than the window.';
 INSERT INTO kafka.deduplication_turn DEFAULT VALUES;
+
+-- What brokers' settings say to producers, so that a call reads one row instead of twenty.
+CREATE TABLE kafka.produce_limits (
+    only_row                 boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    max_message_bytes        integer NOT NULL DEFAULT 1048588,
+    is_compacted             boolean NOT NULL DEFAULT false,
+    is_append_time           boolean NOT NULL DEFAULT false,
+    timestamp_before_max_ms  bigint  NOT NULL DEFAULT 9223372036854775807,
+    timestamp_after_max_ms   bigint  NOT NULL DEFAULT 3600000,
+    outbox_max_bytes         bigint  NOT NULL DEFAULT 1073741824,
+    dedup_window_ms          bigint  NOT NULL DEFAULT 300000
+);
+COMMENT ON TABLE kafka.produce_limits IS 'One row: what settings of the broker mean for kafka.produce(), where a topic has no config of its own. Kept by triggers.';
+COMMENT ON COLUMN kafka.produce_limits.is_compacted IS 'log.cleanup.policy has compact: records must have keys.';
+COMMENT ON COLUMN kafka.produce_limits.is_append_time IS 'log.message.timestamp.type is LogAppendTime: timestamps of records do not matter.';
+INSERT INTO kafka.produce_limits DEFAULT VALUES;
+
+-- SECURITY DEFINER: who may change a setting need not have a right on kafka.produce_limits.
+CREATE FUNCTION kafka.note_produce_limits() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    found jsonb;
+BEGIN
+    SELECT jsonb_object_agg(k.name, CASE
+        WHEN k.scope = 'topic' THEN coalesce(kafka.broker_value(k), k.default_value)
+        -- What is set for all brokers holds at once, also while none runs.
+        ELSE coalesce((SELECT s.value FROM kafka.settings s
+                       WHERE s.name = k.name AND s.node_id = 0 AND kafka.config_fault('broker', k.name, s.value) IS NULL),
+                      kafka.broker_value(jsonb_populate_record(k, jsonb_build_object('synonyms', jsonb_build_array(k.name))))) END)
+    INTO found
+    FROM kafka.config_keys k
+    WHERE k.scope = 'topic' AND k.name IN ('max.message.bytes', 'cleanup.policy', 'message.timestamp.type',
+                                           'message.timestamp.before.max.ms', 'message.timestamp.after.max.ms')
+       OR k.scope = 'broker' AND k.name IN ('pg_kafka.outbox_max_bytes', 'pg_kafka.dedup_window_ms');
+    UPDATE kafka.produce_limits l
+    SET (max_message_bytes, is_compacted, is_append_time, timestamp_before_max_ms, timestamp_after_max_ms,
+         outbox_max_bytes, dedup_window_ms)
+        = (SELECT n.*)
+    FROM (SELECT coalesce((found ->> 'max.message.bytes')::integer, p.max_message_bytes),
+                 coalesce('compact' = ANY (string_to_array(found ->> 'cleanup.policy', ',')), p.is_compacted),
+                 coalesce(found ->> 'message.timestamp.type' = 'LogAppendTime', p.is_append_time),
+                 coalesce((found ->> 'message.timestamp.before.max.ms')::bigint, p.timestamp_before_max_ms),
+                 coalesce((found ->> 'message.timestamp.after.max.ms')::bigint, p.timestamp_after_max_ms),
+                 coalesce((found ->> 'pg_kafka.outbox_max_bytes')::bigint, p.outbox_max_bytes),
+                 coalesce((found ->> 'pg_kafka.dedup_window_ms')::bigint, p.dedup_window_ms)
+          FROM kafka.produce_limits p) AS n
+    WHERE n IS DISTINCT FROM ROW(l.max_message_bytes, l.is_compacted, l.is_append_time, l.timestamp_before_max_ms,
+                                 l.timestamp_after_max_ms, l.outbox_max_bytes, l.dedup_window_ms);
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION kafka.note_produce_limits() IS 'Trigger of kafka.settings and kafka.broker_configs: keeps kafka.produce_limits.';
+
+CREATE TRIGGER note_produce_limits AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON kafka.settings
+FOR EACH STATEMENT EXECUTE FUNCTION kafka.note_produce_limits();
+CREATE TRIGGER note_produce_limits AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON kafka.broker_configs
+FOR EACH STATEMENT EXECUTE FUNCTION kafka.note_produce_limits();
