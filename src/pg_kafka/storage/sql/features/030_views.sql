@@ -49,6 +49,8 @@ BEGIN
     EXECUTE format('COMMENT ON VIEW topics.%I IS %L', made, format('Records of topic %s (id %s).', topic.name, topic.id));
     UPDATE kafka.deleted_topics d SET view_name = NULL WHERE d.view_name = made;
     UPDATE kafka.topics t SET view_name = made WHERE t.id = topic_id;
+    EXECUTE format('CREATE OR REPLACE TRIGGER produce INSTEAD OF INSERT ON topics.%I
+                    FOR EACH ROW EXECUTE FUNCTION kafka.produce_inserted(%s)', made, topic.id);
     RETURN made;
 END
 $$;

@@ -54,6 +54,7 @@ AS $$
 DECLARE
     found record;
     made text;
+    is_new boolean := false;
 BEGIN
     SELECT t.name, t.view_name, to_regclass('topics.' || quote_ident(t.view_name)) AS shown_by INTO found
     FROM kafka.topics t WHERE t.id = topic_id;
@@ -66,6 +67,7 @@ BEGIN
         END IF;
         IF found.name !~ '^__|-(changelog|repartition)$' THEN
             made := kafka.create_topic_view(topic_id);
+            is_new := true;
             found.shown_by := to_regclass('topics.' || quote_ident(made));
         END IF;
     END IF;
@@ -75,6 +77,8 @@ BEGIN
     RAISE EXCEPTION 'permission denied for topic "%"', found.name
         USING ERRCODE = 'insufficient_privilege',
               HINT = CASE WHEN made IS NULL THEN 'Internal topics are for the owner of the schema kafka.'
+                          -- A view that was made just now goes with this transaction.
+                          WHEN is_new THEN format('SELECT kafka.grant_producer(%L, %L)', asking, found.name)
                           ELSE format('GRANT INSERT ON topics.%I TO %I', made, asking) END;
 END
 $$;
@@ -634,14 +638,24 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     topic text;
+    rest record := NEW;
 BEGIN
     SELECT t.name INTO topic FROM kafka.topics t WHERE t.id = TG_ARGV[0]::bigint;
     IF topic IS NULL THEN
         PERFORM kafka.refuse_producing(TG_TABLE_NAME);
-    ELSIF NEW.partition_offset IS NOT NULL OR NEW.global_offset IS NOT NULL THEN
-        RAISE EXCEPTION 'the offset of a record is not for its producer to say'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'Insert key, value, headers, partition_id and timestamp at most.';
-    ELSIF NEW.timestamp_ms IS NOT NULL THEN
+    END IF;
+    rest.key := NULL;
+    rest.value := NULL;
+    rest.headers := NULL;
+    rest.partition_id := NULL;
+    rest.timestamp := NULL;
+    rest.timestamp_ms := NULL;
+    IF NOT (rest IS NULL) THEN
+        RAISE EXCEPTION 'only key, value, headers, partition_id and timestamp of a record can be inserted'
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Offsets are given when it is in the log; columns that are taken from the value belong into the value.';
+    END IF;
+    IF NEW.timestamp_ms IS NOT NULL THEN
         NEW.timestamp := timestamptz 'epoch' + NEW.timestamp_ms * interval '1 millisecond';
     END IF;
     -- PostgreSQL has asked for INSERT on the view already, of whoever runs the statement.
@@ -650,14 +664,14 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION kafka.produce_inserted() IS
-    'Trigger of topics'' views: INSERT produces. Its argument is the topic''s id. key, value, headers, partition_id and timestamp count.';
+    'Trigger of topics'' views: INSERT produces. Its argument is the topic''s id.';
 
 CREATE OR REPLACE FUNCTION kafka.grant_producer(role name, topic text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    found record;
+    target record;
     form regprocedure;
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA kafka, topics TO %I', role);
@@ -669,15 +683,15 @@ BEGIN
     LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', form, role);
     END LOOP;
-    FOR found IN
+    FOR target IN
         SELECT t.id, t.name, t.view_name FROM kafka.topics t
         WHERE CASE WHEN grant_producer.topic IS NULL THEN t.view_name IS NOT NULL ELSE t.name = grant_producer.topic END
         ORDER BY t.name
     LOOP
-        IF to_regclass('topics.' || quote_ident(found.view_name)) IS NULL THEN
-            found.view_name := kafka.create_topic_view(found.id);
+        IF to_regclass('topics.' || quote_ident(target.view_name)) IS NULL THEN
+            target.view_name := kafka.create_topic_view(target.id);
         END IF;
-        EXECUTE format('GRANT INSERT ON topics.%I TO %I', found.view_name, role);
+        EXECUTE format('GRANT INSERT ON topics.%I TO %I', target.view_name, role);
     END LOOP;
     IF NOT FOUND AND topic IS NOT NULL THEN
         PERFORM kafka.refuse_producing(topic);
