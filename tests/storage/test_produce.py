@@ -59,7 +59,8 @@ FORMS = {
     r"'orders', 'v', '\xff'::bytea": (b"v", b"\xff", None),
     "'orders', 'v', headers => NULL": (b"v", None, None),
     "'orders', 'v', headers => '{}'": (b"v", None, None),
-    """'orders', 'v', headers => '{"a": "é", "b": null, "c": 1}'""": (b"v", None, [(b"a", "é".encode()), (b"b", None), (b"c", b"1")]),
+    """'orders', 'v', headers => '{"a": "é", "b": null, "c": 1}'""": (
+        b"v", None, [(b"a", "é".encode()), (b"b", None), (b"c", b"1")]),
     """'orders', 'v', 'k', '[{"key": "b", "value": "1"}, {"key": "a"}, {"key": "b", "value": {"x": 2}}]'""": (
         b"v", b"k", [(b"b", b"1"), (b"a", None), (b"b", b'{"x": 2}')]),
     r"""'orders', '\x00'::bytea, '\x01'::bytea, '{"a": "1"}'""": (b"\0", b"\1", [(b"a", b"1")]),
@@ -216,7 +217,8 @@ async def test_producers_do_not_fail_each_other(
     async with db.transaction(isolation=isolation):
         await db.execute("SELECT kafka.produce('orders', 'a')")
         async with other.transaction(isolation=isolation):
-            await other.execute("SELECT kafka.produce('orders', 'b'), kafka.produce_many('orders', ARRAY['c', 'd'])")
+            await other.execute("SELECT kafka.produce('orders', 'b')")
+            await other.execute("SELECT kafka.produce_many('orders', ARRAY['c', 'd'])")
         await db.execute("SELECT kafka.produce('orders', 'e')")
     assert [row["values"] for row in await outbox(db)] == [[b"a"], [b"b"], [b"c", b"d"], [b"e"]]
 

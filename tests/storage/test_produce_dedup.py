@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
+from tests.storage.janitors import janitor_of, job
 from tests.storage.log_rows import add_topic, connect_migrated
 from tests.storage.test_produce import BOTH, outbox
 
@@ -43,7 +44,7 @@ async def produced(db: asyncpg.Connection) -> list[bytes]:
 async def until_waiting(db: asyncpg.Connection, waiting: asyncpg.Connection) -> None:
     pid = waiting.get_server_pid()
     async with asyncio.timeout(30):
-        while not await db.fetchval("SELECT cardinality(pg_blocking_pids($1)) > 0", pid):
+        while not await db.fetchval("SELECT cardinality(pg_blocking_pids($1)) > 0", pid):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
@@ -137,3 +138,33 @@ async def test_rotation_does_not_wait(db: asyncpg.Connection, other: asyncpg.Con
         assert not await db.fetchval(ROTATE)
     assert await db.fetchval(ROTATE)
     assert await db.fetchval(PRODUCE, "orders", "b", "x") == (await outbox(db))[0]["id"]
+
+
+async def test_the_janitor_rotates(pg_dsn: str, db: asyncpg.Connection) -> None:
+    class Lanes: ...
+
+    janitor = janitor_of(pg_dsn, Lanes(), owner=1)  # type: ignore[arg-type]
+    await janitor._connect()
+    try:
+        await db.execute(PRODUCE, "orders", "a", "x")
+        await db.execute(AGE_TURN)
+        assert await job(janitor, "forget dedup ids").step() is False
+        assert await db.fetchval("SELECT emptied_at > now() - interval '1 minute' FROM kafka.deduplication_turn")
+        assert await db.fetchval("SELECT count(*) FROM kafka.deduplication_1") == 0
+        assert await db.fetchval("SELECT count(*) FROM kafka.deduplication_0") == 1
+    finally:
+        janitor._site.drop()
+
+
+@BOTH
+async def test_dedup_ids_that_nobody_forgets_have_a_bound(db: asyncpg.Connection) -> None:
+    await db.execute("SELECT kafka.set_config('pg_kafka.outbox_max_bytes', '16777216')")
+    await db.execute("""
+        INSERT INTO kafka.deduplication_0 (topic, dedup_id, id)
+        SELECT 0, repeat('x', 500) || n, n FROM generate_series(1, 30000) AS n
+    """)
+    with pytest.raises(asyncpg.PostgresError) as caught:
+        await db.execute("SELECT kafka.produce('orders', repeat('x', 100000))")
+    assert caught.value.sqlstate == "KF005"
+    await db.execute("TRUNCATE kafka.deduplication_0")
+    await db.execute("SELECT kafka.produce('orders', repeat('x', 100000))")

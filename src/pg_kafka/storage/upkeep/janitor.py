@@ -30,6 +30,7 @@ from pg_kafka.storage.segments import server_compressions
 from pg_kafka.storage.topics import Topic, TopicsWatcher
 from pg_kafka.storage.upkeep.catalogue import FollowCatalogue
 from pg_kafka.storage.upkeep.checkpoints import RewriteCheckpoints
+from pg_kafka.storage.upkeep.deduplication import ForgetDedupIds
 from pg_kafka.storage.upkeep.deleted_topics import FreeTopics
 from pg_kafka.storage.upkeep.freeing import FreeSegments
 from pg_kafka.storage.upkeep.freezing import FreezeGrownSegments, FreezeSegments, Grown
@@ -108,6 +109,7 @@ class Janitor(TopicsWatcher):
             RotateJournals(site),
             RewriteCheckpoints(site),
             TurnLagHistory(site),
+            ForgetDedupIds(site),
             FreeTopics(site, self._follow.look),
         )
         self._task: asyncio.Task[None] | None = None

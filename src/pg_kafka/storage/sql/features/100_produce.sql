@@ -114,10 +114,11 @@ CREATE OR REPLACE FUNCTION kafka.check_outbox(turn integer, bytes bigint, most b
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    used bigint := pg_table_size('kafka.outbox_0') + pg_table_size('kafka.outbox_1')
-                 + pg_table_size('kafka.outbox_2') + pg_table_size('kafka.outbox_3');
+    waiting constant bigint := pg_table_size('kafka.outbox_0') + pg_table_size('kafka.outbox_1')
+                             + pg_table_size('kafka.outbox_2') + pg_table_size('kafka.outbox_3');
+    dedup_ids constant bigint := pg_total_relation_size('kafka.deduplication_0') + pg_total_relation_size('kafka.deduplication_1');
 BEGIN
-    IF used + bytes <= most THEN
+    IF waiting + bytes <= most AND dedup_ids <= most THEN
         IF turn >= 4 THEN
             PERFORM setval('kafka.outbox_turn', turn & 3);
         END IF;
@@ -127,7 +128,12 @@ BEGIN
     IF turn < 4 THEN
         PERFORM setval('kafka.outbox_turn', turn | 4);
     END IF;
-    RAISE EXCEPTION 'the outbox is full: % bytes of % are waiting for a broker', used, most
+    IF dedup_ids > most THEN
+        RAISE EXCEPTION 'the outbox is full: dedup_ids take % bytes of %', dedup_ids, most
+            USING ERRCODE = 'KF005',
+                  HINT = 'A broker forgets them after pg_kafka.dedup_window_ms, when no transaction is open that had one: look whether one runs (pg-kafka doctor).';
+    END IF;
+    RAISE EXCEPTION 'the outbox is full: % bytes of % are waiting for a broker', waiting, most
         USING ERRCODE = 'KF005',
               HINT = 'A broker moves them to the log: look whether one runs (pg-kafka doctor). SELECT kafka.set_config(''pg_kafka.outbox_max_bytes'', ...) makes room.';
 END

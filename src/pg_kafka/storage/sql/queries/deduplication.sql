@@ -1,0 +1,5 @@
+-- What kafka.produce() remembers of dedup_ids.
+
+-- name: rotate
+-- Waits for nobody.
+SELECT kafka.rotate_deduplication();
