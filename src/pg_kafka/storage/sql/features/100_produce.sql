@@ -93,13 +93,16 @@ BEGIN
     IF coalesce(guard, '') = '' THEN
         BEGIN
             LISTEN kafka_prepare;
+            UNLISTEN kafka_prepare;
             PERFORM set_config('pg_kafka.producing', 'ready', false);
-        EXCEPTION WHEN object_not_in_prerequisite_state THEN
-            -- Background processes may not listen. Nobody prepares a transaction with a lock both for it and for the session.
+        EXCEPTION WHEN feature_not_supported OR object_not_in_prerequisite_state OR insufficient_privilege THEN
+            -- Background processes may not listen, those of logical replication for instance. Nobody prepares a transaction with a lock
+            -- both for it and for the session.
             PERFORM pg_advisory_lock_shared(1885825896, 2), pg_advisory_xact_lock_shared(1885825896, 2);
         END;
+    ELSE
+        UNLISTEN kafka_prepare;
     END IF;
-    UNLISTEN kafka_prepare;
     IF NOT pg_try_advisory_xact_lock_shared(1885825896, 1) THEN
         NOTIFY kafka_outbox;
     END IF;
