@@ -342,6 +342,8 @@ AS $$
 DECLARE
     box record;
     stamp bigint;
+    keys bytea[];
+    header_ends integer[];
     header_keys bytea[];
     header_values bytea[];
     header_count integer := cardinality(headers);
@@ -374,9 +376,26 @@ BEGIN
             RETURN first_id;
         END IF;
     END IF;
-    PERFORM kafka.append_to_outbox(
-        box.turn, box.id, box.topic_id, topic, partition, 1, bytes::integer, stamp, NULL, CASE WHEN key IS NOT NULL THEN ARRAY[key] END,
-        CASE WHEN header_count > 0 THEN ARRAY[header_count] END, header_keys, header_values, ARRAY[value]);
+    keys := CASE WHEN key IS NOT NULL THEN ARRAY[key] END;
+    header_ends := CASE WHEN header_count > 0 THEN ARRAY[header_count] END;
+    -- Not by kafka.append_to_outbox(): a call with so many arguments takes as long as half of the rest.
+    IF box.turn = 0 THEN
+        INSERT INTO kafka.outbox_0 (id, topic, topic_name, partition, record_count, bytes, first_timestamp, keys, header_ends, header_keys,
+                                    header_values, values)
+        VALUES (box.id, box.topic_id, topic, partition, 1, bytes, stamp, keys, header_ends, header_keys, header_values, ARRAY[value]);
+    ELSIF box.turn = 1 THEN
+        INSERT INTO kafka.outbox_1 (id, topic, topic_name, partition, record_count, bytes, first_timestamp, keys, header_ends, header_keys,
+                                    header_values, values)
+        VALUES (box.id, box.topic_id, topic, partition, 1, bytes, stamp, keys, header_ends, header_keys, header_values, ARRAY[value]);
+    ELSIF box.turn = 2 THEN
+        INSERT INTO kafka.outbox_2 (id, topic, topic_name, partition, record_count, bytes, first_timestamp, keys, header_ends, header_keys,
+                                    header_values, values)
+        VALUES (box.id, box.topic_id, topic, partition, 1, bytes, stamp, keys, header_ends, header_keys, header_values, ARRAY[value]);
+    ELSE
+        INSERT INTO kafka.outbox_3 (id, topic, topic_name, partition, record_count, bytes, first_timestamp, keys, header_ends, header_keys,
+                                    header_values, values)
+        VALUES (box.id, box.topic_id, topic, partition, 1, bytes, stamp, keys, header_ends, header_keys, header_values, ARRAY[value]);
+    END IF;
     RETURN box.id;
 END
 $$;
