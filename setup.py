@@ -30,7 +30,7 @@ class _BuildExt(build_ext):
 setup(
     ext_modules=[
         Extension(f"pg_kafka.{name}", [f"src/pg_kafka/{name.replace('.', '/')}.pyx"], extra_compile_args=["-O3"])
-        for name in ("wire._records", "wire._produce", "wire._streams", "metrics._requests")
+        for name in ("wire._records", "wire._outbox", "wire._produce", "wire._streams", "metrics._requests")
     ],
     cmdclass={"build_ext": _BuildExt},
 )

@@ -1229,12 +1229,6 @@ cdef uint8_t *put_producers(uint8_t *out, list batches, int32_t n) except NULL:
 
 # ---- a row -> a batch
 
-cdef struct Elements:           # a stored array, next element first
-    const uint8_t *at
-    const uint8_t *end
-    int32_t count
-    bint is_present
-
 cdef struct Row:
     Elements timestamps, offset_deltas, keys, header_ends, header_keys, header_values, values
     int64_t base_offset, last_offset, first_timestamp, horizon, start_offset, max_bytes
