@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import uvloop
 
 from pg_kafka import __version__, banner, checks
+from pg_kafka.bridge.relay import Relay
 from pg_kafka.broker import certificates, dispatch, open_files, waiting
 from pg_kafka.broker.audit import AuditLog
 from pg_kafka.broker.context import Broker, LogDir
@@ -69,6 +70,7 @@ from pg_kafka.storage.catalogue_changes import Change, to_each
 from pg_kafka.storage.client_metrics import StoredClientMetrics
 from pg_kafka.storage.control import ControlSession
 from pg_kafka.storage.disk import DiskWatch
+from pg_kafka.storage.doorbell import Doorbell
 from pg_kafka.storage.forwarding import ForwardedRequests
 from pg_kafka.storage.group_configs import GroupConfigs
 from pg_kafka.storage.groups import GroupStore
@@ -79,6 +81,7 @@ from pg_kafka.storage.log import Log
 from pg_kafka.storage.log_starts import FollowStarts
 from pg_kafka.storage.migrate import grant_broker as grant_rights_of_broker
 from pg_kafka.storage.migrate import migrate as migrate_schema
+from pg_kafka.storage.outbox import Outbox
 from pg_kafka.storage.quotas import StoredQuotas
 from pg_kafka.storage.sessions import Fenced, Identity
 from pg_kafka.storage.stored_settings import StoredSettings
@@ -101,6 +104,8 @@ logger = logging.getLogger("pg_kafka.app")
 # Requests in progress when the broker is told to stop have so long to finish.
 STOP_DEADLINE_S = 10.0
 REJOIN_DELAY_S = 1.0
+# The relay writes the chunk that it is at.
+RELAY_STOP_S = 5.0
 # For what consumers read from the database. Batches of producers have threads of their own.
 ENCODE_THREADS = 2
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -391,6 +396,8 @@ class Term:
         self._audit: AuditLog | None = None
         self._audit_task: asyncio.Task[None] | None = None
         self._disk_watch: asyncio.Task[None] | None = None
+        self._relay: Relay | None = None
+        self._relaying: asyncio.Task[None] | None = None
         self._standby_watch: asyncio.Task[None] | None = None
         self.lag: GroupLag | None = None
         self._lag_watch: asyncio.Task[None] | None = None
@@ -546,6 +553,10 @@ class Term:
             counts=counts.transactions,
         )
         await self._transactions.start()
+        outbox = Outbox(membership.open_writer)
+        doorbell = Doorbell(membership.open_writer, lambda: outbox.session)
+        self._relay = Relay(outbox, doorbell, self._log, topics, clock)
+        self._relaying = supervised(self._relay.run(), "relay", membership.end)
         self._requests = OperatorRequests(TransactionRequests(control), self._transactions)
         await self._requests.start()
         self._audit = AuditLog(AuditStore(control), settings, clock, counts.audit)
@@ -784,6 +795,10 @@ class Term:
         for watch in (self._disk_watch, self._standby_watch, self._rights_watch, self._lag_watch):
             if watch is not None:
                 watch.cancel()
+        if self._relay is not None and self._relaying is not None:
+            self._relay.stop()
+            await asyncio.wait([self._relaying], timeout=RELAY_STOP_S)
+            self._relaying.cancel()
         if self._cleaner is not None:
             await self._cleaner.stop()
         if self._layouts is not None:

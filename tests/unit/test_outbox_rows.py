@@ -153,10 +153,12 @@ def test_each_record_goes_to_its_partition_once_and_in_order(
     for number, (records, asked) in enumerate(given_rows, 1):
         for index, (key, value, headers, stamp) in enumerate(records):
             if asked is not None and asked >= partitions:
-                failed.append((number * STEP, index, _outbox.NO_PARTITION))
+                failed.append((number * STEP, index, _outbox.NO_PARTITION, -1))
                 continue
             keyless = number % partitions
-            partition = asked if asked is not None else keyless if key is None else _outbox.partition_of(key, partitions)
+            partition = (
+                asked if asked is not None else keyless if key is None else _outbox.partition_of(key, partitions)
+            )
             places[number * STEP, index] = (partition, len(expected[partition]))
             expected[partition].append((stamp, key, value, headers))
     written = defaultdict(list)
@@ -182,7 +184,7 @@ def test_each_record_goes_to_its_partition_once_and_in_order(
 def test_what_a_topic_does_not_take_is_named_and_the_rest_goes_on() -> None:
     rows = [row(1, [b"x" * 200, b"y", b"z"], [b"k", None, b"k"])]
     found = _outbox.spread(rows, 1, batch_bytes=120, most_bytes=120, needs_key=True)
-    assert found.failed == [(STEP, 0, _outbox.TOO_LARGE), (STEP, 1, _outbox.NO_KEY)]
+    assert found.failed == [(STEP, 0, _outbox.TOO_LARGE, 0), (STEP, 1, _outbox.NO_KEY, 0)]
     assert [record[2] for _, wire in found.batches for record in read(wire)] == [b"z"]
     assert found.maps == [bytes([1, 255, 255, 0])]
 
@@ -195,7 +197,11 @@ def test_the_largest_record_that_a_topic_takes_fills_its_limit() -> None:
 
 def test_damaged_rows_are_named_and_never_read_beyond_their_bytes() -> None:
     sound = row(
-        1, [b"value", None, b""], [b"key", None, b"k"], headers=[[(b"h", b"1")], [], [(b"i", None)]], timestamps=[1, 2, 3]
+        1,
+        [b"value", None, b""],
+        [b"key", None, b"k"],
+        headers=[[(b"h", b"1")], [], [(b"i", None)]],
+        timestamps=[1, 2, 3],
     )
     chance = random.Random(19)
     for _ in range(20_000):

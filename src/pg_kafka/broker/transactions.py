@@ -632,7 +632,7 @@ class TransactionCoordinator:
                 write.done(error)
             done(error)
 
-        error = self._log.end_transaction(lane, endings.Ending(writes, pairs, on_done))
+        error = self._log.end_transaction(lane, endings.Ending(writes, on_done, markers=pairs))
         if error is not None:
             on_done(error)
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from pg_kafka.errors import StorageError
-from pg_kafka.storage.journal import JournalWrite
+from pg_kafka.storage.bundles import Bundle
 from pg_kafka.storage.partition import Append, AppendResult, Partition
 from pg_kafka.wire import _records
 
@@ -27,24 +26,13 @@ class Marker:
 
 
 @dataclass(slots=True, eq=False)
-class Ending:
-    """What one PostgreSQL transaction holds whole, answered through `done` exactly once. Markers come with their partitions."""
+class Ending(Bundle):
+    """The bundle that ends a transaction. Markers come with their partitions."""
 
-    writes: Sequence[JournalWrite]
-    markers: Sequence[tuple[Partition, Marker]]
-    done: Callable[[StorageError | None], None]
-    entries: int = field(init=False)
-    bytes: int = field(init=False)
+    markers: Sequence[tuple[Partition, Marker]] = ()
 
-    def __post_init__(self) -> None:
-        self.entries = sum(write.entries for write in self.writes)
-        self.bytes = sum(write.bytes for write in self.writes)
-        for write in self.writes:
-            write.is_of_ending = True
-
-    def names(self) -> Mapping[str, object]:
-        """Fields of a log line."""
-        return self.writes[0].names() if self.writes else {}
+    def partitions(self) -> Iterator[Partition]:
+        return (partition for partition, _ in self.markers)
 
 
 class MarkerAppend(Append):

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import asyncpg
 
 from pg_kafka.coordinator.producer_state import ProducerWindow, SequencedBatch
-from pg_kafka.storage.endings import Ending, MarkerAppend
+from pg_kafka.storage.bundles import Bundle
+from pg_kafka.storage.endings import MarkerAppend
 from pg_kafka.storage.journal import JournalPart, JournalWrite
 from pg_kafka.storage.partition import Aborted, Append, Extent, Figures, Partition
 from pg_kafka.storage.sessions import Session
@@ -53,9 +54,10 @@ class JournalTables(NamedTuple):
     groups: str
     history: str
     transactions: str
+    relay: str
 
 
-NO_JOURNALS = JournalTables("", "", "", "")
+NO_JOURNALS = JournalTables("", "", "", "", "")
 
 
 class Checkpoint(NamedTuple):
@@ -114,7 +116,7 @@ class Flight:
     controls: list[Control] = field(default_factory=list)
     checkpoints: list[Part] = field(default_factory=list)
     journal_parts: dict[tuple[str, str], JournalPart] = field(default_factory=dict)
-    endings: list[Ending] = field(default_factory=list)
+    bundles: list[Bundle] = field(default_factory=list)
     journals: JournalTables = NO_JOURNALS
     bytes: int = 0
     begun_s: float = 0.0  # when it was taken from the queue, by the monotonic clock
@@ -130,9 +132,13 @@ class Flight:
     @property
     def has_statements(self) -> bool:
         """Are there rows for other tables than the log and the journals?"""
-        return bool(self.checkpoints) or any(
-            p.extent or p.epoch_start is not None or p.checkpoint or p.packed_from is not None
-            for p in self.parts.values()
+        return (
+            bool(self.checkpoints)
+            or any(bundle.statements for bundle in self.bundles)
+            or any(
+                p.extent or p.epoch_start is not None or p.checkpoint or p.packed_from is not None
+                for p in self.parts.values()
+            )
         )
 
 
@@ -303,26 +309,26 @@ def named_culprit(flight: Flight, error: asyncpg.PostgresError) -> Part | None:
 
 @dataclass(slots=True, eq=False)
 class Share:
-    """What fails or is written as a whole: a part, a journal part, or all that the end of a transaction touches."""
+    """What fails or is written as a whole: a part, a journal part, or all that a bundle touches."""
 
     parts: list[Part] = field(default_factory=list)
     journal_parts: list[JournalPart] = field(default_factory=list)
-    endings: list[Ending] = field(default_factory=list)
+    bundles: list[Bundle] = field(default_factory=list)
 
 
 def shares_of(flight: Flight) -> list[Share]:
-    """What a transaction consists of; the ends of transactions tie together what they touch."""
+    """What a transaction consists of; bundles tie together what they touch."""
     by_part = {part: Share(parts=[part]) for part in flight.parts.values()}
     by_owner = {owner: Share(journal_parts=[part]) for owner, part in flight.journal_parts.items()}
     shares: dict[Share, None] = dict.fromkeys((*by_part.values(), *by_owner.values()))
-    for ending in flight.endings:
-        parts = [flight.parts[p] for p, _ in ending.markers if p in flight.parts]
-        touched = dict.fromkeys([by_part[part] for part in parts] + [by_owner[write.owner] for write in ending.writes])
-        tied = Share(endings=[ending])
+    for bundle in flight.bundles:
+        parts = [flight.parts[p] for p in bundle.partitions() if p in flight.parts]
+        touched = dict.fromkeys([by_part[part] for part in parts] + [by_owner[write.owner] for write in bundle.writes])
+        tied = Share(bundles=[bundle])
         for share in touched:
             tied.parts += share.parts
             tied.journal_parts += share.journal_parts
-            tied.endings += share.endings
+            tied.bundles += share.bundles
             shares.pop(share)
         by_part.update(dict.fromkeys(tied.parts, tied))
         by_owner.update(dict.fromkeys([part.owner for part in tied.journal_parts], tied))
@@ -344,6 +350,6 @@ def move(shares: list[Share], source: Flight, target: Flight) -> None:
         for journal_part in share.journal_parts:
             owner = journal_part.owner
             target.journal_parts[owner] = source.journal_parts.pop(owner)
-        for ending in share.endings:
-            source.endings.remove(ending)
-            target.endings.append(ending)
+        for bundle in share.bundles:
+            source.bundles.remove(bundle)
+            target.bundles.append(bundle)

@@ -34,6 +34,7 @@ _TABLES = {
     "groups": "group_journal",
     "history": "history_journal",
     "transactions": "transaction_journal",
+    "relay": "relay_journal",
 }
 ENTRY_BLOCK = 1_048_576  # the increment of the sequence kafka.journal_entries
 # PostgreSQL refuses an index entry above 2,704 bytes, and the journals have indexes that begin with the group's id.
@@ -59,24 +60,27 @@ class OffsetWrite(NamedTuple):  # not a frozen dataclass: one is made for every 
 
 @dataclass(slots=True, eq=False)
 class JournalWrite:
-    """What one step of a group, or of a transactional id, writes; answered through `done` exactly once.
+    """What one step of a group, of a transactional id, or of the relay, writes; answered through `done` exactly once.
 
-    What belongs to the end of a transaction is answered with that instead.
+    What belongs to a bundle is answered with that instead.
     """
 
-    owner_id: str  # a group id, or a transactional id
+    owner_id: str  # a group id, or a transactional id; of the relay nothing
     records: Sequence[Record]
     offsets: Sequence[OffsetWrite]
     history: Sequence[HistoryEntry]
     done: Callable[[StorageError | None], None]
-    journal: str = "groups"  # of the records: groups or transactions
-    is_of_ending: bool = False
+    journal: str = "groups"  # of the records: groups or transactions; of the row: relay
+    row: Callable[[int], bytes] | None = None  # made of its entry number when it is sent, for it may name offsets
+    is_bundled: bool = False
     values: list[str | None] = field(default_factory=list)  # of the records, as JSON
     bytes: int = 0
     first_entry: int = -1
 
     def names(self) -> Mapping[str, object]:
         """Fields of a log line."""
+        if self.row is not None:
+            return {"journal": self.journal}
         return {"transactional_id" if self.journal == "transactions" else "group": self.owner_id}
 
     @property
@@ -86,7 +90,7 @@ class JournalWrite:
 
     @property
     def entries(self) -> int:
-        return len(self.offsets) + len(self.records) + len(self.history)
+        return len(self.offsets) + len(self.records) + len(self.history) + (self.row is not None)
 
     def prepare(self) -> str | None:
         """Make the values and count the bytes; says what PostgreSQL would refuse, and then nothing is to be written."""
@@ -125,8 +129,8 @@ class JournalPart:
     writes: list[JournalWrite] = field(default_factory=list)
 
 
-class EndingOfTransaction(Protocol):
-    """What the queue needs of the end of a transaction (storage/endings.py), which is taken whole."""
+class BundleOfWrites(Protocol):
+    """What the queue needs of a bundle (storage/bundles.py), which is taken whole."""
 
     @property
     def writes(self) -> Sequence[JournalWrite]: ...
@@ -138,7 +142,7 @@ class EndingOfTransaction(Protocol):
     def bytes(self) -> int: ...
 
 
-JournalItem = JournalWrite | EndingOfTransaction
+JournalItem = JournalWrite | BundleOfWrites
 
 
 def _owner_of(item: JournalItem) -> str:
@@ -165,7 +169,7 @@ class JournalQueue:
         return iter(self._waiting)
 
     def add(self, write: JournalItem) -> StorageError | None:
-        """Queue a write or the end of a transaction; or the error, when it is refused and will have no other answer."""
+        """Queue a write or a bundle; or the error, when it is refused and will have no other answer."""
         if self.bytes + write.bytes > MAX_QUEUED_BYTES:
             return not_written("too much waits to be written")
         self._waiting.append(write)
@@ -256,6 +260,8 @@ def rows_of(writes: Sequence[JournalWrite]) -> dict[str, list[bytes]]:
         group = _piece(write.owner_id)
         if write.offsets:
             _add_offsets(rows["offsets"], write, group)
+        if write.row is not None:
+            rows[write.journal].append(write.row(write.first_entry))
         start = write.first_entry + len(write.offsets)
         for entry, (record, value) in enumerate(zip(write.records, write.values, strict=True), start):
             # The binary form of jsonb is a version, which is 1, before the text.
@@ -275,7 +281,8 @@ def rows_of(writes: Sequence[JournalWrite]) -> dict[str, list[bytes]]:
 def first_entry(writes: Iterable[JournalWrite]) -> tuple[str, int] | None:
     """A row that is there if all of the writes' rows are: its journal and its entry number."""
     for write in writes:
-        for journal, those in (("offsets", write.offsets), (write.journal, write.records), ("history", write.history)):
+        kept = write.records or write.row
+        for journal, those in (("offsets", write.offsets), (write.journal, kept), ("history", write.history)):
             if those:
                 return journal, write.first_entry
     return None

@@ -24,8 +24,8 @@ import asyncpg
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import queries, staging
 from pg_kafka.storage.backends import Backends
+from pg_kafka.storage.bundles import Bundle
 from pg_kafka.storage.counts import LaneCounts
-from pg_kafka.storage.endings import Ending
 from pg_kafka.storage.flight import (
     GLOBAL_BLOCK,
     Control,
@@ -173,11 +173,11 @@ class Lane:
         self._wake.set()
         return refusal
 
-    def end_transaction(self, ending: Ending) -> StorageError | None:
-        """Queue the end of a transaction; or the error, when it is refused and will have no other answer."""
+    def write_bundle(self, bundle: Bundle) -> StorageError | None:
+        """Queue what is written whole; or the error, when it is refused and will have no other answer."""
         if not self._is_open:
-            return not_written("transactions cannot be ended now")
-        refusal = self._staging.journal.add(ending)
+            return not_written("the lane cannot write now")
+        refusal = self._staging.journal.add(bundle)
         self._wake.set()
         return refusal
 
@@ -310,7 +310,7 @@ class Lane:
             self._staging.build(flight)
             if flight.parts or flight.checkpoints or flight.journal_parts:
                 await self._write(flight)
-            elif flight.controls or flight.endings:
+            elif flight.controls or flight.bundles:
                 await self._drain()
                 self._outcomes.apply(flight)
             self._under_way.building = None

@@ -132,12 +132,12 @@ class Outcomes:
                     self._staging.answer_early(append, result)
 
     def _answer_writes(self, flight: Flight, error: StorageError | None) -> None:
-        """Answer what wrote to the journals, and the ends of transactions."""
+        """Answer what wrote to the journals, and the bundles."""
         for write in flight.journal_writes():
-            if not write.is_of_ending:
+            if not write.is_bundled:
                 self._staging.journal.finish(write, error)
-        for ending in flight.endings:
-            self._staging.journal.finish(ending, error)
+        for bundle in flight.bundles:
+            self._staging.journal.finish(bundle, error)
 
     # -- what the database refuses -------------------------------------------------------------------------------------
 
@@ -147,9 +147,9 @@ class Outcomes:
             self.fail_part(part, error)
         for journal_part in share.journal_parts:
             self._fail_journal_part(journal_part, error)
-        for ending in share.endings:
-            message = f"the database refused the end of a transaction: {describe(error)}"
-            self._staging.journal.finish(ending, StorageError(False, ErrorCode.UNKNOWN_SERVER_ERROR, message))
+        for bundle in share.bundles:
+            message = f"the database refused what is written whole: {describe(error)}"
+            self._staging.journal.finish(bundle, StorageError(False, ErrorCode.UNKNOWN_SERVER_ERROR, message))
 
     def _fail_journal_part(self, part: JournalPart, error: asyncpg.PostgresError) -> None:
         """The database refuses what a group or transactional id writes. Its later writes build on that, so they fail as well."""
@@ -159,7 +159,7 @@ class Outcomes:
         logger.error("the database refused what is written to the journals", extra=extra)
         message = f"the database refused what is written: {describe(error)}"
         later = self._staging.journal.take_owned(part.owner)
-        for item in (*(write for write in part.writes if not write.is_of_ending), *later):
+        for item in (*(write for write in part.writes if not write.is_bundled), *later):
             self._staging.journal.finish(item, StorageError(False, ErrorCode.UNKNOWN_SERVER_ERROR, message))
 
     def fail_part(self, part: Part, error: asyncpg.PostgresError) -> None:

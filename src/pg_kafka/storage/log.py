@@ -24,10 +24,11 @@ from pg_kafka.storage import log_starts, queries, sizes, stored_rows
 from pg_kafka.storage.aborted import AbortedTransaction
 from pg_kafka.storage.backends import Backends
 from pg_kafka.storage.backlog import Backlog
+from pg_kafka.storage.bundles import Bundle
 from pg_kafka.storage.committed_ends import CommittedEnds
 from pg_kafka.storage.control import ControlSession
 from pg_kafka.storage.counts import StorageCounts
-from pg_kafka.storage.disk import DiskWatch
+from pg_kafka.storage.disk import DiskWatch, Named
 from pg_kafka.storage.endings import Ending, Marker
 from pg_kafka.storage.first_batches import FirstBatches
 from pg_kafka.storage.flight import NO_JOURNALS
@@ -56,7 +57,7 @@ logger = logging.getLogger("pg_kafka.log")
 
 CONTROL_TIMEOUT_S = 30.0
 PRODUCER_BLOCK = 1000
-Item = TypeVar("Item", JournalWrite, Ending)
+Item = TypeVar("Item", JournalWrite, Bundle)
 
 
 class Owner(Protocol):
@@ -389,11 +390,20 @@ class Log(TopicsWatcher):
 
     def end_transaction(self, lane: int, ending: Ending) -> StorageError | None:
         """Queue the end of a transaction for the lane that it belongs to; or the error, when it gets no other answer."""
-        return self._counted(ending, self._lanes[lane].end_transaction)
+        return self._counted(ending, self._lanes[lane].write_bundle)
 
-    def _counted(self, item: Item, queue: Callable[[Item], StorageError | None]) -> StorageError | None:
-        """Queue what is small, counted until it has its answer; or the error, when it is refused."""
-        reason = self._disk.admit_small(item.bytes, item)
+    def write_bundle(self, lane: int, bundle: Bundle) -> StorageError | None:
+        """Queue records that are written whole for the lane of their partitions; or the error, when it gets no other answer."""
+        return self._counted(bundle, self._lanes[lane].write_bundle, self._disk.admit)
+
+    def _counted(
+        self,
+        item: Item,
+        queue: Callable[[Item], StorageError | None],
+        admit: Callable[[int, Named], str | None] | None = None,
+    ) -> StorageError | None:
+        """Queue what is small, or what `admit` lets in, counted until it has its answer; or the error, when it is refused."""
+        reason = (admit or self._disk.admit_small)(item.bytes, item)
         if reason is not None:
             return not_written(reason)
         done = item.done

@@ -21,6 +21,7 @@ from pg_kafka.coordinator.producer_state import Accepted, Duplicate, ProducerWin
 from pg_kafka.errors import StorageError
 from pg_kafka.metrics._requests import Commit
 from pg_kafka.storage.backlog import Backlog
+from pg_kafka.storage.bundles import Bundle
 from pg_kafka.storage.committed_ends import CommittedEnds
 from pg_kafka.storage.disk import NEARLY_FULL
 from pg_kafka.storage.endings import Ending, MarkerAppend
@@ -133,7 +134,7 @@ class Staging:
         held = self.held
         return held is not None and bool(
             self.controls
-            or any(isinstance(item, Ending) and any(p is held for p, _ in item.markers) for item in self.journal)
+            or any(isinstance(item, Bundle) and any(p is held for p in item.partitions()) for item in self.journal)
         )
 
     @property
@@ -247,14 +248,15 @@ class Staging:
         if self.journal:
             flight.journals = self._places.journals
             for item in self.journal.take(MAX_JOURNAL_BYTES):
-                if isinstance(item, Ending) and any(self._is_closed(partition) for partition, _ in item.markers):
-                    # The topic may go, or stay after all: whoever ends the transaction has to look again.
-                    self._refuse(item, not_written("a topic is being deleted"))
+                if isinstance(item, Bundle) and (reason := self._refusal(item)):
+                    self._refuse(item, not_written(reason))
                     continue
                 for write in writes_of(item):
                     flight.journal_parts.setdefault(write.owner, JournalPart(write.owner)).writes.append(write)
+                if isinstance(item, Bundle):
+                    flight.bundles.append(item)
+                    self._stage_appends(flight, item)
                 if isinstance(item, Ending):
-                    flight.endings.append(item)
                     self._stage_markers(flight, item)
                 flight.bytes += item.bytes
         while self.ring and flight.bytes < MAX_TRANSACTION_BYTES and len(flight.parts) < MAX_TRANSACTION_PARTITIONS:
@@ -318,12 +320,33 @@ class Staging:
         else:
             self.ring.append(partition)
 
-    def _refuse(self, ending: Ending, error: StorageError) -> None:
-        """Answer the end of a transaction, and what has queued behind it and builds on it."""
-        self.journal.finish(ending, error)
-        for owner in {write.owner for write in ending.writes}:
+    def _refusal(self, bundle: Bundle) -> str | None:
+        """Why a bundle cannot be written now."""
+        if any(self._is_closed(partition) for partition in bundle.partitions()):
+            # The topic may go, or stay after all: whose bundle it is has to look again.
+            return "a topic is being deleted"
+        if bundle.appends and self._backlog.must_drop:
+            return NEARLY_FULL
+        return None
+
+    def _refuse(self, bundle: Bundle, error: StorageError) -> None:
+        """Answer a bundle, and what has queued behind it and builds on it."""
+        self.journal.finish(bundle, error)
+        for owner in {write.owner for write in bundle.writes}:
             for later in self.journal.take_owned(owner):
                 self.journal.finish(later, error)
+
+    def _stage_appends(self, flight: Flight, bundle: Bundle) -> None:
+        """Give the batches of a bundle their offsets."""
+        for partition, appends in bundle.appends:
+            part = flight.parts.get(partition)
+            if part is None:
+                part = flight.parts[partition] = Part(partition)
+            for append in appends:
+                append.base_offset = partition.stage_batch(part, append.batch.count, -1, None, is_transactional=False)
+                part.appends.append(append)
+                part.bytes += append.bytes
+                self._backlog.expect(append.bytes)  # what is answered was counted before
 
     def _stage_markers(self, flight: Flight, ending: Ending) -> None:
         """Give the markers of a transaction their offsets."""

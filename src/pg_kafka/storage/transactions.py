@@ -119,7 +119,9 @@ class TransactionStore:
                 done.set_exception(error)
 
         reason = next((reason for write in writes if (reason := write.prepare())), None)
-        refusal = _refused(reason) if reason else self._lanes.end_transaction(lane, Ending(writes, markers, finish))
+        refusal = (
+            _refused(reason) if reason else self._lanes.end_transaction(lane, Ending(writes, finish, markers=markers))
+        )
         if refusal is not None:
             finish(refusal)
         return done

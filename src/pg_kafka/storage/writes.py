@@ -161,6 +161,9 @@ async def write_statements(session: Session, flight: Flight) -> None:
             *([c[column] for _, c in checked] for column in range(7)),
             timeout=STATEMENT_TIMEOUT_S,
         )
+    for bundle in flight.bundles:
+        for statement, arguments in bundle.statements:
+            await connection.execute(statement, *arguments, timeout=STATEMENT_TIMEOUT_S)
 
 
 async def commit(session: Session, *, driver_began: bool) -> None:

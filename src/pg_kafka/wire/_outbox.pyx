@@ -118,7 +118,7 @@ cdef class Spread:
     `pieces`    (id of the row, partition, records of the call before those in that partition, records), by row
     `maps`      of each piece: where the records of its row went, None when all of them are in this piece. The first byte
                 is the width of what follows for each record: its partition, or all ones when it cannot be sent
-    `failed`    (id of the row, number of the record in it from 0, why)
+    `failed`    (id of the row, number of the record in it from 0, why, its partition or -1)
     """
 
     cdef readonly list batches, pieces, maps, failed
@@ -244,7 +244,7 @@ def spread(list rows, int32_t partitions, *, int64_t batch_bytes, int64_t most_b
                 reason = _NO_PARTITION
             if reason != _SENT:
                 for i in range(max(1, min(count, <int32_t>ID_STEP))):
-                    found.failed.append((id_, i, reason))
+                    found.failed.append((id_, i, reason, -1))
                 continue
             touched = []
             where = PyBytes_FromStringAndSize(NULL, 1 + width * <int64_t>count)
@@ -283,7 +283,7 @@ def spread(list rows, int32_t partitions, *, int64_t batch_bytes, int64_t most_b
                 else:
                     reason = _SENT
                 if reason != _SENT:
-                    found.failed.append((id_, i, reason))
+                    found.failed.append((id_, i, reason, partition))
                     memset(at, 0xFF, width)
                     at += width
                     header = header_end

@@ -1,4 +1,5 @@
--- The journals, and what is set for consumer groups. {offsets}, {groups}, {history} and {transactions} are the tables written now.
+-- The journals, and what is set for consumer groups. {offsets}, {groups}, {history},
+-- {transactions} and {relay} are the tables written now.
 
 -- name: active_journals
 SELECT journal, active FROM kafka.journals;
@@ -21,6 +22,12 @@ FROM STDIN (FORMAT binary);
 -- name: copy_transactions
 COPY kafka.{transactions} (entry, transactional_id, kind, key, value) FROM STDIN (FORMAT binary);
 
+-- name: copy_relay
+COPY kafka.{relay}
+    (entry, chunk, share, shares, parts, system_identifier, previous_snapshot, snapshot, after_id, last_id, is_last, left_over, partitions,
+     first_row, last_row, rows, topics, row_partitions, offsets, counts, maps)
+FROM STDIN (FORMAT binary);
+
 -- name: insert_offsets
 INSERT INTO kafka.{offsets}
     (entry, group_id, topic_id, partition_id, committed_offset, leader_epoch, metadata, committed_at)
@@ -35,6 +42,12 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
 
 -- name: insert_transactions
 INSERT INTO kafka.{transactions} (entry, transactional_id, kind, key, value) VALUES ($1, $2, $3, $4, $5);
+
+-- name: insert_relay
+INSERT INTO kafka.{relay}
+    (entry, chunk, share, shares, parts, system_identifier, previous_snapshot, snapshot, after_id, last_id, is_last, left_over, partitions,
+     first_row, last_row, rows, topics, row_partitions, offsets, counts, maps)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21);
 
 -- name: entry_exists
 -- Did a transaction whose outcome is unknown commit? Its entries are there all or not at all. Reads the table, which is

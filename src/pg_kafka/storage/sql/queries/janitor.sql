@@ -221,6 +221,18 @@ FROM (SELECT DISTINCT ON (t.transactional_id, t.kind, t.key) t.* FROM kafka.{old
       ORDER BY t.transactional_id, t.kind, t.key, t.entry DESC) AS j
 WHERE j.value IS NOT NULL;
 
+-- name: copy_relay
+-- The newest chunk, and where the records of those before are: ten minutes of them, but not more than 32 MB.
+INSERT INTO kafka.{new}
+    (entry, chunk, share, shares, parts, system_identifier, previous_snapshot, snapshot, after_id, last_id, is_last, left_over, partitions,
+     first_row, last_row, rows, topics, row_partitions, offsets, counts, maps, written_at)
+SELECT entry, chunk, share, shares, parts, system_identifier, previous_snapshot, snapshot, after_id, last_id, is_last, left_over, partitions,
+       first_row, last_row, rows, topics, row_partitions, offsets, counts, maps, written_at
+FROM (SELECT r.*, max(r.chunk) OVER () AS newest,
+             sum(500 + coalesce(5 * pg_column_size(r.rows) + pg_column_size(r.maps), 0)) OVER (ORDER BY r.chunk DESC, r.share ROWS UNBOUNDED PRECEDING) AS bytes
+      FROM kafka.{old} r) AS j
+WHERE chunk = newest OR (written_at > clock_timestamp() - interval '10 minutes' AND bytes < 33554432);
+
 -- name: journal_is_copied
 UPDATE kafka.journals SET state = 'copied', copied_at = clock_timestamp(), copied_by = pg_current_xact_id(),
        live_bytes = pg_table_size(to_regclass(format('kafka.%I', $2::text)))

@@ -9,7 +9,7 @@ CREATE SEQUENCE kafka.journal_entries AS bigint MINVALUE 0 START 0 INCREMENT BY 
 COMMENT ON SEQUENCE kafka.journal_entries IS 'Blocks of numbers of journal entries; each value is the first of 1048576.';
 
 CREATE TABLE kafka.journals (
-    journal    text PRIMARY KEY CHECK (journal IN ('offsets', 'groups', 'history', 'transactions')),
+    journal    text PRIMARY KEY CHECK (journal IN ('offsets', 'groups', 'history', 'transactions', 'relay')),
     active     smallint NOT NULL DEFAULT 0 CHECK (active IN (0, 1)),
     state      text     NOT NULL DEFAULT 'steady' CHECK (state IN ('steady', 'switched', 'copied')),
     live_bytes bigint   NOT NULL DEFAULT 0,
@@ -21,7 +21,7 @@ COMMENT ON TABLE kafka.journals IS
 COMMENT ON COLUMN kafka.journals.live_bytes IS 'Size of what still counted when it was last copied.';
 COMMENT ON COLUMN kafka.journals.copied_by IS 'Transaction that copied; whoever sees it needs the other table no more.';
 
-INSERT INTO kafka.journals (journal) VALUES ('offsets'), ('groups'), ('history'), ('transactions');
+INSERT INTO kafka.journals (journal) VALUES ('offsets'), ('groups'), ('history'), ('transactions'), ('relay');
 
 CREATE TABLE kafka.offset_journal_0 (
     entry             bigint  NOT NULL,

@@ -1,0 +1,1 @@
+"""What moves records between the log and the rest of the database."""

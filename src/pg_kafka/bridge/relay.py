@@ -1,0 +1,348 @@
+"""The relay: moves what transactions have produced by SQL from the outbox to the log, each record once.
+
+    relay = Relay(outbox, doorbell, log, topics, counts)
+    task = supervised(relay.run(), "relay", on_death)
+
+It makes passes as long as they find something, and then sleeps until a producer rings (storage/doorbell.py). A pass takes what
+is visible and was not before (storage/outbox.py), chunk by chunk; a chunk is spread over the partitions natively and
+written as one bundle for each lane. When anything fails, it asks the database how far it has come, and goes on from there.
+
+What must never happen here: a record that is written twice, or left out, or out of the order of its transaction; and a wait
+for anybody's open transaction.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import asyncpg
+
+from pg_kafka.clock import Clock
+from pg_kafka.errors import StorageError
+from pg_kafka.storage import outbox as stored
+from pg_kafka.storage.bundles import Bundle
+from pg_kafka.storage.doorbell import Doorbell
+from pg_kafka.storage.log import Log
+from pg_kafka.storage.outbox import (
+    CODES,
+    NO_ID,
+    NO_TOPIC,
+    NOTHING_SEEN,
+    Chunk,
+    Due,
+    Outbox,
+    Part,
+    Piece,
+    Progress,
+    Snapshot,
+    share_of,
+)
+from pg_kafka.storage.partition import Append, AppendResult, Partition
+from pg_kafka.storage.sessions import CONNECTION_ERRORS, Fenced, describe, unavailable
+from pg_kafka.storage.topics import Topic, Topics
+from pg_kafka.wire import _outbox, _records
+
+logger = logging.getLogger("pg_kafka.relay")
+
+# Rows that one look names. More are looked for when these are sent.
+ROWS_PER_LOOK = 20_000
+# Records of a chunk, so that ordinary batches have their share of a transaction.
+CHUNK_BYTES = 1024 * 1024
+CHUNK_ROWS = 5_000
+BATCH_BYTES = _records.MAX_SLICE_BYTES
+# A sleep ends after this even if nobody rings: the net under a NOTIFY that was lost.
+LOOK_AGAIN_S = 60.0
+RETRY_DELAYS_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
+# A topic that the database has and this broker does not know yet will be known after a moment.
+UNKNOWN_TOPIC_S = 0.05
+
+
+@dataclass(slots=True, eq=False)
+class _Share:
+    """What one lane writes of a chunk."""
+
+    appends: dict[Partition, list[Append]] = field(default_factory=dict)
+    pieces: list[Piece] = field(default_factory=list)
+    failed: dict[int, dict[tuple[str, str], list[int]]] = field(default_factory=dict)
+
+    def fail(self, row_id: int, record: int, why: tuple[str, str]) -> None:
+        self.failed.setdefault(row_id, {}).setdefault(why, []).append(record)
+
+
+class Relay:
+    """See the module. One task."""
+
+    def __init__(self, outbox: Outbox, doorbell: Doorbell, log: Log, topics: Topics, clock: Clock) -> None:
+        self._outbox = outbox
+        self._doorbell = doorbell
+        self._log = log
+        self._topics = topics
+        self._clock = clock
+        self.is_stopping = False
+        self._most_rows = CHUNK_ROWS  # fewer after a chunk that the database has refused
+        # How far it has come.
+        self._system_identifier = ""
+        self._number = 0
+        self._previous = NOTHING_SEEN
+
+    # -- the task ----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Relay until stopped. What fails is logged and begun anew; returns when the broker leads no longer."""
+        failures = 0
+        while not self.is_stopping:
+            began_s = self._clock.steady_s()
+            try:
+                await self._begin()
+                await self._work()
+            except Fenced:
+                return  # whoever has opened the session knows
+            except (*CONNECTION_ERRORS, asyncpg.PostgresError, StorageError) as error:
+                failures = 0 if self._clock.steady_s() - began_s > 60 else failures + 1
+                logger.warning("relay begins anew", extra={"error": describe(error)})
+            finally:
+                self._outbox.drop()
+                self._doorbell.drop()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RETRY_DELAYS_S[min(max(failures, 1), len(RETRY_DELAYS_S)) - 1]):
+                    await self._stopped()
+
+    async def _stopped(self) -> None:
+        while not self.is_stopping:
+            self._doorbell.rung.clear()
+            await self._doorbell.rung.wait()
+
+    def stop(self) -> None:
+        """Let run() end after the chunk that it is at."""
+        self.is_stopping = True
+        self._doorbell.rung.set()
+
+    async def _begin(self) -> None:
+        """Open the sessions, and finish what was broken off."""
+        await self._outbox.open(self._doorbell.rung.set)
+        await self._doorbell.open()
+        progress = await self._outbox.progress()
+        self._system_identifier = self._outbox.session.identity.system_identifier
+        chunk = progress.chunk
+        self._previous = NOTHING_SEEN
+        if chunk is None:
+            return
+        self._number = chunk.number
+        await self._finish(progress, chunk)
+        if chunk.is_last:
+            self._previous = chunk.snapshot
+        else:
+            await self._go_on(chunk.previous, chunk.snapshot, chunk.last_id)
+
+    async def _work(self) -> None:
+        while not self.is_stopping:
+            if not await self._pass():
+                await self._sleep()
+
+    async def _sleep(self) -> None:
+        doorbell = self._doorbell
+        await doorbell.hang()
+        try:
+            held = doorbell.holds
+            while not await self._pass(looks_only=True) and not self.is_stopping:
+                async with asyncio.timeout(LOOK_AGAIN_S):
+                    await doorbell.rung.wait()
+                doorbell.rung.clear()
+                if held or not doorbell.holds:
+                    break
+                held = True  # who had the lock has ended: look once more, then sleep on
+        except TimeoutError:
+            pass
+        await doorbell.take_down()
+
+    # -- a pass ------------------------------------------------------------------------------------------------------
+
+    async def _pass(self, *, looks_only: bool = False) -> bool:
+        """Send what is due now; False when nothing was. With `looks_only`, find out whether something is."""
+        snapshot, due = await self._outbox.due_now(self._previous, 1 if looks_only else ROWS_PER_LOOK)
+        if not due:
+            self._previous = snapshot
+            return False
+        if not looks_only:
+            await self._send(self._previous, snapshot, due, NO_ID, is_all=len(due) < ROWS_PER_LOOK)
+        return True
+
+    async def _go_on(self, previous: Snapshot, snapshot: Snapshot, after_id: int) -> None:
+        """Send the rest of a pass."""
+        due = await self._outbox.due_until(previous, snapshot, ROWS_PER_LOOK, after_id=after_id)
+        if due:
+            await self._send(previous, snapshot, due, after_id, is_all=len(due) < ROWS_PER_LOOK)
+        else:
+            self._previous = snapshot
+
+    async def _send(
+        self, previous: Snapshot, snapshot: Snapshot, due: Sequence[Due], after_id: int, *, is_all: bool
+    ) -> None:
+        left = list(due)
+        while True:
+            while left:
+                taken = self._take(left)
+                is_last = is_all and not left
+                self._number += 1
+                chunk = Chunk(self._number, previous, snapshot, after_id, taken[-1].id, is_last)
+                await self._relay(chunk, taken)
+                after_id = chunk.last_id
+            if is_all:
+                break
+            left = await self._outbox.due_until(previous, snapshot, ROWS_PER_LOOK, after_id=after_id)
+            is_all = len(left) < ROWS_PER_LOOK
+        self._previous = snapshot
+
+    def _take(self, due: list[Due]) -> list[Due]:
+        """The next rows that make a chunk."""
+        size = count = 0
+        for one in due:
+            if count and (size + one.bytes > CHUNK_BYTES or count >= self._most_rows):
+                break
+            size += one.bytes
+            count += 1
+        taken = due[:count]
+        del due[:count]
+        return taken
+
+    async def _finish(self, progress: Progress, chunk: Chunk) -> None:
+        """Send the parts of a chunk that are not written, if it was broken off between two lanes."""
+        if not progress.missing:
+            return
+        due = await self._outbox.due_until(
+            chunk.previous, chunk.snapshot, stored.LAST_ID, after_id=chunk.after_id, last_id=chunk.last_id
+        )
+        self._number += 1
+        left_over = (*chunk.left_over, (progress.shares, progress.missing))
+        await self._relay(replace(chunk, number=self._number, left_over=left_over), due)
+
+    # -- a chunk -----------------------------------------------------------------------------------------------------
+
+    async def _relay(self, chunk: Chunk, due: Sequence[Due]) -> None:
+        """Write a chunk. Raises StorageError, after which it may be written, or parts of it."""
+        rows = await self._outbox.rows(due)
+        by_topic: dict[int, list[asyncpg.Record]] = defaultdict(list)
+        for row in rows:
+            by_topic[row["topic"]].append(row)
+        topics = await self._known(by_topic)
+        if not chunk.partitions:
+            counts = {id_: topic.partitions if (topic := topics.get(id_)) else 0 for id_ in by_topic}
+            chunk = replace(chunk, partitions=counts)
+        shares = len(self._log.lanes)
+        parts: dict[int, _Share] = defaultdict(_Share)
+        for topic_id, those in by_topic.items():
+            await self._spread(chunk, topics.get(topic_id), topic_id, those, shares, parts)
+        if not parts:
+            parts[0] = _Share()  # nothing is left of it, which is to be known
+        await self._write(chunk, due, shares, parts)
+
+    async def _known(self, topic_ids: Iterable[int]) -> dict[int, Topic]:
+        """The topics that exist, by their ids. Waits for one that this broker has not heard of yet."""
+        by_id = self._topics.by_id
+        unknown = [id_ for id_ in topic_ids if id_ not in by_id]
+        if unknown:
+            there = await self._outbox.topics_there(unknown)
+            if any(id_ not in by_id for id_ in there):
+                await asyncio.sleep(UNKNOWN_TOPIC_S)
+                raise unavailable("a topic is not known yet, or is being deleted")
+        return {id_: by_id[id_] for id_ in topic_ids if id_ in by_id}
+
+    async def _spread(
+        self,
+        chunk: Chunk,
+        topic: Topic | None,
+        topic_id: int,
+        rows: Sequence[asyncpg.Record],
+        shares: int,
+        parts: dict[int, _Share],
+    ) -> None:
+        """Give the records of a topic to the parts of the chunk."""
+        partitions = chunk.partitions.get(topic_id, 0)
+        if not partitions:
+            if all(0 in missing for _, missing in chunk.left_over):
+                for row in rows:
+                    for record in range(max(1, row["record_count"])):
+                        parts[0].fail(row["id"], record, NO_TOPIC)
+            return
+        most_bytes = topic.settings.max_message_bytes if topic is not None else 0
+        spread = _outbox.spread(
+            [tuple(row)[:10] for row in rows],
+            partitions,
+            batch_bytes=min(BATCH_BYTES, most_bytes),
+            most_bytes=most_bytes,
+            needs_key=topic is not None and topic.settings.is_compacted,
+        )
+        for row_id, record, reason, partition in spread.failed:
+            if chunk.has(topic_id, partition):
+                why = CODES[reason] if topic is not None or partition < 0 else NO_TOPIC
+                parts[share_of(topic_id, partition, shares)].fail(row_id, record, why)
+        if topic is None:
+            return
+        wires: dict[int, list[bytes]] = defaultdict(list)
+        for partition, wire in spread.batches:
+            if chunk.has(topic_id, partition):
+                wires[partition].append(wire)
+        loaded = {index: self._log.partition(topic, index) for index in wires}
+        missing = [index for index, partition in loaded.items() if partition is None]
+        if missing:
+            found = await self._log.load([(topic, index) for index in missing])
+            loaded |= dict(zip(missing, found, strict=True))
+        for index, batches in wires.items():
+            target = loaded[index]
+            assert target is not None
+            appends = [self._append(target, wire) for wire in batches]
+            parts[share_of(topic_id, index, shares)].appends[target] = appends
+        for (row_id, index, ordinal, count), where in zip(spread.pieces, spread.maps, strict=True):
+            if index in wires:
+                piece = Piece(row_id, topic_id, index, ordinal, count, where)
+                parts[share_of(topic_id, index, shares)].pieces.append(piece)
+
+    @staticmethod
+    def _append(partition: Partition, wire: bytes) -> Append:
+        settings = partition.topic.settings
+        batch = _records.decode_batch(wire)
+        codec = batch.codec if settings.codec is None else settings.codec
+        return Append(partition, batch, _no_answer, settings.timestamp_type, codec)
+
+    async def _write(self, chunk: Chunk, due: Sequence[Due], shares: int, parts: dict[int, _Share]) -> None:
+        """One bundle for each part. Raises StorageError when one of them is not written."""
+        answers: list[asyncio.Future[None]] = []
+        for share, part in sorted(parts.items()):
+            part.pieces.sort(key=lambda piece: piece.row_id)
+            first = {(p.topic.id, p.index): appends[0] for p, appends in part.appends.items()}
+
+            def base_offset(topic_id: int, index: int, first: dict[tuple[int, int], Append] = first) -> int:
+                return first[topic_id, index].base_offset
+
+            place = Part(share, shares, sorted(parts))
+            write = stored.journal_write(chunk, place, self._system_identifier, part.pieces, base_offset)
+            answer: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            bundle = Bundle(
+                [write], partial(_finish, answer), list(part.appends.items()), stored.note_errors(due, part.failed)
+            )
+            refusal = self._log.write_bundle(share, bundle)
+            if refusal is not None:
+                _finish(answer, refusal)
+            answers.append(answer)
+        await asyncio.wait(answers)
+        for answer in answers:
+            answer.result()
+
+
+def _finish(answer: asyncio.Future[None], error: StorageError | None) -> None:
+    if answer.done():
+        return
+    if error is None:
+        answer.set_result(None)
+    else:
+        answer.set_exception(error)
+
+
+def _no_answer(_result: AppendResult) -> None:
+    """The bundle is what is answered."""
