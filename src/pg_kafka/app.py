@@ -82,6 +82,7 @@ from pg_kafka.storage.log_starts import FollowStarts
 from pg_kafka.storage.migrate import grant_broker as grant_rights_of_broker
 from pg_kafka.storage.migrate import migrate as migrate_schema
 from pg_kafka.storage.outbox import Outbox
+from pg_kafka.storage.outbox_tables import OutboxTables
 from pg_kafka.storage.quotas import StoredQuotas
 from pg_kafka.storage.sessions import Fenced, Identity
 from pg_kafka.storage.stored_settings import StoredSettings
@@ -555,7 +556,8 @@ class Term:
         await self._transactions.start()
         outbox = Outbox(membership.open_writer)
         doorbell = Doorbell(membership.open_writer, lambda: outbox.session)
-        self._relay = Relay(outbox, doorbell, self._log, topics, clock)
+        tables = OutboxTables(lambda: outbox.session, clock.steady_s)
+        self._relay = Relay(outbox, doorbell, tables, self._log, topics, clock)
         self._relaying = supervised(self._relay.run(), "relay", membership.end)
         self._requests = OperatorRequests(TransactionRequests(control), self._transactions)
         await self._requests.start()

@@ -49,14 +49,15 @@ FAR_AWAY = ("192.0.2.1", 9)
 
 
 def connections_needed(config: Config) -> int:
-    """Two for each lane, the readers, and one each for heartbeat, janitor, cleaner, layouts, control and start.
+    """Two for each lane, the readers, and one each for heartbeat, janitor, cleaner, layouts, control and start,
+    and two for the relay of the outbox.
 
     One more when standbys are watched, and one when there are users to follow. Three for roles as users: two log in, and
     one looks at them.
     """
     listeners = listeners_of(config)
     for_users = any(one.protocol.has_sasl for one in listeners) + 3 * any(one.takes_roles for one in listeners)
-    return 2 * config.lanes + config.readers + 6 + bool(config.min_sync_standbys) + for_users
+    return 2 * config.lanes + config.readers + 8 + bool(config.min_sync_standbys) + for_users
 
 
 def files_needed(config: Config) -> int:

@@ -252,11 +252,11 @@ async def test_every_statement_can_be_prepared(pg_dsn: str) -> None:
     connection = await connect_migrated(pg_dsn)
     names: dict[str, Any] = {"leaf": "log_0_0", "name": "log_0", "parent": "log", "child": "log_0", "ms": 1, "turn": 1}
     journals = {"offsets": "offset_journal_0", "groups": "group_journal_0", "history": "history_journal_0"}
-    journals["transactions"] = "transaction_journal_0"
+    journals |= {"transactions": "transaction_journal_0", "relay": "relay_journal_0"}
     names |= journals | {"journal": "group_journal_0"}
     compaction = queries.load("compaction")
     await connection.execute(compaction["make_tables"])
-    names |= {"topic": 1, "series": 0, "segment": 0, "source": "log_0_0", "target": "log_0_0"}
+    names |= {"topic": 1, "series": 0, "segment": 0, "source": "log_0_0", "target": "log_0_0", "number": 0}
     names["columns"] = tuple(name for name in COLUMNS if name != "segment")
     server = connection.get_server_version().major
     for entry in (queries.SQL / "queries").iterdir():

@@ -62,10 +62,12 @@ async def test_sizes_and_segments_are_the_database_s(pg_dsn: str, db: asyncpg.Co
         leaves = ["log_0_0", f"log_{topic.id}_0"]
         size = "SELECT sum(pg_total_relation_size(format('kafka.%I', t)::regclass)) FROM unnest($1::text[]) AS t"
         assert found.table_bytes["log"] == await db.fetchval(size, leaves)
-        journals = [f"{kind}_journal_{n}" for kind in ("offset", "group", "history", "transaction") for n in (0, 1)]
+        journals = [
+            f"{kind}_journal_{n}" for kind in ("offset", "group", "history", "transaction", "relay") for n in (0, 1)
+        ]
         assert found.table_bytes["journals"] == await db.fetchval(size, journals) == sum(found.journal_bytes.values())
         assert found.journal_bytes["offsets"] == await db.fetchval(size, journals[:2])
-        assert set(found.journal_bytes) == {"offsets", "groups", "history", "transactions"}
+        assert set(found.journal_bytes) == {"offsets", "groups", "history", "transactions", "relay"}
         assert found.table_bytes["other"] > 0
         assert found.segments == {"active": 2}
         assert found.deleted_topics == 1

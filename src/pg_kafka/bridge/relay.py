@@ -1,6 +1,6 @@
 """The relay: moves what transactions have produced by SQL from the outbox to the log, each record once.
 
-    relay = Relay(outbox, doorbell, log, topics, counts)
+    relay = Relay(outbox, doorbell, tables, log, topics, clock)
     task = supervised(relay.run(), "relay", on_death)
 
 It makes passes as long as they find something, and then sleeps until a producer rings (storage/doorbell.py). A pass takes what
@@ -43,6 +43,7 @@ from pg_kafka.storage.outbox import (
     Snapshot,
     share_of,
 )
+from pg_kafka.storage.outbox_tables import OutboxTables
 from pg_kafka.storage.partition import Append, AppendResult, Partition
 from pg_kafka.storage.sessions import CONNECTION_ERRORS, Fenced, describe, unavailable
 from pg_kafka.storage.topics import Topic, Topics
@@ -56,6 +57,8 @@ ROWS_PER_LOOK = 20_000
 CHUNK_BYTES = 1024 * 1024
 CHUNK_ROWS = 5_000
 BATCH_BYTES = _records.MAX_SLICE_BYTES
+# Between looks at the sizes of the tables.
+TABLES_S = 1.0
 # A sleep ends after this even if nobody rings: the net under a NOTIFY that was lost.
 LOOK_AGAIN_S = 60.0
 RETRY_DELAYS_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
@@ -78,13 +81,17 @@ class _Share:
 class Relay:
     """See the module. One task."""
 
-    def __init__(self, outbox: Outbox, doorbell: Doorbell, log: Log, topics: Topics, clock: Clock) -> None:
+    def __init__(
+        self, outbox: Outbox, doorbell: Doorbell, tables: OutboxTables, log: Log, topics: Topics, clock: Clock
+    ) -> None:
         self._outbox = outbox
+        self._tables = tables
         self._doorbell = doorbell
         self._log = log
         self._topics = topics
         self._clock = clock
         self.is_stopping = False
+        self._looks_at_s = 0.0  # at the sizes of the tables
         self._most_rows = CHUNK_ROWS  # fewer after a chunk that the database has refused
         # How far it has come.
         self._system_identifier = ""
@@ -128,21 +135,32 @@ class Relay:
         await self._outbox.open(self._doorbell.rung.set)
         await self._doorbell.open()
         progress = await self._outbox.progress()
-        self._system_identifier = self._outbox.session.identity.system_identifier
         chunk = progress.chunk
-        self._previous = NOTHING_SEEN
-        if chunk is None:
-            return
-        self._number = chunk.number
-        await self._finish(progress, chunk)
-        if chunk.is_last:
+        if chunk is not None:
+            self._number = chunk.number
+            self._system_identifier = progress.system_identifier
+            if progress.missing:
+                await self._finish(progress, chunk)
+                progress = replace(progress, chunk=replace(chunk, number=self._number), missing=())
+        own = self._outbox.session.identity.system_identifier
+        if chunk is None or progress.system_identifier != own:
+            await self._outbox.begin_anew(progress)
+            logger.info("relay begins with this server", extra={"after_chunk": self._number})
+            self._number += 1
+            self._system_identifier = own
+            self._previous = NOTHING_SEEN
+        elif chunk.is_last:
             self._previous = chunk.snapshot
         else:
             await self._go_on(chunk.previous, chunk.snapshot, chunk.last_id)
 
     async def _work(self) -> None:
         while not self.is_stopping:
-            if not await self._pass():
+            is_idle = not await self._pass()
+            if self._clock.steady_s() >= self._looks_at_s:
+                await self._tables.look(self._previous)
+                self._looks_at_s = self._clock.steady_s() + TABLES_S
+            if is_idle:
                 await self._sleep()
 
     async def _sleep(self) -> None:
@@ -212,9 +230,7 @@ class Relay:
         return taken
 
     async def _finish(self, progress: Progress, chunk: Chunk) -> None:
-        """Send the parts of a chunk that are not written, if it was broken off between two lanes."""
-        if not progress.missing:
-            return
+        """Send the parts of a chunk that are not written, as it was broken off between two lanes."""
         due = await self._outbox.due_until(
             chunk.previous, chunk.snapshot, stored.LAST_ID, after_id=chunk.after_id, last_id=chunk.last_id
         )

@@ -26,7 +26,7 @@ import asyncpg
 
 from pg_kafka.storage import queries
 from pg_kafka.storage.bundles import Statement
-from pg_kafka.storage.journal import JournalWrite
+from pg_kafka.storage.journal import JournalWrite, journal_table
 from pg_kafka.storage.sessions import Session, unavailable
 from pg_kafka.wire import _outbox
 
@@ -34,6 +34,8 @@ SQL = queries.load("outbox")
 logger = logging.getLogger("pg_kafka.relay")
 
 STATEMENT_TIMEOUT_S = 30.0
+# Rows of a restored outbox are written anew, a gigabyte at worst.
+ADOPT_TIMEOUT_S = 600.0
 TABLES = 4
 NO_ID, LAST_ID = -1, (1 << 63) - 1
 _NULL = b"\xff\xff\xff\xff"
@@ -189,6 +191,27 @@ class Outbox:
         done = {r["share"] for r in rows}
         missing = tuple(share for share in row["parts"] if share not in done)
         return Progress(chunk, row["system_identifier"], row["shares"], missing)
+
+    async def begin_anew(self, progress: Progress) -> None:
+        """Make rows that a restored dump has brought rows of this server, without those that are in the log already.
+
+        All parts of the newest chunk must be written. Where nothing was restored, nothing changes. Nobody is waited for:
+        what producers write meanwhile is of this server.
+        """
+        chunk = progress.chunk
+        sent = (NOTHING_SEEN.text, NOTHING_SEEN.text, NO_ID)
+        if chunk is not None:
+            sent = (chunk.previous.text, chunk.snapshot.text, LAST_ID if chunk.is_last else chunk.last_id)
+        connection = self.session.connection
+        async with connection.transaction():
+            for number in range(TABLES):
+                adopt = queries.render(SQL["adopt"], number=number)
+                await connection.execute(adopt, *sent, timeout=ADOPT_TIMEOUT_S)
+            active = await connection.fetchval(SQL["active_journal"], timeout=STATEMENT_TIMEOUT_S)
+            begin = queries.render(SQL["begin_anew"], journal=journal_table("relay", active))
+            number = 0 if chunk is None else chunk.number
+            identity = self.session.identity.system_identifier
+            await connection.execute(begin, number + 1, identity, timeout=STATEMENT_TIMEOUT_S)
 
     async def due_now(self, previous: Snapshot, most: int) -> tuple[Snapshot, list[Due]]:
         """A new snapshot, and what is visible in it and was not in the one before, the first by their ids."""

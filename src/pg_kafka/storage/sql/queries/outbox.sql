@@ -95,7 +95,7 @@ SELECT pg_catalog.pg_advisory_unlock(1885825896, 1);
 
 -- name: sizes
 -- Which table is written, and how large all are.
-SELECT n AS number, n = (SELECT last_value FROM kafka.outbox_turn) AS is_active,
+SELECT n AS number, n = (SELECT last_value & 3 FROM kafka.outbox_turn) AS is_active,
        pg_catalog.pg_table_size(format('kafka.outbox_%s', n)::regclass) AS bytes
 FROM generate_series(0, 3) AS n;
 
@@ -107,9 +107,42 @@ SELECT setval('kafka.outbox_turn', $1);
 -- Fails while a transaction is open that has written there, or reads it. Later ones wait for the end of this transaction.
 LOCK TABLE kafka.outbox_{number} IN ACCESS EXCLUSIVE MODE NOWAIT;
 
+-- name: open_transactions
+-- Those that may have a snapshot by now. Everybody sees these locks, whoever's transaction it is.
+SELECT l.virtualtransaction AS transaction FROM pg_catalog.pg_locks l
+JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+WHERE l.locktype = 'virtualxid' AND l.granted AND l.mode = 'ExclusiveLock' AND l.pid <> pg_catalog.pg_backend_pid()
+  AND a.datid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database());
+
 -- name: has_unsent
 -- Everything there is committed or was rolled back. Is there a row that the passes so far have not seen?
 SELECT EXISTS (SELECT FROM kafka.outbox_{number} WHERE xid >= $1::text::xid8 OR xid = ANY ($2::text[]::xid8[]));
 
 -- name: empty
 TRUNCATE kafka.outbox_{number};
+
+-- name: adopt
+-- Rows that a restored dump has brought, whose xid is another server's: written anew, unless they are in the log already by what
+-- the snapshots $1 and $2 say, of which the latter counts up to the id $3. A restore makes the index after it has filled the table, and
+-- with it an entry of pg_attribute that nothing changes: what was written no later than that was restored.
+WITH restored AS (
+    DELETE FROM kafka.outbox_{number} AS o
+    WHERE age(o.xmin) >= (SELECT age(a.xmin) FROM pg_catalog.pg_attribute a
+                          WHERE a.attrelid = 'kafka.outbox_{number}_xid_idx'::regclass AND a.attnum = 1)
+    RETURNING o.*
+)
+INSERT INTO kafka.outbox_{number} (id, xid, topic, first_timestamp, partition, record_count, bytes, topic_name, timestamps, keys, header_ends, header_keys,
+    header_values, values)
+SELECT id, pg_current_xact_id(), topic, first_timestamp, partition, record_count, bytes, topic_name, timestamps, keys, header_ends, header_keys,
+    header_values, values
+FROM restored
+WHERE NOT (pg_visible_in_snapshot(xid, $1::text::pg_snapshot) OR (pg_visible_in_snapshot(xid, $2::text::pg_snapshot) AND id <= $3));
+
+-- name: active_journal
+SELECT active FROM kafka.journals WHERE journal = 'relay';
+
+-- name: begin_anew
+-- The snapshots of before mean nothing here, and nothing is sent of what is in the outbox.
+INSERT INTO kafka.{journal}
+    (entry, chunk, share, shares, parts, system_identifier, previous_snapshot, snapshot, after_id, last_id, is_last, left_over, partitions)
+VALUES (nextval('kafka.journal_entries'), $1, 0, 1, '{}', $2, '1:1:', '1:1:', -1, -1, true, '[]', '{}');
