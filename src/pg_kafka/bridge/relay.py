@@ -59,6 +59,8 @@ CHUNK_ROWS = 5_000
 BATCH_BYTES = _records.MAX_SLICE_BYTES
 # Between looks at the sizes of the tables.
 TABLES_S = 1.0
+# Several transactions that have produced are open: nobody tells when one of them ends.
+FIRST_PAUSE_S, LAST_PAUSE_S = 0.001, 0.1
 # A sleep ends after this even if nobody rings: the net under a NOTIFY that was lost.
 LOOK_AGAIN_S = 60.0
 RETRY_DELAYS_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
@@ -164,19 +166,27 @@ class Relay:
                 await self._sleep()
 
     async def _sleep(self) -> None:
+        """Until something is due that was not before."""
         doorbell = self._doorbell
         await doorbell.hang()
-        try:
+        pause_s = FIRST_PAUSE_S
+        until_s = self._clock.steady_s() + LOOK_AGAIN_S
+        while not self.is_stopping and self._clock.steady_s() < until_s:
             held = doorbell.holds
-            while not await self._pass(looks_only=True) and not self.is_stopping:
-                async with asyncio.timeout(LOOK_AGAIN_S):
+            producers = await doorbell.producers()
+            if await self._pass(looks_only=True):
+                break
+            if producers > 1:
+                timeout_s = pause_s
+                pause_s = min(2 * pause_s, LAST_PAUSE_S)
+            else:
+                timeout_s = LOOK_AGAIN_S
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
                     await doorbell.rung.wait()
-                doorbell.rung.clear()
-                if held or not doorbell.holds:
-                    break
-                held = True  # who had the lock has ended: look once more, then sleep on
-        except TimeoutError:
-            pass
+            if doorbell.rung.is_set() and (held or not doorbell.holds):
+                break
+            doorbell.rung.clear()  # the last of those who had the lock has ended, or it is time to look
         await doorbell.take_down()
 
     # -- a pass ------------------------------------------------------------------------------------------------------

@@ -2,15 +2,17 @@
 
 A lock says whether the relay sleeps. A producer tries to share it until the end of its transaction, which costs a microsecond;
 only when it may not, because the relay holds the lock or waits for it, it notifies. So the relay asks for the lock before it
-looks for the last time: who has committed before is found by that look, who has the lock still is found when the relay gets
-it, and whoever comes later notifies.
+looks for the last time: who has committed before is found by that look, and whoever comes later notifies. Who has the lock
+still is found when the relay gets it, if there is no more than one.
 
     await doorbell.hang()           ask for the lock
+    await doorbell.producers()      one at most, else look again after a moment
     ...                             one more look: nothing
     await doorbell.rung.wait()      a NOTIFY, or the lock, after whoever had it
     await doorbell.take_down()      producers need not notify any more
 
-A transaction that has produced and stays open keeps the lock from the relay. Then the others notify, and nothing else changes.
+A transaction that has produced and stays open keeps the lock from the relay. Then the others notify, and nothing else changes. Only
+of several such nobody tells when the first one ends.
 """
 
 from __future__ import annotations
@@ -76,6 +78,13 @@ class Doorbell:
                 if await self._other().connection.fetchval(SQL["is_waiting"], pid):
                     return
                 await asyncio.sleep(QUEUE_POLL_S)
+
+    async def producers(self) -> int:
+        """How many open transactions have produced and will not ring. None comes while the bell hangs."""
+        if self._holds:
+            return 0
+        found: int = await self._other().connection.fetchval(SQL["producers"], timeout=STATEMENT_TIMEOUT_S)
+        return found
 
     async def _wait(self, connection: asyncpg.Connection) -> None:
         """Its deadline is that of the sleep (take_down)."""

@@ -87,6 +87,12 @@ SELECT pg_catalog.pg_advisory_lock(1885825896, 1);
 -- name: is_waiting
 SELECT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE pid = $1 AND locktype = 'advisory' AND NOT granted);
 
+-- name: producers
+-- Open transactions that have produced and could share the lock. While the relay waits for it, there come no more.
+SELECT count(*) FROM pg_catalog.pg_locks
+WHERE locktype = 'advisory' AND granted AND classid = 1885825896 AND objid = 1 AND objsubid = 2 AND mode = 'ShareLock'
+  AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database());
+
 -- name: stop_waiting
 SELECT pg_catalog.pg_cancel_backend($1);
 
