@@ -228,3 +228,50 @@ async def test_what_cannot_be_sent_any_more_is_kept_with_its_reason(postgres15: 
         ]
         assert (rows[0]["key"], rows[0]["value"], rows[0]["headers"]) == (b"k", b"lost", [("trace", b"1")])
         assert rows[1]["value"] == b"x" * 5000
+
+
+async def test_produced_tells_where_each_record_is(postgres15: PostgresServer) -> None:
+    async with (
+        running(postgres15, Seams()) as inside,
+        connected(inside.term._dsn) as slow,
+        connected(inside.term._dsn) as db,
+    ):
+        await new_topic(inside, "orders", 4)
+        transaction = slow.transaction()
+        await transaction.start()
+        undone = await produce(slow, "orders", "undone")
+        ids = [
+            row[0]
+            for row in await db.fetch(
+                "SELECT kafka.produce_many('orders', array_agg(n::text ORDER BY n), array_agg((n % 9)::text ORDER BY n))"
+                " FROM generate_series(1, 500) AS n"
+            )
+        ]
+        ids.append(await produce(db, "orders", "501"))
+        await records(db, "orders", 501)
+        assert await db.fetch("SELECT * FROM kafka.produced($1)", undone) == []
+        await transaction.rollback()
+        assert await db.fetch("SELECT * FROM kafka.produced($1)", undone) == []
+        told = await db.fetch(
+            """SELECT p.state, p.topic, convert_from(m.value, 'UTF8')::integer AS value
+               FROM unnest($1::bigint[]) WITH ORDINALITY AS i (id, n)
+               CROSS JOIN LATERAL kafka.produced(i.id) AS p
+               JOIN kafka.messages m ON m.partition_id = p.partition_id AND m.partition_offset = p.partition_offset
+               ORDER BY i.n""",
+            ids,
+        )
+        assert [tuple(row) for row in told] == [("sent", "orders", value) for value in range(1, 502)]
+        with pytest.raises(asyncpg.InvalidParameterValueError, match="kafka.produce"):
+            await db.fetch("SELECT * FROM kafka.produced(-1)")
+
+
+async def test_a_record_waits_as_long_as_no_broker_runs(postgres15: PostgresServer) -> None:
+    async with running(postgres15, Seams()) as inside, connected(inside.term._dsn) as db:
+        await new_topic(inside, "orders")
+        relay, task = inside.term._relay, inside.term._relaying
+        assert relay is not None and task is not None
+        relay.stop()
+        await task
+        waiting = await produce(db, "orders", "x")
+        rows = await db.fetch("SELECT state, topic, partition_offset FROM kafka.produced($1)", waiting)
+        assert [tuple(row) for row in rows] == [("waiting", "orders", None)]
