@@ -556,8 +556,8 @@ class Term:
         await self._transactions.start()
         outbox = Outbox(membership.open_writer)
         doorbell = Doorbell(membership.open_writer, lambda: outbox.session)
-        tables = OutboxTables(lambda: outbox.session, clock.steady_s)
-        self._relay = Relay(outbox, doorbell, tables, self._log, topics, clock)
+        tables = OutboxTables(lambda: outbox.session, clock.steady_s, counts=counts.storage.relay)
+        self._relay = Relay(outbox, doorbell, tables, self._log, topics, clock, counts.storage.relay)
         self._relaying = supervised(self._relay.run(), "relay", membership.end)
         self._requests = OperatorRequests(TransactionRequests(control), self._transactions)
         await self._requests.start()
@@ -666,6 +666,7 @@ class Term:
                 groups=self._groups,
                 lag=lag,
                 transactions=self._transactions,
+                relay=self._relay,
                 audit=self._audit,
                 disk=disk,
                 survey=Survey(self._dsn, topics, clock, counts.storage.survey),

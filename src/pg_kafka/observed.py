@@ -17,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
+from pg_kafka.bridge.metrics import RelaySource
+from pg_kafka.bridge.relay import Relay
 from pg_kafka.broker.audit import AuditCounts, AuditLog
 from pg_kafka.broker.context import Broker
 from pg_kafka.broker.forwarding import ForwardingCounts
@@ -77,6 +79,7 @@ class Parts:
     groups: GroupCoordinator
     lag: GroupLag
     transactions: TransactionCoordinator
+    relay: Relay
     audit: AuditLog
     disk: DiskWatch
     survey: Survey
@@ -187,6 +190,7 @@ class Observed:
             LeaderSource(parts.membership),
             LogSource(log, parts.disk, broker.log_dir.room),
             OpenTransactionsSource(parts.transactions),
+            RelaySource(parts.relay),
             AuditQueueSource(parts.audit),
             parts.survey,
         )

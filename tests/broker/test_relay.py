@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import logging
+import subprocess
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,7 +15,12 @@ import pytest
 from tests.broker.inside import Inside, running
 from tests.postgres import PostgresServer
 
-from pg_kafka.app import Seams
+from pg_kafka import app
+from pg_kafka.app import Seams, Term
+from pg_kafka.cluster.incarnation import History
+from pg_kafka.config import Config
+from pg_kafka.config.address import Address
+from pg_kafka.embedded.given import GivenPostgres
 from pg_kafka.storage.topics import NewTopic, Topic
 
 DEADLINE_S = 30.0
@@ -119,8 +127,6 @@ async def test_a_pass_reads_only_what_is_new_while_a_snapshot_is_held(postgres15
         sql = """EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT id FROM kafka.outbox_0
                  WHERE xid >= '%s'::xid8 OR xid = ANY ('{%s}'::xid8[])"""
         plan = await db.fetchval(sql % (previous.xmax, ",".join(previous.xip)))
-        import json
-
         top = json.loads(plan)[0]["Plan"]
         assert top["Actual Rows"] == 0
         assert top["Shared Hit Blocks"] + top["Shared Read Blocks"] < 20
@@ -184,7 +190,7 @@ async def test_tables_take_turns_and_an_open_transaction_keeps_its_own_only(post
             await db.execute("SELECT kafka.produce('orders', repeat('x', 1000)) FROM generate_series(1, 200)")
             count += 200
             relay._looks_at_s = 0.0
-            return relay._tables.emptied >= 3
+            return relay._counts.emptied >= 3
 
         await until(other_table, "three tables are emptied")
         found = [row[0] for row in await db.fetch(sizes)]
@@ -240,13 +246,11 @@ async def test_produced_tells_where_each_record_is(postgres15: PostgresServer) -
         transaction = slow.transaction()
         await transaction.start()
         undone = await produce(slow, "orders", "undone")
-        ids = [
-            row[0]
-            for row in await db.fetch(
-                "SELECT kafka.produce_many('orders', array_agg(n::text ORDER BY n), array_agg((n % 9)::text ORDER BY n))"
-                " FROM generate_series(1, 500) AS n"
-            )
-        ]
+        first, count = await db.fetchrow(
+            "SELECT (p.r).* FROM (SELECT kafka.produce_many('orders', array_agg(n::text ORDER BY n),"
+            " array_agg((n % 9)::text ORDER BY n)) AS r FROM generate_series(1, 500) AS n) AS p"
+        )
+        ids = [*range(first, first + count)]
         ids.append(await produce(db, "orders", "501"))
         await records(db, "orders", 501)
         assert await db.fetch("SELECT * FROM kafka.produced($1)", undone) == []
@@ -261,7 +265,7 @@ async def test_produced_tells_where_each_record_is(postgres15: PostgresServer) -
             ids,
         )
         assert [tuple(row) for row in told] == [("sent", "orders", value) for value in range(1, 502)]
-        with pytest.raises(asyncpg.InvalidParameterValueError, match="kafka.produce"):
+        with pytest.raises(asyncpg.InvalidParameterValueError, match="what kafka"):
             await db.fetch("SELECT * FROM kafka.produced(-1)")
 
 
@@ -275,3 +279,77 @@ async def test_a_record_waits_as_long_as_no_broker_runs(postgres15: PostgresServ
         waiting = await produce(db, "orders", "x")
         rows = await db.fetch("SELECT state, topic, partition_offset FROM kafka.produced($1)", waiting)
         assert [tuple(row) for row in rows] == [("waiting", "orders", None)]
+
+
+@contextlib.asynccontextmanager
+async def serving(dsn: str) -> AsyncIterator[Term]:
+    """A broker on a database that is there."""
+    config = Config(database=dsn, listen=Address("127.0.0.1", 0))
+    given = GivenPostgres(dsn, logging.getLogger("inside"))
+    await app._prepare(given, config)
+    term = Term(config, given, History(), Seams())
+    try:
+        async with asyncio.timeout(60):
+            await term.start()
+        yield term
+    finally:
+        await term.stop()
+
+
+@pytest.mark.parametrize("has_sent", [True, False])
+async def test_a_restored_dump_sends_what_was_not_sent_and_nothing_twice(
+    postgres15: PostgresServer, has_sent: bool
+) -> None:
+    async with running(postgres15, Seams()) as inside, connected(inside.term._dsn) as db:
+        dsn = inside.term._dsn
+        await new_topic(inside, "orders", 2)
+        if has_sent:
+            for number in range(5):
+                await produce(db, "orders", f"sent {number}", "k")
+            await records(db, "orders", 5)
+        relay, task = inside.term._relay, inside.term._relaying
+        assert relay is not None and task is not None
+        relay.stop()
+        await task
+        waiting = [await produce(db, "orders", f"waiting {number}", "k") for number in range(3)]
+        if not has_sent:
+            await db.execute("TRUNCATE kafka.relay_journal_0, kafka.relay_journal_1")  # as if no relay had ever run
+        target = postgres15.create_database()
+        try:
+
+            def copy() -> None:
+                binaries = postgres15.binaries
+                dump = [binaries / "pg_dump", "--format=custom", "--no-owner", "--no-privileges", dsn]
+                dumped = subprocess.run(dump, capture_output=True, check=True).stdout
+                restore = [
+                    binaries / "pg_restore",
+                    "--no-owner",
+                    "--no-privileges",
+                    "--exit-on-error",
+                    "-d",
+                    target.dsn,
+                ]
+                subprocess.run(restore, input=dumped, check=True)
+
+            await asyncio.to_thread(copy)
+            async with connected(target.dsn) as restored:
+                # A producer that is there before the broker.
+                transaction = restored.transaction()
+                await transaction.start()
+                await restored.execute("SAVEPOINT one")
+                early = await produce(restored, "orders", "early", "k")
+                await transaction.commit()
+                assert early > waiting[-1]
+                async with serving(target.dsn):
+                    await produce(restored, "orders", "late", "k")
+                    count = 5 * has_sent + 5
+                    found = [value for _, _, value in await records(restored, "orders", count)]
+                    expected = [*(b"sent %d" % n for n in range(5 * has_sent)), *(b"waiting %d" % n for n in range(3))]
+                    assert found == [*expected, b"early", b"late"]
+                    places = await restored.fetch(
+                        "SELECT p.state, p.partition_offset FROM unnest($1::bigint[]) AS i, kafka.produced(i) AS p",
+                        waiting,
+                    )
+                    assert [row["state"] for row in places] == ["sent"] * 3
+        finally:
+            postgres15.drop_database(target)

@@ -1,6 +1,6 @@
 """The relay: moves what transactions have produced by SQL from the outbox to the log, each record once.
 
-    relay = Relay(outbox, doorbell, tables, log, topics, clock)
+    relay = Relay(outbox, doorbell, tables, log, topics, clock, counts)
     task = supervised(relay.run(), "relay", on_death)
 
 It makes passes as long as they find something, and then sleeps until a producer rings (storage/doorbell.py). A pass takes what
@@ -27,6 +27,7 @@ from pg_kafka.clock import Clock
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import outbox as stored
 from pg_kafka.storage.bundles import Bundle
+from pg_kafka.storage.counts import RelayCounts
 from pg_kafka.storage.doorbell import Doorbell
 from pg_kafka.storage.log import Log
 from pg_kafka.storage.outbox import (
@@ -84,8 +85,18 @@ class Relay:
     """See the module. One task."""
 
     def __init__(
-        self, outbox: Outbox, doorbell: Doorbell, tables: OutboxTables, log: Log, topics: Topics, clock: Clock
+        self,
+        outbox: Outbox,
+        doorbell: Doorbell,
+        tables: OutboxTables,
+        log: Log,
+        topics: Topics,
+        clock: Clock,
+        counts: RelayCounts,
     ) -> None:
+        self._counts = counts
+        self.waiting_rows = self.waiting_bytes = 0  # of the pass under way, found and not sent
+        self._found_s: float | None = None  # when the pass under way has found something
         self._outbox = outbox
         self._tables = tables
         self._doorbell = doorbell
@@ -99,6 +110,16 @@ class Relay:
         self._system_identifier = ""
         self._number = 0
         self._previous = NOTHING_SEEN
+
+    @property
+    def behind_s(self) -> float:
+        """How long ago the pass under way has found something; 0 when nothing waits."""
+        return 0.0 if self._found_s is None else self._clock.steady_s() - self._found_s
+
+    @property
+    def outbox_bytes(self) -> int:
+        """Size of all tables at the last look."""
+        return self._tables.bytes
 
     # -- the task ----------------------------------------------------------------------------------------------------
 
@@ -114,6 +135,7 @@ class Relay:
                 return  # whoever has opened the session knows
             except (*CONNECTION_ERRORS, asyncpg.PostgresError, StorageError) as error:
                 failures = 0 if self._clock.steady_s() - began_s > 60 else failures + 1
+                self._counts.restarts += 1
                 logger.warning("relay begins anew", extra={"error": describe(error)})
             finally:
                 self._outbox.drop()
@@ -213,19 +235,28 @@ class Relay:
         self, previous: Snapshot, snapshot: Snapshot, due: Sequence[Due], after_id: int, *, is_all: bool
     ) -> None:
         left = list(due)
+        began_s = self._clock.steady_s()
+        self._found_s = self._found_s or began_s
         while True:
+            self.waiting_rows, self.waiting_bytes = len(left), sum(one.bytes for one in left)
             while left:
                 taken = self._take(left)
                 is_last = is_all and not left
                 self._number += 1
                 chunk = Chunk(self._number, previous, snapshot, after_id, taken[-1].id, is_last)
                 await self._relay(chunk, taken)
+                self._counts.bytes += (size := sum(one.bytes for one in taken))
+                self.waiting_rows -= len(taken)
+                self.waiting_bytes -= size
                 after_id = chunk.last_id
             if is_all:
                 break
             left = await self._outbox.due_until(previous, snapshot, ROWS_PER_LOOK, after_id=after_id)
             is_all = len(left) < ROWS_PER_LOOK
         self._previous = snapshot
+        self._found_s = None
+        self._counts.passes += 1
+        self._counts.pass_s.observe(self._clock.steady_s() - began_s)
 
     def _take(self, due: list[Due]) -> list[Due]:
         """The next rows that make a chunk."""
@@ -359,6 +390,9 @@ class Relay:
         await asyncio.wait(answers)
         for answer in answers:
             answer.result()
+        for part in parts.values():
+            self._counts.records += sum(piece.records for piece in part.pieces)
+            self._counts.errors += sum(len(records) for why in part.failed.values() for records in why.values())
 
 
 def _finish(answer: asyncio.Future[None], error: StorageError | None) -> None:

@@ -107,6 +107,19 @@ class DiskCounts:
 
 
 @dataclass(slots=True, eq=False)
+class RelayCounts:
+    """What the relay has moved from the outbox to the log."""
+
+    records: int = 0
+    bytes: int = 0
+    errors: int = 0
+    passes: int = 0
+    restarts: int = 0
+    emptied: int = 0  # tables
+    pass_s: Histogram = field(default_factory=Histogram)
+
+
+@dataclass(slots=True, eq=False)
 class SurveyCounts:
     """Of `survey.py`."""
 
@@ -123,6 +136,7 @@ class StorageCounts:
         self.upkeep = UpkeepCounts()
         self.disk = DiskCounts()
         self.survey = SurveyCounts()
+        self.relay = RelayCounts()
 
     def lane(self, number: int) -> LaneCounts:
         """Those of the lane with this number."""

@@ -11,8 +11,8 @@ still is found when the relay gets it, if there is no more than one.
     await doorbell.rung.wait()      a NOTIFY, or the lock, after whoever had it
     await doorbell.take_down()      producers need not notify any more
 
-A transaction that has produced and stays open keeps the lock from the relay. Then the others notify, and nothing else changes. Only
-of several such nobody tells when the first one ends.
+A transaction that has produced and stays open keeps the lock from the relay. Then the others notify, and nothing else changes.
+Only of several such nobody tells when the first one ends.
 """
 
 from __future__ import annotations

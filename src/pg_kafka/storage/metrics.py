@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from prometheus_client.core import Metric
 
 from pg_kafka.metrics.catalogue import disk as disk_families
-from pg_kafka.metrics.catalogue import lanes, postgres, upkeep
+from pg_kafka.metrics.catalogue import lanes, postgres, relay, upkeep
 from pg_kafka.metrics.counters import Histogram
 from pg_kafka.metrics.families import histograms, many, one
 from pg_kafka.storage.counts import LaneCounts, StorageCounts
@@ -34,6 +34,7 @@ class StorageSource:
         yield from self._lanes()
         yield from self._sessions()
         yield from self._upkeep()
+        yield from self._relay()
         counts = self._counts
         yield one(postgres.SURVEY_FAILURES, counts.survey.failures)
         yield one(disk_families.BECAME_FULL, counts.disk.nearly_full)
@@ -73,6 +74,16 @@ class StorageSource:
         yield many(postgres.SESSIONS, {kind: counts.opened - counts.closed for kind, counts in each.items()})
         yield many(postgres.HANGS, {kind: counts.hangs for kind, counts in each.items()})
         yield many(postgres.GIVEN_UP, {kind: counts.given_up for kind, counts in each.items()})
+
+    def _relay(self) -> Iterable[Metric]:
+        counts = self._counts.relay
+        yield one(relay.RECORDS, counts.records)
+        yield one(relay.BYTES, counts.bytes)
+        yield one(relay.ERRORS, counts.errors)
+        yield one(relay.PASSES, counts.passes)
+        yield histograms(relay.PASS_SECONDS, {(): counts.pass_s})
+        yield one(relay.RESTARTS, counts.restarts)
+        yield one(relay.EMPTIED, counts.emptied)
 
     def _upkeep(self) -> Iterable[Metric]:
         counts = self._counts.upkeep

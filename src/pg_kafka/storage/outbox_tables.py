@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import asyncpg
 
 from pg_kafka.storage import queries
+from pg_kafka.storage.counts import RelayCounts
 from pg_kafka.storage.outbox import STATEMENT_TIMEOUT_S, TABLES, Snapshot
 from pg_kafka.storage.sessions import Session
 
@@ -47,15 +48,16 @@ class OutboxTables:
         session: Callable[[], Session],
         now_s: Callable[[], float],
         *,
+        counts: RelayCounts,
         turn_bytes: int = TURN_BYTES,
         grace_s: float = GRACE_S,
     ) -> None:
         self._session = session
         self._now_s = now_s
+        self._counts = counts
         self._turn_bytes = turn_bytes
         self._grace_s = grace_s
         self._sent: dict[int, _Sent] = {}
-        self.emptied = 0
         self.bytes = 0  # of all tables, at the last look
 
     async def look(self, previous: Snapshot) -> None:
@@ -103,7 +105,7 @@ class OutboxTables:
         except asyncpg.LockNotAvailableError:
             return  # somebody writes or reads there; it is looked at again
         self._sent.pop(number, None)
-        self.emptied += 1
+        self._counts.emptied += 1
 
     async def _has_unsent(self, number: int, previous: Snapshot) -> bool:
         rows = await self._fetch(queries.render(SQL["has_unsent"], number=number), previous.xmax, previous.xip)
