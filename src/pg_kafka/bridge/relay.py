@@ -58,6 +58,8 @@ ROWS_PER_LOOK = 20_000
 CHUNK_BYTES = 1024 * 1024
 CHUNK_ROWS = 5_000
 BATCH_BYTES = _records.MAX_SLICE_BYTES
+# After so many records that could not be sent, the oldest are forgotten.
+FORGET_EVERY = 1_000
 # Between looks at the sizes of the tables.
 TABLES_S = 1.0
 # Several transactions that have produced are open: nobody tells when one of them ends.
@@ -104,6 +106,7 @@ class Relay:
         self._topics = topics
         self._clock = clock
         self.is_stopping = False
+        self._unforgotten = FORGET_EVERY  # errors since the oldest were forgotten, or nobody knows
         self._looks_at_s = 0.0  # at the sizes of the tables
         self._most_rows = CHUNK_ROWS  # fewer after a chunk that the database has refused
         # How far it has come.
@@ -392,7 +395,23 @@ class Relay:
             answer.result()
         for part in parts.values():
             self._counts.records += sum(piece.records for piece in part.pieces)
-            self._counts.errors += sum(len(records) for why in part.failed.values() for records in why.values())
+        failed = [
+            (why, len(records)) for part in parts.values() for of in part.failed.values() for why, records in of.items()
+        ]
+        if failed:
+            await self._tell(failed)
+
+    async def _tell(self, failed: Sequence[tuple[tuple[str, str], int]]) -> None:
+        """Records could not be sent and are kept. Now and then the oldest of these are forgotten."""
+        records = sum(count for _, count in failed)
+        (sqlstate, message), _ = failed[0]
+        extra = {"records": records, "sqlstate": sqlstate, "reason": message, "kept_in": "kafka.outbox_errors"}
+        logger.warning("records from the outbox cannot be sent", extra=extra)
+        self._counts.errors += records
+        self._unforgotten += records
+        if self._unforgotten >= FORGET_EVERY:
+            await self._outbox.forget_errors()
+            self._unforgotten = 0
 
 
 def _finish(answer: asyncio.Future[None], error: StorageError | None) -> None:

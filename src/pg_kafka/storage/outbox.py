@@ -37,6 +37,8 @@ STATEMENT_TIMEOUT_S = 30.0
 # Rows of a restored outbox are written anew, a gigabyte at worst.
 ADOPT_TIMEOUT_S = 600.0
 TABLES = 4
+# Of records that could not be sent, so many and so much are kept.
+MOST_ERRORS, MOST_ERROR_BYTES = 100_000, 64 * 1024 * 1024
 NO_ID, LAST_ID = -1, (1 << 63) - 1
 _NULL = b"\xff\xff\xff\xff"
 _INT8, _INT4, _BYTEA = 20, 23, 17
@@ -238,6 +240,10 @@ class Outbox:
         if [row["id"] for row in found] != [one.id for one in due]:
             raise unavailable("somebody has moved rows of the outbox")
         return found
+
+    async def forget_errors(self) -> None:
+        """Keep the newest records that could not be sent."""
+        await self._fetch(SQL["forget_errors"], MOST_ERRORS, MOST_ERROR_BYTES)
 
     async def topics_there(self, topic_ids: Sequence[int]) -> set[int]:
         """Those of the topics that exist."""

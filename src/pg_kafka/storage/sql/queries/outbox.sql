@@ -76,6 +76,14 @@ JOIN LATERAL (
 CROSS JOIN LATERAL unnest(f.records::integer[]) AS n
 ON CONFLICT (id) DO NOTHING;
 
+-- name: forget_errors
+-- All but the newest: $1 records, and $2 bytes of keys and values.
+DELETE FROM kafka.outbox_errors WHERE id IN (
+    SELECT id FROM (SELECT id, row_number() OVER newest AS number,
+                           sum(coalesce(octet_length(key), 0) + coalesce(octet_length(value), 0)::bigint) OVER newest AS bytes
+                    FROM kafka.outbox_errors WINDOW newest AS (ORDER BY id DESC)) AS e
+    WHERE number > $1 OR bytes > $2);
+
 -- name: try_sleep
 -- While the relay sleeps, producers find this lock taken, and notify.
 SELECT pg_catalog.pg_try_advisory_lock(1885825896, 1);
