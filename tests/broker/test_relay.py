@@ -281,6 +281,22 @@ async def test_a_record_waits_as_long_as_no_broker_runs(postgres15: PostgresServ
         assert [tuple(row) for row in rows] == [("waiting", "orders", None)]
 
 
+async def test_a_row_that_the_database_refuses_keeps_no_other_back(postgres15: PostgresServer) -> None:
+    async with running(postgres15, Seams()) as inside, connected(inside.superuser_dsn) as db:
+        await new_topic(inside, "orders")
+        await db.execute("ALTER TABLE kafka.log_0_0 ADD CHECK (NOT (values && ARRAY['poison'::bytea]))")
+        poison: list[int] = []
+        async with db.transaction():
+            for number in range(6):
+                await produce(db, "orders", f"{number}")
+                if number == 3:
+                    poison.append(await produce(db, "orders", "poison"))
+        found = await records(db, "orders", 6)
+        assert [value for _, _, value in found] == [b"%d" % number for number in range(6)]
+        kept = await db.fetch("SELECT id, sqlstate, value FROM kafka.outbox_errors")
+        assert [tuple(row) for row in kept] == [(poison[0], "XX000", b"poison")]
+
+
 @contextlib.asynccontextmanager
 async def serving(dsn: str) -> AsyncIterator[Term]:
     """A broker on a database that is there."""

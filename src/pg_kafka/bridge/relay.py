@@ -60,6 +60,8 @@ CHUNK_ROWS = 5_000
 BATCH_BYTES = _records.MAX_SLICE_BYTES
 # After so many records that could not be sent, the oldest are forgotten.
 FORGET_EVERY = 1_000
+# SQLSTATE of a record that the database has refused (internal_error).
+REFUSED = "XX000"
 # Between looks at the sizes of the tables.
 TABLES_S = 1.0
 # Several transactions that have produced are open: nobody tells when one of them ends.
@@ -108,7 +110,10 @@ class Relay:
         self.is_stopping = False
         self._unforgotten = FORGET_EVERY  # errors since the oldest were forgotten, or nobody knows
         self._looks_at_s = 0.0  # at the sizes of the tables
-        self._most_rows = CHUNK_ROWS  # fewer after a chunk that the database has refused
+        self._most_rows = (
+            CHUNK_ROWS  # one after a chunk that the database has refused, until it is known which row it was
+        )
+        self._refused: dict[int, str] = {}  # by the ids of rows that the database refuses: why
         # How far it has come.
         self._system_identifier = ""
         self._number = 0
@@ -257,6 +262,8 @@ class Relay:
             left = await self._outbox.due_until(previous, snapshot, ROWS_PER_LOOK, after_id=after_id)
             is_all = len(left) < ROWS_PER_LOOK
         self._previous = snapshot
+        self._most_rows = CHUNK_ROWS
+        self._refused.clear()
         self._found_s = None
         self._counts.passes += 1
         self._counts.pass_s.observe(self._clock.steady_s() - began_s)
@@ -300,7 +307,19 @@ class Relay:
             await self._spread(chunk, topics.get(topic_id), topic_id, those, shares, parts)
         if not parts:
             parts[0] = _Share()  # nothing is left of it, which is to be known
-        await self._write(chunk, due, shares, parts)
+        try:
+            await self._write(chunk, due, shares, parts)
+        except StorageError as error:
+            if not error.retriable:
+                self._refuse(chunk, due, error)
+            raise
+
+    def _refuse(self, chunk: Chunk, due: Sequence[Due], error: StorageError) -> None:
+        """The database refuses these rows, for a fault of theirs: find out which it is, and send the others."""
+        if len(due) == 1 or chunk.left_over:
+            self._refused.update({one.id: error.message for one in due})
+        else:
+            self._most_rows = 1
 
     async def _known(self, topic_ids: Iterable[int]) -> dict[int, Topic]:
         """The topics that exist, by their ids. Waits for one that this broker has not heard of yet."""
@@ -331,16 +350,22 @@ class Relay:
                         parts[0].fail(row["id"], record, NO_TOPIC)
             return
         most_bytes = topic.settings.max_message_bytes if topic is not None else 0
+        # A record that the database refuses belongs to the part of its partition all the same.
+        refused = _outbox.spread(
+            [tuple(row)[:10] for row in rows if row["id"] in self._refused], partitions, batch_bytes=1, most_bytes=0
+        ).failed
         spread = _outbox.spread(
-            [tuple(row)[:10] for row in rows],
+            [tuple(row)[:10] for row in rows if row["id"] not in self._refused],
             partitions,
             batch_bytes=min(BATCH_BYTES, most_bytes),
             most_bytes=most_bytes,
             needs_key=topic is not None and topic.settings.is_compacted,
         )
-        for row_id, record, reason, partition in spread.failed:
+        for row_id, record, reason, partition in (*refused, *spread.failed):
             if chunk.has(topic_id, partition):
                 why = CODES[reason] if topic is not None or partition < 0 else NO_TOPIC
+                if row_id in self._refused:
+                    why = (REFUSED, self._refused[row_id])
                 parts[share_of(topic_id, partition, shares)].fail(row_id, record, why)
         if topic is None:
             return
