@@ -21,6 +21,7 @@ from pg_kafka.cluster.incarnation import History
 from pg_kafka.config import Config
 from pg_kafka.config.address import Address
 from pg_kafka.embedded.given import GivenPostgres
+from pg_kafka.storage.journal import not_written
 from pg_kafka.storage.topics import NewTopic, Topic
 
 DEADLINE_S = 30.0
@@ -298,9 +299,9 @@ async def test_a_row_that_the_database_refuses_keeps_no_other_back(postgres15: P
 
 
 @contextlib.asynccontextmanager
-async def serving(dsn: str) -> AsyncIterator[Term]:
+async def serving(dsn: str, **settings: Any) -> AsyncIterator[Term]:
     """A broker on a database that is there."""
-    config = Config(database=dsn, listen=Address("127.0.0.1", 0))
+    config = Config(database=dsn, listen=Address("127.0.0.1", 0), **settings)
     given = GivenPostgres(dsn, logging.getLogger("inside"))
     await app._prepare(given, config)
     term = Term(config, given, History(), Seams())
@@ -369,3 +370,38 @@ async def test_a_restored_dump_sends_what_was_not_sent_and_nothing_twice(
                     assert [row["state"] for row in places] == ["sent"] * 3
         finally:
             postgres15.drop_database(target)
+
+
+async def test_a_chunk_that_was_broken_off_is_finished_with_other_lanes_and_partitions(
+    postgres15: PostgresServer,
+) -> None:
+    database = postgres15.create_database()
+    try:
+        async with connected(database.dsn) as db:
+            async with serving(database.dsn, lanes=3) as term:
+                topics, log = term._topics, term._log
+                assert topics is not None and log is not None
+                (topic,) = await topics.create([NewTopic("orders", 6, {"retention.ms": "-1"})])
+                assert isinstance(topic, Topic)
+                write = log.write_bundle
+                lanes = {log.lane_of(topic.id, index) for index in range(6)}
+                assert len(lanes) > 1
+                log.write_bundle = lambda lane, bundle: (  # type: ignore[method-assign]
+                    not_written("this lane is broken") if lane == max(lanes) else write(lane, bundle)
+                )
+                await db.execute(
+                    "SELECT kafka.produce_many('orders', array_agg(n::text ORDER BY n), array_agg((n % 50)::text ORDER BY n))"
+                    " FROM generate_series(1, 500) AS n"
+                )
+                some = await records(db, "orders", 1)
+                assert len(some) < 500
+                await topics.grow(topic, 9)
+            async with serving(database.dsn, lanes=2):
+                found = await records(db, "orders", 500)
+                assert sorted(int(value or b"") for _, _, value in found) == list(range(1, 501))
+                assert {partition for partition, _, _ in found} <= set(range(6))
+                for wanted in range(50):
+                    values = [int(value or b"") for _, key, value in found if key == b"%d" % wanted]
+                    assert values == sorted(values)
+    finally:
+        postgres15.drop_database(database)
