@@ -171,13 +171,13 @@ def transactions_pooled_on_one_session(place: Surroundings) -> Iterator[Broken]:
 @setup
 def connections_too_few(place: Surroundings) -> Iterator[Broken]:
     place.sql(f"ALTER ROLE {place.database.name} CONNECTION LIMIT 7")
-    yield Broken("the database allows 7 connections and pg-kafka needs 10: raise ", on(place.database.dsn))
+    yield Broken("the database allows 7 connections and pg-kafka needs 12: raise ", on(place.database.dsn))
 
 
 @setup
 def connections_too_few_to_check(place: Surroundings) -> Iterator[Broken]:
     place.sql(f"ALTER ROLE {place.database.name} CONNECTION LIMIT 1")
-    yield Broken("no room for the 10 connections that pg-kafka needs: too many connections", on(place.database.dsn))
+    yield Broken("no room for the 12 connections that pg-kafka needs: too many connections", on(place.database.dsn))
 
 
 @setup

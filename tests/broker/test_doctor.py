@@ -65,7 +65,7 @@ def test_doctor_is_content_with_a_new_database_and_changes_nothing(place: Surrou
     done = doctor("--listen", ANY_PORT, "--database", place.database.dsn)
     assert (done.code, done.err) == (0, "")
     assert "no schema kafka yet" in done.out
-    assert "10 connections fit" in done.out
+    assert "12 connections fit" in done.out
     # The servers of the tests run without fsync.
     assert "warning fsync is off" in done.out
     assert place.server.sql("SELECT to_regnamespace('kafka') IS NULL", place.database.name) == "t\n"
