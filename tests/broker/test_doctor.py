@@ -216,7 +216,7 @@ def test_doctor_says_which_limit_of_connections_to_raise(place: Surroundings, do
     place.server.sql(f"ALTER ROLE {name} CONNECTION LIMIT 5")
     done = doctor("--listen", ANY_PORT, "--database", place.database.dsn)
     assert done.code == 1
-    line = f'          ALTER ROLE "{name}" CONNECTION LIMIT 10;'
+    line = f'          ALTER ROLE "{name}" CONNECTION LIMIT 12;'
     assert line in done.out.splitlines()
     place.server.sql(line)
     assert doctor("--listen", ANY_PORT, "--database", place.database.dsn).code == 0
