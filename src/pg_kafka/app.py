@@ -34,6 +34,7 @@ from pg_kafka.broker.groups import GroupCoordinator
 from pg_kafka.broker.lag import GroupLag
 from pg_kafka.broker.listening import ListeningPlace
 from pg_kafka.broker.logins import Logins
+from pg_kafka.broker.member_commits import MemberCommitsWatch
 from pg_kafka.broker.observer import Observer
 from pg_kafka.broker.permission import Authorizer
 from pg_kafka.broker.placement import AllHere, Placement
@@ -79,6 +80,7 @@ from pg_kafka.storage.lag import LagStore
 from pg_kafka.storage.layouts import Layouts
 from pg_kafka.storage.log import Log
 from pg_kafka.storage.log_starts import FollowStarts
+from pg_kafka.storage.member_commits import MemberCommits
 from pg_kafka.storage.migrate import grant_broker as grant_rights_of_broker
 from pg_kafka.storage.migrate import migrate as migrate_schema
 from pg_kafka.storage.outbox import Outbox
@@ -397,8 +399,7 @@ class Term:
         self._audit: AuditLog | None = None
         self._audit_task: asyncio.Task[None] | None = None
         self._disk_watch: asyncio.Task[None] | None = None
-        self._relay: Relay | None = None
-        self._relaying: asyncio.Task[None] | None = None
+        self._member_commits_task: asyncio.Task[None] | None = None
         self._standby_watch: asyncio.Task[None] | None = None
         self.lag: GroupLag | None = None
         self._lag_watch: asyncio.Task[None] | None = None
@@ -554,11 +555,8 @@ class Term:
             counts=counts.transactions,
         )
         await self._transactions.start()
-        outbox = Outbox(membership.open_writer)
-        doorbell = Doorbell(membership.open_writer, lambda: outbox.session)
-        tables = OutboxTables(lambda: outbox.session, clock.steady_s, counts=counts.storage.relay)
-        self._relay = Relay(outbox, doorbell, tables, self._log, topics, clock, counts.storage.relay)
-        self._relaying = supervised(self._relay.run(), "relay", membership.end)
+        member_commits = MemberCommitsWatch(MemberCommits(control), self._groups)
+        self._member_commits_task = supervised(member_commits.run(), "commits by SQL", membership.end)
         self._requests = OperatorRequests(TransactionRequests(control), self._transactions)
         await self._requests.start()
         self._audit = AuditLog(AuditStore(control), settings, clock, counts.audit)
@@ -610,6 +608,7 @@ class Term:
             acls=None if self._rights is None else self._rights.acls,
             quotas=self._quotas,
             client_metrics=self._client_metrics,
+            member_commits=member_commits,
         )
         if self._rights is not None:
             self._rights.authorizer.watch(house.changed)
@@ -795,7 +794,13 @@ class Term:
             await self._transactions.stop()
         if self._groups is not None:
             await self._groups.stop()
-        for watch in (self._disk_watch, self._standby_watch, self._rights_watch, self._lag_watch):
+        for watch in (
+            self._disk_watch,
+            self._standby_watch,
+            self._rights_watch,
+            self._lag_watch,
+            self._member_commits_task,
+        ):
             if watch is not None:
                 watch.cancel()
         if self._relay is not None and self._relaying is not None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 from uuid import UUID
@@ -39,8 +39,9 @@ from pg_kafka.coordinator.timers import TimerName
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import catalogue_changes
 from pg_kafka.storage.group_configs import GroupConfigs
-from pg_kafka.storage.groups import GroupStore, OffsetWrite, StoredGroup
+from pg_kafka.storage.groups import GroupStore, OffsetWrite
 from pg_kafka.storage.journal import JournalWrite
+from pg_kafka.storage.member_commits import MemberCommit
 from pg_kafka.storage.topics import Topics
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.consumer_group_heartbeat import ConsumerGroupHeartbeatRequest
@@ -55,6 +56,9 @@ OFFSETS_PER_TURN = 10_000
 
 # The kinds of records that a classic group writes.
 _CLASSIC_KINDS = frozenset({"classic"})
+# Of no machine: up to which commit by SQL ({"id": ...}) a partition ("<topic id>-<partition>") of the group has been taken
+# over, and with the key "" all of a group that was deleted. Written with the offsets, so that each is taken over once.
+_TAKEN = "sql commits"
 
 Machine = ClassicGroup | ConsumerGroup
 
@@ -109,6 +113,7 @@ class GroupCoordinator:
         self.steady_ms = clock.steady_ms
         """The time of machines and of their timers."""
         self._groups: dict[str, Group] = {}
+        self._taken: dict[str, dict[str, int]] = {}  # by group and key of the record, also of groups that are gone
         self._term = 0
         self._timers = Timers(self.steady_ms, self._on_timer)
         self._reload = asyncio.Event()
@@ -146,8 +151,16 @@ class GroupCoordinator:
         configs = await self._stored_configs.load()
         self._configs = configs
         found: dict[str, Group] = {}
+        taken: dict[str, dict[str, int]] = {}
         for stored in groups:
-            found[stored.group_id] = Group(stored.group_id, self._rebuilt(stored), self._term)
+            of_machine = []
+            for record in stored.records:
+                if record.kind != _TAKEN:
+                    of_machine.append(record)
+                elif record.value is not None:
+                    taken.setdefault(stored.group_id, {})[record.key] = record.value["id"]
+            if of_machine:
+                found[stored.group_id] = Group(stored.group_id, self._rebuilt(stored.group_id, of_machine), self._term)
             if len(found) % GROUPS_PER_TURN == 0:
                 await asyncio.sleep(0)
         committed: dict[str, dict[OffsetKey, Committed]] = {}
@@ -166,6 +179,7 @@ class GroupCoordinator:
         if self.refusal is ErrorCode.NOT_COORDINATOR:
             return
         self._groups = found
+        self._taken = taken
         self.refusal = ErrorCode.NONE
         self._served.set()
         steady_ms = self.steady_ms()
@@ -173,11 +187,11 @@ class GroupCoordinator:
             if self.refusal is ErrorCode.NONE:
                 self._run(group, None, group.machine.restart, steady_ms)
 
-    def _rebuilt(self, stored: StoredGroup) -> Machine:
-        kinds = {record.kind for record in stored.records}
+    def _rebuilt(self, group_id: str, records: Sequence[Record]) -> Machine:
+        kinds = {record.kind for record in records}
         is_classic = kinds <= _CLASSIC_KINDS
-        machine = self._new_classic(stored.group_id) if is_classic else self._new_consumer(stored.group_id)
-        for record in stored.records:
+        machine = self._new_classic(group_id) if is_classic else self._new_consumer(group_id)
+        for record in records:
             machine.apply(record)
         return machine
 
@@ -323,6 +337,50 @@ class GroupCoordinator:
         group.is_stored = True
         group.issued += 1
         return [write]
+
+    # -- commits by SQL ----------------------------------------------------------------------------------------------
+
+    @property
+    def term(self) -> int:
+        """Which load the groups in memory are from, or will be."""
+        return self._term
+
+    def commits_by_sql(self, group_id: str) -> bool:
+        """Has a member of the group, or of one of that name before, committed by SQL?"""
+        return group_id in self._taken
+
+    def take_commits(self, commits: Iterable[MemberCommit]) -> None:
+        """Write what members have committed by SQL, in the order of the ids; what was taken before is passed over."""
+        by_group: dict[str, dict[OffsetKey, MemberCommit]] = {}
+        for commit in commits:
+            key, taken = (commit.topic_id, commit.partition), self._taken.get(commit.group_id, {})
+            is_new = commit.id > max(taken.get("", 0), taken.get(_taken_key(key), 0))
+            if is_new and self._catalogue.name_of(commit.topic_id) is not None:
+                by_group.setdefault(commit.group_id, {})[key] = commit
+        for group_id, of_group in by_group.items():
+            group = self._groups.get(group_id)
+            if group is None:
+                group = self._add(group_id, self._new_classic(group_id))
+            offsets: dict[OffsetKey, Committed] = {}
+            for key, c in of_group.items():
+                # Its order is that of being taken in, whatever two clocks say.
+                known_ms = (group.offsets.newest_ms(key), self.pending.newest_ms(group_id, key))
+                committed_at_ms = max(c.committed_at_ms, *(ms for ms in known_ms if ms is not None), 0)
+                offsets[key] = Committed(c.offset, c.leader_epoch, c.metadata, committed_at_ms)
+            ids = {_taken_key(key): commit.id for key, commit in of_group.items()}
+            self._taken.setdefault(group_id, {}).update(ids)
+            records = [Record(_TAKEN, key, {"id": number}) for key, number in ids.items()]
+            self._write(group, records, offsets, ())
+
+    def forget_taken(self, groups_with_commits: Collection[str]) -> None:
+        """Groups that are gone, and of which no commit by SQL is left, leave nothing behind."""
+        for group_id in [each for each in self._taken if each not in self._groups and each not in groups_with_commits]:
+            records = [Record(_TAKEN, key, None) for key in self._taken.pop(group_id)]
+            self._store.write(group_id, records, (), (), partial(self._on_forgotten, group_id, self._term))
+
+    def _on_forgotten(self, group_id: str, term: int, error: StorageError | None) -> None:
+        if error is not None and term == self._term:
+            self._fail(str(error), group_id)
 
     async def delete_offsets(self, group: Group, keys: Collection[OffsetKey]) -> int:
         """Forget offsets; the error code says whether that is committed."""
@@ -478,9 +536,19 @@ class GroupCoordinator:
         keys = group.offsets.keys()
         self._timers.clear(group)
         del self._groups[group.id]
-        records = group.machine.tombstones()
+        records = [*group.machine.tombstones(), *self._taken_of_gone(group.id)]
         if keys or records:
             self._write(group, records, dict.fromkeys(keys), history)
+
+    def _taken_of_gone(self, group_id: str) -> list[Record]:
+        """Records by which commits by SQL that are still in their tables are not taken over for a group that is deleted."""
+        taken = self._taken.get(group_id)
+        if not taken:
+            return []
+        newest = max(taken.values())
+        self._taken[group_id] = {"": newest}
+        gone = [Record(_TAKEN, key, None) for key in taken if key]
+        return [*gone, Record(_TAKEN, "", {"id": newest})]
 
     # -- writes ------------------------------------------------------------------------------------------------------
 
@@ -549,6 +617,10 @@ class GroupCoordinator:
             self._delete(group, *lines if expired else ())
         elif expired:
             self._write_offsets(group, dict.fromkeys(expired))
+
+
+def _taken_key(key: OffsetKey) -> str:
+    return f"{key[0]}-{key[1]}"
 
 
 def _generation(machine: Machine) -> int:

@@ -100,10 +100,11 @@ class GroupDoor:
 class GroupRoom:
     """One group id, whose group may not be there. It keeps nothing of what it was asked."""
 
-    __slots__ = ("_groups", "_transactions", "id")
+    __slots__ = ("_groups", "_member_commits", "_transactions", "id")
 
     def __init__(self, house: House, group_id: str) -> None:
         self._groups = house.groups
+        self._member_commits = house.member_commits
         self._transactions = house.transactions
         self.id = group_id
 
@@ -176,6 +177,23 @@ class GroupRoom:
     async def delete_offsets(self, group: Group, keys: Collection[OffsetKey]) -> int:
         """Forget offsets; the error code says whether that is committed."""
         return await self._groups.delete_offsets(group, keys)
+
+    # -- commits by SQL ----------------------------------------------------------------------------------------------
+
+    @property
+    def commits_by_sql(self) -> bool:
+        """Have members of the group committed by SQL?"""
+        return self._groups.commits_by_sql(self.id)
+
+    async def settle_commits(self, keys: Collection[OffsetKey], *, waits: bool = True) -> Collection[OffsetKey]:
+        """Have the group's offsets be what is committed by SQL as well; returns where a transaction is still open.
+
+        Raises StorageError.
+        """
+        if self._member_commits is None:
+            return ()
+        places = [(self.id, topic_id, index) for topic_id, index in keys] if waits else []
+        return {(topic_id, index) for _, topic_id, index in await self._member_commits.settled(places)}
 
     # -- the whole ---------------------------------------------------------------------------------------------------
 

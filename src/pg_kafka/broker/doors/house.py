@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pg_kafka.broker.acl_book import AclBook
 from pg_kafka.broker.client import ConnectionInfo
 from pg_kafka.broker.groups import GroupCoordinator
+from pg_kafka.broker.member_commits import MemberCommitsWatch
 from pg_kafka.broker.permission import DENIED, Authorizer, Everybody, Operation, ResourceType
 from pg_kafka.broker.placement import AllHere, Placement
 from pg_kafka.broker.refusals import Refused
@@ -46,6 +47,7 @@ class House:
         acls: AclBook | None = None,
         quotas: StoredQuotas | None = None,
         client_metrics: StoredClientMetrics | None = None,
+        member_commits: MemberCommitsWatch | None = None,
     ) -> None:
         self.topics = topics
         self.log = log
@@ -56,6 +58,7 @@ class House:
         self.acls = acls
         self.quotas = quotas
         self.client_metrics = client_metrics
+        self.member_commits = member_commits
         self.authorizer: Authorizer = Everybody() if authorizer is None else authorizer
         self.placement: Placement = AllHere() if placement is None else placement
         self.allows_everything = self.authorizer.allows_everything

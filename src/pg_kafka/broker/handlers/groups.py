@@ -11,9 +11,11 @@ import uuid
 
 from pg_kafka.broker.answers import Asked
 from pg_kafka.broker.context import Context
+from pg_kafka.broker.doors import GroupRoom
 from pg_kafka.broker.permission import Operation, ResourceType
 from pg_kafka.broker.refusals import Refused
 from pg_kafka.broker.reply import Reply
+from pg_kafka.errors import StorageError
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.delete_groups import DeletableGroupResult, DeleteGroupsRequest, DeleteGroupsResponse
 from pg_kafka.wire.messages.describe_groups import DescribedGroup, DescribeGroupsRequest, DescribeGroupsResponse
@@ -261,7 +263,8 @@ async def delete_groups(ctx: Context, request: DeleteGroupsRequest) -> DeleteGro
     Versions  0-3. 2 is flexible, 3 has messages.
     Rules     - a group with members is NON_EMPTY_GROUP, an unknown one GROUP_ID_NOT_FOUND
               - one that is named twice is deleted and answered once
-              - commits that wait for the end of a transaction are forgotten with the group
+              - commits that wait for the end of a transaction are forgotten with the group; one of SQL that is open is
+                waited for a little, and then NON_EMPTY_GROUP
     """
     results = []
     for group_id in dict.fromkeys(request.groups_names):
@@ -270,8 +273,10 @@ async def delete_groups(ctx: Context, request: DeleteGroupsRequest) -> DeleteGro
         except Refused as refused:
             results.append(DeletableGroupResult(group_id=group_id, error_code=retriable(refused.code)))
             continue
+        code = await _settle_commits(room)
         group = room.group
-        code = int(ErrorCode.GROUP_ID_NOT_FOUND if group is None else group.machine.check_delete())
+        if not code:
+            code = int(ErrorCode.GROUP_ID_NOT_FOUND if group is None else group.machine.check_delete())
         if not code and room.is_pending:
             code = await room.forget_pending()
             group = room.group
@@ -281,6 +286,17 @@ async def delete_groups(ctx: Context, request: DeleteGroupsRequest) -> DeleteGro
             ctx.broker.audit.note("group deleted", who=ctx.connection, resource=f"group {group_id}")
         results.append(DeletableGroupResult(group_id=group_id, error_code=code))
     return DeleteGroupsResponse(results=results)
+
+
+async def _settle_commits(room: GroupRoom) -> int:
+    """Have what members have committed by SQL be the group's, so that it goes with the group. An error code."""
+    keys = [] if room.group is None else room.group.offsets.keys()
+    try:
+        if await room.settle_commits(keys):
+            return int(ErrorCode.NON_EMPTY_GROUP)
+    except StorageError:
+        return int(ErrorCode.COORDINATOR_NOT_AVAILABLE)
+    return retriable(room.refusal)
 
 
 def delete_failure(request: DeleteGroupsRequest, code: int) -> DeleteGroupsResponse:

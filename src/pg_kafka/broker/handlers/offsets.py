@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from itertools import islice
 from uuid import UUID
 
@@ -16,6 +16,7 @@ from pg_kafka.broker.refusals import Refused
 from pg_kafka.broker.reply import Reply
 from pg_kafka.broker.turns import ITEMS_AT_ONCE, begun
 from pg_kafka.coordinator.group_offsets import Committed, OffsetKey, check_metadata
+from pg_kafka.errors import StorageError
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.message import ZERO_UUID
 from pg_kafka.wire.messages.offset_commit import (
@@ -103,7 +104,18 @@ async def _commit(ctx: Context, room: GroupRoom, request: OffsetCommitRequest, a
     broker, turns = ctx.broker, ctx.broker.turns
     by_id, turns_given = ctx.version >= _SINCE_TOPIC_IDS, turns.given
     found = [_find(ctx, _READ, topic.topic_id if by_id else topic.name) for topic in request.topics]
-    code = _check_commit(ctx, room, request, found)
+    if request.generation_id_or_member_epoch < 0 and room.commits_by_sql:
+        # Nobody's later commit, of a former member by SQL, is to undo what somebody sets from outside.
+        places = [
+            (topic.id, one.partition_index)
+            for asked_topic, topic in zip(request.topics, found, strict=True)
+            if isinstance(topic, Topic)
+            for one in asked_topic.partitions
+        ]
+        if (await _settled(room, places, waits=True)) != set():
+            asked.refuse(ErrorCode.COORDINATOR_LOAD_IN_PROGRESS)
+            return
+    code = room.refusal or _check_commit(ctx, room, request, found)
     limit, wall_ms = broker.config.offset_metadata_max_bytes, broker.clock.wall_ms()
     commits: dict[OffsetKey, Committed] = {}
     answers = []
@@ -149,6 +161,17 @@ async def _commit(ctx: Context, room: GroupRoom, request: OffsetCommitRequest, a
             room.commit_part(some)
         else:
             room.commit(request.member_id, some, asked, response)
+
+
+async def _settled(room: GroupRoom, keys: Collection[OffsetKey], *, waits: bool) -> Collection[OffsetKey] | None:
+    """Have what members have committed by SQL be the group's offsets; where that is not known yet, or None: nowhere."""
+    try:
+        busy = await room.settle_commits(keys, waits=waits)
+    except StorageError:
+        return None
+    if room.commits_by_sql and (group := room.group) is not None and await group.written():
+        return None
+    return set(busy)
 
 
 def _portions(commits: dict[OffsetKey, Committed]) -> Sequence[Mapping[OffsetKey, Committed]]:
@@ -217,7 +240,10 @@ def offset_fetch(ctx: Context, request: OffsetFetchRequest, reply: Reply) -> Awa
               - each group answers for itself: UNKNOWN_MEMBER_ID, STALE_MEMBER_EPOCH
               - an unknown topic id is UNKNOWN_TOPIC_ID; an unknown name has no commits
               - while groups are loaded, and when a storage fails, the group's answer is an error, never offset -1
-              - with require_stable an offset that an open transaction is about to change is UNSTABLE_OFFSET_COMMIT
+              - with require_stable an offset that an open transaction is about to change is UNSTABLE_OFFSET_COMMIT; so is
+                one that a transaction of SQL may change (kafka.commit_offsets), which is waited for a little. Without
+                require_stable a member, known by client id and host, gets COORDINATOR_LOAD_IN_PROGRESS in that case,
+                and others are told what is committed
               - a group that is named twice with all its topics is answered once
     """
     return begun(_fetch_groups(ctx, request, reply))
@@ -298,25 +324,67 @@ async def _fetch(ctx: Context, asked: OffsetFetchRequestGroup, require_stable: b
     except Refused as refused:
         answer.error_code = refused.code
         return answer
+    turns = ctx.broker.turns
+    found: list[tuple[OffsetFetchRequestTopics, Topic | Refused | None]] = []
+    keys: list[OffsetKey] = []
+    by_id = ctx.version >= _SINCE_TOPIC_IDS
+    async for topic in turns.each(asked.topics or ()):
+        found.append((topic, _find(ctx, Operation.DESCRIBE, topic.topic_id if by_id else topic.name)))
+    group = room.group
+    waits = require_stable or (group is not None and _has_member_like(group, ctx))
+    if waits and asked.topics is None and group is not None:
+        keys = group.offsets.keys()
+    elif waits:
+        async for topic, known in turns.each(found):
+            if isinstance(known, Topic):
+                keys.extend((known.id, index) for index in topic.partition_indexes)
+    busy = await _settled(room, keys, waits=waits)
+    if room.refusal or (waits and (busy is None or (busy and not require_stable))):
+        answer.error_code = int(room.refusal or ErrorCode.COORDINATOR_LOAD_IN_PROGRESS)
+        return answer
     group = room.group
     if group is not None:
         answer.error_code = int(group.machine.check_fetch(asked.member_id, asked.member_epoch))
     if not answer.error_code:
-        stable = room if require_stable else None
+        unstable = _Unstable(busy or (), room) if require_stable else None
         if asked.topics is None:
-            answer.topics = await _all_offsets(ctx, group, stable)
+            answer.topics = await _all_offsets(ctx, group, unstable)
         else:
-            answer.topics = await _offsets(ctx, group, asked.topics, stable)
+            answer.topics = await _offsets(ctx, group, found, unstable)
     return answer
 
 
+def _has_member_like(group: Group, ctx: Context) -> bool:
+    """May the client be a member? Its connection may be another one than that by which it joined."""
+    sender = ctx.sender
+    return any(
+        member.client_id == sender.client_id and member.client_host == sender.host
+        for member in group.machine.members.values()
+    )
+
+
+class _Unstable:
+    """Where an offset is about to change, and must not be told: by a transaction of Kafka, or of SQL."""
+
+    __slots__ = ("_busy", "_room")
+
+    def __init__(self, busy: Collection[OffsetKey], room: GroupRoom) -> None:
+        self._busy = busy
+        self._room = room
+
+    def __contains__(self, key: OffsetKey) -> bool:
+        return key in self._busy or key in self._room.pending()
+
+
 async def _offsets(
-    ctx: Context, group: Group | None, topics: Sequence[OffsetFetchRequestTopics], stable: GroupRoom | None
+    ctx: Context,
+    group: Group | None,
+    topics: Sequence[tuple[OffsetFetchRequestTopics, Topic | Refused | None]],
+    unstable: _Unstable | None,
 ) -> list[OffsetFetchResponseTopics]:
     by_id, turns = ctx.version >= _SINCE_TOPIC_IDS, ctx.broker.turns
     answers = []
-    async for asked in turns.each(topics):
-        topic = _find(ctx, Operation.DESCRIBE, asked.topic_id if by_id else asked.name)
+    async for asked, topic in turns.each(topics):
         if isinstance(topic, Refused):
             partitions = [_absent(index, topic.code) async for index in turns.each(asked.partition_indexes)]
         elif topic is None:
@@ -324,13 +392,15 @@ async def _offsets(
             partitions = [_absent(index, code) async for index in turns.each(asked.partition_indexes)]
         else:
             partitions = [
-                _partition(group, (topic.id, index), stable) async for index in turns.each(asked.partition_indexes)
+                _partition(group, (topic.id, index), unstable) async for index in turns.each(asked.partition_indexes)
             ]
         answers.append(OffsetFetchResponseTopics(name=asked.name, topic_id=asked.topic_id, partitions=partitions))
     return answers
 
 
-async def _all_offsets(ctx: Context, group: Group | None, stable: GroupRoom | None) -> list[OffsetFetchResponseTopics]:
+async def _all_offsets(
+    ctx: Context, group: Group | None, unstable: _Unstable | None
+) -> list[OffsetFetchResponseTopics]:
     answers = []
     turns = ctx.broker.turns
     with turns.long_work():
@@ -341,16 +411,16 @@ async def _all_offsets(ctx: Context, group: Group | None, stable: GroupRoom | No
             topic = ctx.doors.topics.numbered(Operation.DESCRIBE, topic_id)
             if topic is not None:
                 partitions = [
-                    _partition(group, (topic_id, index), stable) async for index in turns.each(sorted(indexes))
+                    _partition(group, (topic_id, index), unstable) async for index in turns.each(sorted(indexes))
                 ]
                 answers.append(OffsetFetchResponseTopics(name=topic.name, topic_id=topic.uuid, partitions=partitions))
     return answers
 
 
-def _partition(group: Group | None, key: OffsetKey, stable: GroupRoom | None) -> OffsetFetchResponsePartitions:
-    """`stable` is the group's room when an offset that a transaction is about to change must not be told."""
+def _partition(group: Group | None, key: OffsetKey, unstable: _Unstable | None) -> OffsetFetchResponsePartitions:
+    """`unstable` is there when an offset that a transaction is about to change must not be told."""
     committed = None if group is None else group.offsets.get(*key)
-    if stable is not None and key in stable.pending():
+    if unstable is not None and key in unstable:
         return _absent(key[1], int(ErrorCode.UNSTABLE_OFFSET_COMMIT))
     if committed is None:
         return _absent(key[1], _NONE)
@@ -388,6 +458,10 @@ async def offset_delete(ctx: Context, request: OffsetDeleteRequest) -> OffsetDel
     room = ctx.doors.groups.enter(Operation.DELETE, request.group_id)
     if not request.group_id:
         return delete_failure(request, ErrorCode.INVALID_GROUP_ID)
+    if room.commits_by_sql and (await _settled(room, _partitions_of(room), waits=True)) != set():
+        return delete_failure(request, ErrorCode.COORDINATOR_LOAD_IN_PROGRESS)
+    if room.refusal:
+        return delete_failure(request, room.refusal)
     group = room.group
     if group is None:
         return delete_failure(request, ErrorCode.GROUP_ID_NOT_FOUND)
@@ -446,6 +520,10 @@ async def offset_delete(ctx: Context, request: OffsetDeleteRequest) -> OffsetDel
             detail=f"{len(doomed)} partitions of {', '.join(topics)}",
         )
     return OffsetDeleteResponse(topics=answers)
+
+
+def _partitions_of(room: GroupRoom) -> Collection[OffsetKey]:
+    return [] if room.group is None else room.group.offsets.keys()
 
 
 def delete_failure(request: OffsetDeleteRequest, code: int) -> OffsetDeleteResponse:

@@ -1,0 +1,157 @@
+"""Takes offsets that members commit by SQL into their groups, and tells when it is safe to say where a group has come.
+
+    commits = MemberCommitsWatch(store, groups)
+    task = supervised(commits.run(), ...)
+    busy = await commits.settled([("billing", 7, 0)])     places in which a transaction is still open; raises StorageError
+
+A transaction that calls kafka.commit_offsets() takes a lock of each partition and then looks whether the member may
+(features/103_commit_offsets.sql). `settled` first looks whether anybody has such a lock, and then takes in what is
+committed. Whoever is told an offset after that begins behind all that a former owner has committed: a former owner that
+comes later finds a generation that is not its own.
+
+All who ask at the same time are answered by one look, which begins after they have asked. Nothing tells that a transaction
+has ended, so while one is open it is looked at again a few times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Mapping
+
+from pg_kafka.broker.groups import GroupCoordinator
+from pg_kafka.errors import StorageError
+from pg_kafka.storage.member_commits import MemberCommits, Place
+from pg_kafka.storage.sessions import unavailable
+from pg_kafka.wire.error_codes import ErrorCode
+
+logger = logging.getLogger("pg_kafka.groups")
+
+# So often commits are taken in when nobody asks, so that views and lag have them.
+LOOK_S = 1.0
+# Requests of a connection are answered in order: who waits holds up its own heartbeats. Clients ask again by themselves.
+WAIT_S = 0.5
+ASK_AGAIN_S = 0.02
+# Who keeps members from their partitions is named in the log so often.
+NAME_EVERY_S = 30.0
+
+
+class _Look:
+    """What is asked for next."""
+
+    def __init__(self) -> None:
+        self.places: set[Place] = set()
+        self.busy: asyncio.Future[Mapping[Place, int]] = asyncio.get_running_loop().create_future()
+
+
+class MemberCommitsWatch:
+    """See the module."""
+
+    def __init__(self, store: MemberCommits, groups: GroupCoordinator) -> None:
+        self._store = store
+        self._groups = groups
+        self._wanted = asyncio.Event()
+        self._next: _Look | None = None
+        self._snapshot: str | None = None
+        self._snapshot_term = -1  # of the groups that have taken in what is visible in it
+        self._is_known = True
+        self._has_ended = False
+        self._named_at: dict[Place, float] = {}
+
+    async def run(self) -> None:
+        """Take in what is committed, until it is cancelled."""
+        try:
+            await self._look_again_and_again()
+        finally:
+            self._has_ended = True
+            self._answer(self._next, unavailable("this broker no longer leads"))
+
+    async def _look_again_and_again(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    await self._wanted.wait()
+            except TimeoutError:
+                pass
+            self._wanted.clear()
+            look, self._next = self._next, None
+            try:
+                busy = await self._look(set() if look is None else look.places)
+            except StorageError as error:
+                if self._is_known:
+                    self._is_known = False
+                    logger.warning("offsets committed by SQL are not known", extra={"error": str(error)})
+                self._answer(look, error)
+            except BaseException as error:
+                self._answer(look, unavailable("commits by SQL cannot be looked at"))
+                if not isinstance(error, Exception):
+                    raise
+                logger.exception("offsets committed by SQL cannot be taken in")
+            else:
+                if not self._is_known:
+                    self._is_known = True
+                    logger.info("offsets committed by SQL are known again")
+                self._answer(look, busy)
+
+    @staticmethod
+    def _answer(look: _Look | None, answer: Mapping[Place, int] | StorageError) -> None:
+        if look is None or look.busy.done():
+            return
+        if isinstance(answer, StorageError):
+            look.busy.set_exception(answer)
+            look.busy.exception()  # whoever asked may be gone
+        else:
+            look.busy.set_result(answer)
+
+    async def _look(self, places: Collection[Place]) -> Mapping[Place, int]:
+        if self._groups.refusal is not ErrorCode.NONE:
+            if places:
+                raise unavailable("groups are being loaded")
+            return {}
+        busy = await self._store.under_way(places) if places else {}
+        term = self._groups.term
+        is_first = term != self._snapshot_term
+        commits, snapshot = await self._store.news(None if is_first else self._snapshot)
+        if self._groups.term != term:
+            raise unavailable("groups are being loaded")
+        self._groups.take_commits(commits)
+        if is_first:
+            self._groups.forget_taken({commit.group_id for commit in commits})
+        self._snapshot, self._snapshot_term = snapshot, term
+        return busy
+
+    async def settled(self, places: Collection[Place], *, wait_s: float = WAIT_S) -> Collection[Place]:
+        """Have all that is committed by now taken in, and in some places wait for what is about to be, within a bound.
+
+        Returns those in which transactions are still open. What was taken in is written soon: `Group.written()`. Raises
+        StorageError.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait_s
+        left: Mapping[Place, int | None] = dict.fromkeys(places)
+        while True:
+            if self._has_ended:
+                raise unavailable("this broker no longer leads")
+            if self._next is None:
+                self._next = _Look()
+                self._wanted.set()
+            look = self._next
+            look.places |= left.keys()
+            busy = await asyncio.shield(look.busy)  # statements have a deadline
+            # A session that has come since the first look knows who may commit: it is not waited for.
+            left = {place: busy[place] for place, pid in left.items() if place in busy and pid in (None, busy[place])}
+            if not left or loop.time() >= deadline:
+                self._name(busy, left)
+                return left.keys()
+            await asyncio.sleep(ASK_AGAIN_S)
+
+    def _name(self, busy: Mapping[Place, int], left: Collection[Place]) -> None:
+        """Say in the log who keeps members waiting."""
+        now = asyncio.get_running_loop().time()
+        self._named_at = {place: at for place, at in self._named_at.items() if now - at < NAME_EVERY_S}
+        for place in left:
+            if place not in self._named_at:
+                self._named_at[place] = now
+                topic = self._groups.name_of(place[1])
+                extra = {"group": place[0], "topic": topic, "partition": place[2], "pid": busy[place]}
+                logger.warning("a partition waits for a transaction that has committed its offset by SQL", extra=extra)
