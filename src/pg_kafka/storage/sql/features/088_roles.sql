@@ -94,8 +94,7 @@ BEGIN
             WHEN object.relkind = 'S' THEN 'SELECT, USAGE, UPDATE'
             WHEN object.relname = 'audit_log' THEN 'INSERT'
             WHEN object.relname = 'cluster' THEN 'SELECT, UPDATE'
-            WHEN object.relname ~ '_journal_[01]$' OR object.relname ~ '^lag_minutes_[0-3]$' OR object.relname = 'partition_checkpoints' THEN 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE'
-            WHEN object.relname ~ '^member_commits_[01]$' THEN 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE'
+            WHEN object.relname ~ '_journal_[01]$' OR object.relname ~ '^(lag_minutes|sql_commits)_[0-3]$' OR object.relname = 'partition_checkpoints' THEN 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE'
             ELSE 'SELECT, INSERT, UPDATE, DELETE' END, object.name, role);
     END LOOP;
     FOR object IN
