@@ -87,6 +87,7 @@ from pg_kafka.storage.outbox import Outbox
 from pg_kafka.storage.outbox_tables import OutboxTables
 from pg_kafka.storage.quotas import StoredQuotas
 from pg_kafka.storage.sessions import Fenced, Identity
+from pg_kafka.storage.sql_groups import SqlGroups
 from pg_kafka.storage.stored_settings import StoredSettings
 from pg_kafka.storage.survey import Survey
 from pg_kafka.storage.sync_standbys import SyncStandbys
@@ -542,6 +543,7 @@ class Term:
             store=GroupStore(self._log, control),
             configs=GroupConfigs(control),
             clock=clock,
+            sql_groups=SqlGroups(control),
         )
         await self._groups.start()
         self._transactions = TransactionCoordinator(
@@ -570,6 +572,7 @@ class Term:
             history_groups=lambda: settings.current.lag_history_groups,
             is_looked_at=self._observed.is_served,
             has_room=lambda disk_bytes: disk.has_room(disk_bytes, small=True),
+            refresh=self._groups.read_sql_offsets,
         )
         # Nobody but who looks at lag needs it, and the age of the figures says when it has ended.
         self._lag_watch = supervised(lag.run(), "group lag", lambda _reason: None)

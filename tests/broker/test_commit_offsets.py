@@ -93,7 +93,7 @@ async def take_over(former: Member, client: RawClient, topic: SomeTopic) -> Memb
     """Another member gets partition 0, and the former one stays without any. Both are in the new generation."""
     new = Member(client, former.group)
     joins = asyncio.create_task(new.join(topics=[topic.name]))
-    while await former.heartbeat() != ErrorCode.REBALANCE_IN_PROGRESS:
+    while await former.heartbeat() != ErrorCode.REBALANCE_IN_PROGRESS:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     await former.join(topics=[topic.name])
     await joins

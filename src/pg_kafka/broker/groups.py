@@ -35,6 +35,7 @@ from pg_kafka.coordinator.group_offsets import Committed, GroupOffsets, OffsetKe
 from pg_kafka.coordinator.group_steps import Sender, Step
 from pg_kafka.coordinator.group_upgrade import upgrade
 from pg_kafka.coordinator.records import HistoryEntry, Record
+from pg_kafka.coordinator.sql_group import SqlGroup
 from pg_kafka.coordinator.timers import TimerName
 from pg_kafka.errors import StorageError
 from pg_kafka.storage import catalogue_changes
@@ -42,6 +43,7 @@ from pg_kafka.storage.group_configs import GroupConfigs
 from pg_kafka.storage.groups import GroupStore, OffsetWrite
 from pg_kafka.storage.journal import JournalWrite
 from pg_kafka.storage.member_commits import MemberCommit
+from pg_kafka.storage.sql_groups import SqlGroups
 from pg_kafka.storage.topics import Topics
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.consumer_group_heartbeat import ConsumerGroupHeartbeatRequest
@@ -60,7 +62,10 @@ _CLASSIC_KINDS = frozenset({"classic"})
 # over, and with the key "" all of a group that was deleted. Written with the offsets, so that each is taken over once.
 _TAKEN = "sql commits"
 
-Machine = ClassicGroup | ConsumerGroup
+Machine = ClassicGroup | ConsumerGroup | SqlGroup
+
+# So long a member that SQL has put out may go on before it asks for anything by which it learns that.
+PUT_OUT_MS = 60_000
 
 Committer = tuple[str, str | None, int, int, bool]
 """Member id, instance id, generation or epoch, version of the request, and whether it is a transaction's."""
@@ -69,7 +74,7 @@ Committer = tuple[str, str | None, int, int, bool]
 class Group(OrderedWrites):
     """A group in memory."""
 
-    __slots__ = ("id", "is_stored", "machine", "offsets", "term")
+    __slots__ = ("before_sql", "id", "is_stored", "machine", "offsets", "put_out", "put_out_until_ms", "term")
 
     def __init__(self, group_id: str, machine: Machine, term: int, offsets: GroupOffsets | None = None) -> None:
         super().__init__()
@@ -78,6 +83,10 @@ class Group(OrderedWrites):
         self.offsets = GroupOffsets() if offsets is None else offsets
         self.term = term  # of the load that it came with
         self.is_stored = False  # the database has something of it, or soon will
+        # While SQL drives it: what Kafka's clients have committed, and who was a member (client id, host), by the steady clock.
+        self.before_sql: GroupOffsets | None = None
+        self.put_out: frozenset[tuple[str, str]] = frozenset()
+        self.put_out_until_ms = 0
 
     def check_commit(self, who: Committer, partitions: Callable[[], Sequence[tuple[UUID, int]]]) -> int:
         """May this member commit? A consumer group looks at the partitions as well before it refuses one."""
@@ -98,7 +107,9 @@ class GroupCoordinator:
         store: GroupStore,
         configs: GroupConfigs,
         clock: Clock,
+        sql_groups: SqlGroups | None = None,
     ) -> None:
+        """Without `sql_groups`, SQL drives none."""
         self.refusal = ErrorCode.COORDINATOR_LOAD_IN_PROGRESS
         """What requests get instead of an answer; NONE while groups are served."""
         self.pending = PendingOffsets()
@@ -106,6 +117,7 @@ class GroupCoordinator:
         self._without_configs = group_configs.group_settings(settings.current)
         settings.watch(self._renew_settings)
         self._store = store
+        self._sql_groups = sql_groups
         self._stored_configs = configs
         self._configs: dict[str, dict[str, str]] = {}
         self._configs_lock = asyncio.Lock()
@@ -149,6 +161,7 @@ class GroupCoordinator:
     async def _load(self) -> None:
         groups, offsets = await self._store.load()
         configs = await self._stored_configs.load()
+        driven = set() if self._sql_groups is None else await self._sql_groups.names()
         self._configs = configs
         found: dict[str, Group] = {}
         taken: dict[str, dict[str, int]] = {}
@@ -182,6 +195,8 @@ class GroupCoordinator:
         self._taken = taken
         self.refusal = ErrorCode.NONE
         self._served.set()
+        for group_id in driven:
+            self.driven_by_sql(group_id)
         steady_ms = self.steady_ms()
         for group in list(found.values()):
             if self.refusal is ErrorCode.NONE:
@@ -266,7 +281,7 @@ class GroupCoordinator:
         if group is None:
             group = self._add(request.group_id, self._new_consumer(request.group_id))
         machine, steady_ms = group.machine, self.steady_ms()
-        if isinstance(machine, ConsumerGroup):
+        if isinstance(machine, ConsumerGroup | SqlGroup):
             self.step(group, asked, machine.consumer_heartbeat, request, asked, sender, new_member_id, steady_ms)
         else:
             self.step(group, asked, upgrade, machine, request, asked, sender, new_member_id, steady_ms, self._catalogue)
@@ -338,6 +353,73 @@ class GroupCoordinator:
         group.issued += 1
         return [write]
 
+    # -- groups that SQL drives --------------------------------------------------------------------------------------
+
+    async def _follow_sql_groups(self) -> None:
+        if self._sql_groups is None:
+            return
+        driven = await self._sql_groups.names()
+        if self.refusal is not ErrorCode.NONE:
+            return  # they are loaded in a moment
+        for group in [each for each in self if isinstance(each.machine, SqlGroup) and each.id not in driven]:
+            self._not_driven_by_sql(group)
+            self._remove_if_empty(group)
+        for group_id in driven:
+            self.driven_by_sql(group_id)
+
+    def driven_by_sql(self, group_id: str) -> None:
+        """SQL drives the group from now on, whose members, if any had come meanwhile, have not been told an offset."""
+        group = self._groups.get(group_id)
+        if group is None:
+            group = self._add(group_id, SqlGroup(group_id))
+        elif isinstance(group.machine, SqlGroup):
+            return
+        former = group.machine
+        if former.members:
+            logger.warning("SQL drives a group that clients were about to join", extra={"group": group_id})
+            group.put_out = frozenset((each.client_id, each.client_host) for each in former.members.values())
+            group.put_out_until_ms = self.steady_ms() + PUT_OUT_MS
+        self._drop_parked(group, ErrorCode.INCONSISTENT_GROUP_PROTOCOL)
+        self._timers.clear(group)
+        group.machine, group.before_sql, group.offsets = SqlGroup(group_id), group.offsets, GroupOffsets()
+        records = former.tombstones()
+        if records and former.members:
+            self._write(group, records, (), [HistoryEntry("driven by SQL", _generation(former))])
+
+    def _not_driven_by_sql(self, group: Group) -> None:
+        """The group belongs to Kafka's clients again."""
+        group.machine = self._new_classic(group.id)
+        group.offsets, group.before_sql = group.before_sql or GroupOffsets(), None
+        group.put_out = frozenset()
+
+    def _remove_if_empty(self, group: Group) -> None:
+        if group.offsets.is_empty and group.settled == group.issued:
+            self._remove(group)
+
+    def was_member(self, group_id: str, client_id: str, client_host: str) -> bool:
+        """Was there such a member until SQL came to drive the group, a moment ago?"""
+        group = self._groups.get(group_id)
+        if group is None or (client_id, client_host) not in group.put_out:
+            return False
+        return self.steady_ms() < group.put_out_until_ms
+
+    async def read_sql_offsets(self, group_ids: Collection[str] | None = None) -> None:
+        """Have the offsets of groups that SQL drives in memory as they are now, of all without ids. Raises StorageError."""
+        if self._sql_groups is None:
+            return
+        wanted = [each.id for each in self if isinstance(each.machine, SqlGroup)] if group_ids is None else group_ids
+        if not wanted:
+            return
+        found: dict[str, dict[OffsetKey, Committed]] = {group_id: {} for group_id in wanted}
+        for number, o in enumerate(await self._sql_groups.offsets(wanted)):
+            if number % OFFSETS_PER_TURN == OFFSETS_PER_TURN - 1:
+                await asyncio.sleep(0)
+            found[o.group_id][o.topic_id, o.partition] = Committed(o.offset, -1, "", o.committed_at_ms)
+        for group_id, offsets in found.items():
+            group = self._groups.get(group_id)
+            if group is not None and isinstance(group.machine, SqlGroup):
+                group.offsets = GroupOffsets(offsets)
+
     # -- commits by SQL ----------------------------------------------------------------------------------------------
 
     @property
@@ -361,6 +443,8 @@ class GroupCoordinator:
             group = self._groups.get(group_id)
             if group is None:
                 group = self._add(group_id, self._new_classic(group_id))
+            elif isinstance(group.machine, SqlGroup):
+                continue  # what was committed before SQL drove the group
             offsets: dict[OffsetKey, Committed] = {}
             for key, c in of_group.items():
                 # Its order is that of being taken in, whatever two clocks say.
@@ -392,6 +476,16 @@ class GroupCoordinator:
         code = group.machine.check_delete()
         if code:
             return int(code)
+        if isinstance(group.machine, SqlGroup):
+            assert self._sql_groups is not None
+            try:
+                if not await self._sql_groups.delete(group.id):
+                    return int(ErrorCode.NON_EMPTY_GROUP)
+            except StorageError:
+                return int(ErrorCode.COORDINATOR_NOT_AVAILABLE)
+            if self._groups.get(group.id) is not group:
+                return int(ErrorCode.COORDINATOR_LOAD_IN_PROGRESS)
+            self._not_driven_by_sql(group)
         self._delete(group, HistoryEntry("group deleted", _generation(group.machine)))
         return await group.written()
 
@@ -423,6 +517,8 @@ class GroupCoordinator:
 
         Raises StorageError.
         """
+        if changes is None or any(change.kind == "sql group" for change in changes):
+            await self._follow_sql_groups()
         asked = None if changes is None else {change.name for change in changes if change.kind == "group config"}
         if asked is not None and not asked:
             return
@@ -523,7 +619,7 @@ class GroupCoordinator:
     def _remove(self, group: Group) -> None:
         """Forget a group that has come to nothing; with offsets it lives on as one without members."""
         self._timers.clear(group)
-        if self._groups.get(group.id) is not group:
+        if self._groups.get(group.id) is not group or isinstance(group.machine, SqlGroup):
             return
         if group.offsets.is_empty:
             del self._groups[group.id]
@@ -603,6 +699,8 @@ class GroupCoordinator:
 
     def _expire_group(self, group: Group, retention_ms: int) -> None:
         offsets, machine = group.offsets, group.machine
+        if isinstance(machine, SqlGroup):
+            return
         for topic_id in {key[0] for key, _ in offsets.items()}:
             if self._catalogue.name_of(topic_id) is None:
                 offsets.forget_topic(topic_id)
@@ -624,7 +722,7 @@ def _taken_key(key: OffsetKey) -> str:
 
 
 def _generation(machine: Machine) -> int:
-    return machine.generation if isinstance(machine, ClassicGroup) else machine.epoch
+    return machine.epoch if isinstance(machine, ConsumerGroup) else machine.generation
 
 
 def _offset_write(key: OffsetKey, committed: Committed | None) -> OffsetWrite:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -142,9 +142,11 @@ class GroupLag:
         history_groups: Callable[[], int],
         is_looked_at: bool,
         has_room: Callable[[float], bool] = lambda _bytes: True,
+        refresh: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """`topics` by their ids. `history_groups`: pg_kafka.lag_history_groups, asked each time.
 
+        `refresh` has commits in memory that only the database knows, and raises StorageError.
         `is_looked_at`: somebody reads `figures`; otherwise, and without a history, nobody is asked anything.
         """
         self.figures: Mapping[tuple[str, str], Figures] = {}
@@ -159,6 +161,7 @@ class GroupLag:
         self._history_groups = history_groups
         self._is_looked_at = is_looked_at
         self._has_room = has_room
+        self._refresh = refresh
         self._ends: dict[OffsetKey, int] = {}  # of partitions that are not loaded
         self._unread: dict[PlaceKey, Unread] = {}
         self._minutes = _Minutes()
@@ -187,6 +190,8 @@ class GroupLag:
         if self._groups.refusal is not ErrorCode.NONE:
             return
         began_ms = self._clock.steady_ms()
+        if self._refresh is not None:
+            await self._refresh()
         commits = await self._commits()
         ends = await self._find_ends({key for _, _, key, _ in commits})
         # Where the log begins may change while the database is asked: from here on it is where it is now.

@@ -21,7 +21,7 @@ from collections.abc import Collection, Mapping
 
 from pg_kafka.broker.groups import GroupCoordinator
 from pg_kafka.errors import StorageError
-from pg_kafka.storage.member_commits import MemberCommits, Place
+from pg_kafka.storage.member_commits import MemberCommits, Place, Seen
 from pg_kafka.storage.sessions import unavailable
 from pg_kafka.wire.error_codes import ErrorCode
 
@@ -32,6 +32,7 @@ LOOK_S = 1.0
 # Requests of a connection are answered in order: who waits holds up its own heartbeats. Clients ask again by themselves.
 WAIT_S = 0.5
 ASK_AGAIN_S = 0.02
+NOTHING_SEEN = Seen({}, {})
 # Who keeps members from their partitions is named in the log so often.
 NAME_EVERY_S = 30.0
 
@@ -41,7 +42,8 @@ class _Look:
 
     def __init__(self) -> None:
         self.places: set[Place] = set()
-        self.busy: asyncio.Future[Mapping[Place, int]] = asyncio.get_running_loop().create_future()
+        self.groups: set[str] = set()
+        self.seen: asyncio.Future[Seen] = asyncio.get_running_loop().create_future()
 
 
 class MemberCommitsWatch:
@@ -76,7 +78,7 @@ class MemberCommitsWatch:
             self._wanted.clear()
             look, self._next = self._next, None
             try:
-                busy = await self._look(set() if look is None else look.places)
+                seen = await self._look(_Look() if look is None else look)
             except StorageError as error:
                 if self._is_known:
                     self._is_known = False
@@ -91,24 +93,26 @@ class MemberCommitsWatch:
                 if not self._is_known:
                     self._is_known = True
                     logger.info("offsets committed by SQL are known again")
-                self._answer(look, busy)
+                self._answer(look, seen)
 
     @staticmethod
-    def _answer(look: _Look | None, answer: Mapping[Place, int] | StorageError) -> None:
-        if look is None or look.busy.done():
+    def _answer(look: _Look | None, answer: Seen | StorageError) -> None:
+        if look is None or look.seen.done():
             return
         if isinstance(answer, StorageError):
-            look.busy.set_exception(answer)
-            look.busy.exception()  # whoever asked may be gone
+            look.seen.set_exception(answer)
+            look.seen.exception()  # whoever asked may be gone
         else:
-            look.busy.set_result(answer)
+            look.seen.set_result(answer)
 
-    async def _look(self, places: Collection[Place]) -> Mapping[Place, int]:
+    async def _look(self, look: _Look) -> Seen:
+        seen = NOTHING_SEEN
         if self._groups.refusal is not ErrorCode.NONE:
-            if places:
+            if look.places or look.groups:
                 raise unavailable("groups are being loaded")
-            return {}
-        busy = await self._store.under_way(places) if places else {}
+            return seen
+        if look.places or look.groups:
+            seen = await self._store.look(look.places, look.groups)
         term = self._groups.term
         is_first = term != self._snapshot_term
         commits, snapshot = await self._store.news(None if is_first else self._snapshot)
@@ -118,13 +122,19 @@ class MemberCommitsWatch:
         if is_first:
             self._groups.forget_taken({commit.group_id for commit in commits})
         self._snapshot, self._snapshot_term = snapshot, term
-        return busy
+        for group_id, is_driven in seen.driven.items():
+            if is_driven:
+                self._groups.driven_by_sql(group_id)
+        return seen
 
-    async def settled(self, places: Collection[Place], *, wait_s: float = WAIT_S) -> Collection[Place]:
+    async def settled(
+        self, places: Collection[Place], groups: Collection[str] = (), *, wait_s: float = WAIT_S
+    ) -> Collection[Place]:
         """Have all that is committed by now taken in, and in some places wait for what is about to be, within a bound.
 
-        Returns those in which transactions are still open. What was taken in is written soon: `Group.written()`. Raises
-        StorageError.
+        Returns those in which transactions are still open. What was taken in is written soon: `Group.written()`. Of the
+        groups those that SQL drives are so in memory after this; one that it is about to drive counts as busy everywhere.
+        Raises StorageError.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_s
@@ -137,8 +147,10 @@ class MemberCommitsWatch:
                 self._wanted.set()
             look = self._next
             look.places |= left.keys()
-            busy = await asyncio.shield(look.busy)  # statements have a deadline
+            look.groups.update(groups)
+            seen = await asyncio.shield(look.seen)  # statements have a deadline
             # A session that has come since the first look knows who may commit: it is not waited for.
+            busy = {place: 0 for place in left if seen.driven.get(place[0]) is False} | dict(seen.busy)
             left = {place: busy[place] for place, pid in left.items() if place in busy and pid in (None, busy[place])}
             if not left or loop.time() >= deadline:
                 self._name(busy, left)

@@ -1,7 +1,7 @@
 """Offsets that members of consumer groups commit by kafka.commit_offsets() in transactions of their own.
 
     store = MemberCommits(control)
-    busy = await store.under_way([("billing", 7, 0)])     whose transactions are still open
+    seen = await store.look([("billing", 7, 0)], [])      whose transactions are still open
     commits, snapshot = await store.news(None)            all that is committed and still in the tables
     commits, snapshot = await store.news(snapshot)        what has been committed since then
 
@@ -35,22 +35,31 @@ class MemberCommit(NamedTuple):
     committed_at_ms: int
 
 
+class Seen(NamedTuple):
+    """What a look has found."""
+
+    busy: Mapping[Place, int]  # where an open transaction has committed, with the process id of its session
+    driven: Mapping[str, bool]  # groups that SQL drives; False: that an open transaction is about to have it drive
+
+
 class MemberCommits:
     """See the module. Every method raises StorageError."""
 
     def __init__(self, control: ControlSession) -> None:
         self._control = control
 
-    async def under_way(self, places: Collection[Place]) -> Mapping[Place, int]:
-        """Those of these places in which an open transaction has committed, each with the process id of its session.
+    async def look(self, places: Collection[Place], groups: Collection[str]) -> Seen:
+        """What is under way in some places, and which of some groups SQL drives.
 
-        A transaction that begins to commit after this has been asked sees all that was committed before.
+        A transaction that begins to commit, or to drive a group, after this has been asked sees all that was committed before.
         """
-        if (await self._control.fetch(SQL["is_quiet"]))[0]["is_quiet"] or not places:
-            return {}
-        groups, topics, partitions = zip(*places, strict=True)
-        rows = await self._control.fetch(SQL["under_way"], groups, topics, partitions)
-        return {(row["group_id"], row["topic_id"], row["partition"]): row["pid"] for row in rows}
+        rows = await self._control.fetch(SQL["look"], list(groups))
+        driven = {row["group_id"]: row["is_driven"] for row in rows if row["group_id"] is not None}
+        busy: dict[Place, int] = {}
+        if not rows[0]["is_quiet"] and places:
+            found = await self._control.fetch(SQL["under_way"], *map(list, zip(*places, strict=True)))
+            busy = {(row["group_id"], row["topic_id"], row["partition"]): row["pid"] for row in found}
+        return Seen(busy, driven)
 
     async def news(self, snapshot: str | None) -> tuple[list[MemberCommit], str]:
         """What is committed now and was not at a snapshot, by their ids, and the snapshot of now. Some may come again."""

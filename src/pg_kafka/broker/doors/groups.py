@@ -15,6 +15,7 @@ from pg_kafka.broker.refusals import Refused
 from pg_kafka.config.changes import Change
 from pg_kafka.coordinator.group_offsets import Committed, OffsetKey
 from pg_kafka.coordinator.group_steps import Sender, Step
+from pg_kafka.coordinator.sql_group import SqlGroup
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.consumer_group_heartbeat import ConsumerGroupHeartbeatRequest
 
@@ -193,7 +194,20 @@ class GroupRoom:
         if self._member_commits is None:
             return ()
         places = [(self.id, topic_id, index) for topic_id, index in keys] if waits else []
-        return {(topic_id, index) for _, topic_id, index in await self._member_commits.settled(places)}
+        busy = await self._member_commits.settled(places, [self.id] if waits else [])
+        if self.is_driven_by_sql:
+            await self._groups.read_sql_offsets([self.id])
+        return {(topic_id, index) for _, topic_id, index in busy}
+
+    @property
+    def is_driven_by_sql(self) -> bool:
+        """Is it kafka.poll() that moves the group's offsets, as far as is known?"""
+        group = self.group
+        return group is not None and isinstance(group.machine, SqlGroup)
+
+    def was_member(self, client_id: str, client_host: str) -> bool:
+        """Was there a member on that host with that name until SQL came to drive the group, and may not know it yet?"""
+        return self._groups.was_member(self.id, client_id, client_host)
 
     # -- the whole ---------------------------------------------------------------------------------------------------
 

@@ -331,7 +331,8 @@ async def _fetch(ctx: Context, asked: OffsetFetchRequestGroup, require_stable: b
     async for topic in turns.each(asked.topics or ()):
         found.append((topic, _find(ctx, Operation.DESCRIBE, topic.topic_id if by_id else topic.name)))
     group = room.group
-    waits = require_stable or (group is not None and _has_member_like(group, ctx))
+    is_member = group is not None and _has_member_like(group, ctx)
+    waits = require_stable or is_member
     if waits and asked.topics is None and group is not None:
         keys = group.offsets.keys()
     elif waits:
@@ -339,7 +340,9 @@ async def _fetch(ctx: Context, asked: OffsetFetchRequestGroup, require_stable: b
             if isinstance(known, Topic):
                 keys.extend((known.id, index) for index in topic.partition_indexes)
     busy = await _settled(room, keys, waits=waits)
-    if room.refusal or (waits and (busy is None or (busy and not require_stable))):
+    is_put_out = room.is_driven_by_sql and (is_member or room.was_member(ctx.sender.client_id, ctx.sender.host))
+    is_unknown = busy is None and (waits or room.is_driven_by_sql)
+    if room.refusal or is_unknown or is_put_out or (busy and not require_stable):
         answer.error_code = int(room.refusal or ErrorCode.COORDINATOR_LOAD_IN_PROGRESS)
         return answer
     group = room.group

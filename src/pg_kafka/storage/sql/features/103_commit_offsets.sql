@@ -12,6 +12,20 @@ RETURN hashtextextended(format('kafka.commit_offsets %s %s %s', topic_id, partit
 COMMENT ON FUNCTION kafka.member_commit_lock(text, bigint, integer) IS
     'Number of the advisory lock that a transaction holds from kafka.commit_offsets() to its end.';
 
+CREATE OR REPLACE FUNCTION kafka.driven_by_sql(group_ids text[]) RETURNS TABLE (group_id text, is_driven boolean)
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- First the lock of kafka.claim_sql_group(), then what is committed: a claim that has ended in between is seen.
+    RETURN QUERY SELECT w.group_id, false FROM unnest(group_ids) AS w (group_id)
+    WHERE NOT pg_try_advisory_xact_lock_shared(kafka.sql_partition_lock(w.group_id, -1, -1));
+    RETURN QUERY SELECT g.group_id, true FROM kafka.sql_groups g WHERE g.group_id = ANY (group_ids);
+END
+$$;
+COMMENT ON FUNCTION kafka.driven_by_sql(text[]) IS
+    'Those of some groups that SQL drives, or that an open transaction is about to have driven by SQL. A member of Kafka''s clients is told no offset of such a group.';
+
 CREATE OR REPLACE FUNCTION kafka.check_member(group_id text, member_id text, generation integer, topic_ids bigint[], partitions integer[])
 RETURNS text
 -- VOLATILE, so that it has a snapshot of its own.
@@ -162,6 +176,10 @@ BEGIN
     FOR place IN SELECT w.topic_id, w.partition FROM unnest(topic_ids, partitions) AS w (topic_id, partition) ORDER BY 1, 2 LOOP
         PERFORM pg_advisory_xact_lock(kafka.member_commit_lock(commit_offsets.group_id, place.topic_id, place.partition));
     END LOOP;
+    IF EXISTS (SELECT FROM kafka.sql_groups g WHERE g.group_id = commit_offsets.group_id) THEN
+        RAISE EXCEPTION 'group "%" is driven by SQL', commit_offsets.group_id
+            USING ERRCODE = 'KF011', HINT = 'kafka.poll() moves its offsets, and kafka.seek() sets them.';
+    END IF;
     reason := kafka.check_member(commit_offsets.group_id, coalesce(commit_offsets.member_id, ''), generation, topic_ids, partitions);
     IF reason IS NOT NULL THEN
         RAISE EXCEPTION 'group "%": member "%" of generation % may not commit: %',

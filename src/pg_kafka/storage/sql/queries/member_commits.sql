@@ -1,8 +1,11 @@
 -- Offsets that members of groups commit by kafka.commit_offsets(), and what a broker asks before it tells a new owner where to begin.
 
--- name: is_quiet
--- True: no transaction has committed offsets by SQL and is still open. Who begins in this moment waits until this has been answered.
-SELECT pg_try_advisory_xact_lock(1885825896, 3) AS is_quiet;
+-- name: look
+-- is_quiet: no transaction has committed offsets by SQL and is still open. Who begins in this moment waits until this has been answered.
+-- And a row for each of the groups $1 that SQL drives, or is about to drive. At least one row.
+SELECT q.is_quiet, d.group_id, d.is_driven
+FROM (SELECT pg_try_advisory_xact_lock(1885825896, 3) AS is_quiet) AS q
+LEFT JOIN kafka.driven_by_sql($1) AS d ON true;
 
 -- name: under_way
 -- Those of some partitions ($1 groups, $2 topic ids, $3 partitions) whose offsets a transaction has committed that is still open, and
