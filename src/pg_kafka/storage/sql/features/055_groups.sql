@@ -13,7 +13,7 @@ CREATE OR REPLACE VIEW kafka.groups AS
 SELECT g.group_id, 'classic' AS kind, g.value ->> 'state' AS state, (g.value ->> 'generation')::integer AS generation,
        g.value ->> 'protocol_type' AS protocol_type, g.value ->> 'protocol' AS protocol,
        jsonb_array_length(g.value -> 'members') AS members, g.written_at
-FROM kafka.group_records g WHERE g.kind = 'classic'
+FROM kafka.group_records g WHERE g.kind = 'classic' AND NOT EXISTS (SELECT FROM kafka.sql_groups s WHERE s.group_id = g.group_id)
 UNION ALL
 SELECT g.group_id, 'consumer',
        CASE WHEN m.members IS NULL THEN 'Empty'
@@ -28,15 +28,26 @@ LEFT JOIN (SELECT r.group_id, count(*)::integer AS members, mode() WITHIN GROUP 
            FROM kafka.group_records r
            LEFT JOIN kafka.group_records c ON c.group_id = r.group_id AND c.key = r.key AND c.kind = 'current'
            WHERE r.kind = 'member' GROUP BY r.group_id) AS m ON m.group_id = g.group_id
-WHERE g.kind = 'consumer'
+WHERE g.kind = 'consumer' AND NOT EXISTS (SELECT FROM kafka.sql_groups s WHERE s.group_id = g.group_id)
 UNION ALL
 SELECT o.group_id, 'classic', 'Empty', 0, '', NULL, 0, max(o.committed_at)
-FROM kafka.consumer_offsets o
+FROM kafka.client_offsets o
 WHERE NOT EXISTS (SELECT FROM kafka.group_records g WHERE g.group_id = o.group_id AND g.kind IN ('classic', 'consumer'))
-GROUP BY o.group_id;
+  AND NOT EXISTS (SELECT FROM kafka.sql_groups s WHERE s.group_id = o.group_id)
+GROUP BY o.group_id
+UNION ALL
+SELECT g.group_id, 'sql', CASE WHEN l.sessions > 0 THEN 'Stable' ELSE 'Empty' END, 0, '', NULL, coalesce(l.sessions, 0),
+       greatest(g.polled_at, (SELECT max(o.committed_at) FROM kafka.sql_offsets o WHERE o.group_id = g.group_id))
+FROM kafka.sql_groups g
+-- As kafka.sql_group_lock() says. The lock's number is a hash: two groups may share one.
+LEFT JOIN (SELECT k.objid, count(DISTINCT k.pid)::integer AS sessions FROM pg_catalog.pg_locks k
+           WHERE k.locktype = 'advisory' AND k.classid = 1885825897 AND k.objsubid = 2 AND k.granted
+             AND k.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database())
+           GROUP BY k.objid) AS l ON l.objid = (hashtext(g.group_id)::bigint & 4294967295)::oid;
 COMMENT ON VIEW kafka.groups IS
     'Consumer groups, also those that only ever committed offsets. While a classic group prepares a rebalance its last generation is shown.';
-COMMENT ON COLUMN kafka.groups.kind IS 'classic (JoinGroup) or consumer (KIP-848).';
+COMMENT ON COLUMN kafka.groups.kind IS 'classic (JoinGroup), consumer (KIP-848) or sql (kafka.poll).';
+COMMENT ON COLUMN kafka.groups.members IS 'Of a group that SQL drives: transactions that have polled it and are open.';
 COMMENT ON COLUMN kafka.groups.state IS 'Kafka''s word, as of what was written last.';
 COMMENT ON COLUMN kafka.groups.generation IS 'Generation of a classic group, epoch of a consumer group.';
 COMMENT ON COLUMN kafka.groups.protocol IS 'The assignor: what the classic members agreed on, or what most members of a consumer group asked for; NULL when none did.';

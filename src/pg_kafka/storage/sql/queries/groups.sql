@@ -60,7 +60,7 @@ SELECT group_id, kind, key, value::text AS value FROM kafka.group_records ORDER 
 -- name: load_offsets
 SELECT group_id, topic_id, partition_id, committed_offset, coalesce(leader_epoch, -1) AS leader_epoch,
        metadata_bytes, round(extract(epoch FROM committed_at) * 1000)::bigint AS committed_at_ms
-FROM kafka.consumer_offsets;
+FROM kafka.client_offsets;
 
 -- name: load_configs
 SELECT group_id, configs::text AS configs FROM kafka.group_configs;
