@@ -40,6 +40,7 @@ from pg_kafka.storage.upkeep.lag_history import TurnLagHistory
 from pg_kafka.storage.upkeep.retention import MoveLogStarts, Retention
 from pg_kafka.storage.upkeep.rolling import FillExtents, RollSegments, SealSegments
 from pg_kafka.storage.upkeep.series import MoveTopics
+from pg_kafka.storage.upkeep.sql_commits import ExpireSqlGroups, TurnSqlCommits
 from pg_kafka.storage.upkeep.views import DropViews, MakeViews, RenewViews
 from pg_kafka.tasks import supervised
 
@@ -109,7 +110,8 @@ class Janitor(TopicsWatcher):
             RotateJournals(site),
             RewriteCheckpoints(site),
             TurnLagHistory(site),
-            ForgetDedupIds(site),
+            TurnSqlCommits(site),
+            ExpireSqlGroups(site),
             FreeTopics(site, self._follow.look),
         )
         self._task: asyncio.Task[None] | None = None

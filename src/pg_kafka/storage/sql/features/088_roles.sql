@@ -99,7 +99,7 @@ BEGIN
     END LOOP;
     FOR object IN
         SELECT p.oid::regprocedure AS name FROM pg_proc p
-        WHERE p.pronamespace = 'kafka'::regnamespace AND p.proname NOT IN ('grant_broker', 'grant_reader', 'grant_producer')
+        WHERE p.pronamespace = 'kafka'::regnamespace AND p.proname NOT IN ('grant_broker', 'grant_reader', 'grant_consumer')
     LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', object.name, role);
     END LOOP;

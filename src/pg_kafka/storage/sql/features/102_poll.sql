@@ -45,7 +45,7 @@ BEGIN
         RETURN QUERY EXECUTE format($query$
             SELECT w.n FROM unnest($1, $2, $3, $4) AS w (n, topic, partition, place)
             CROSS JOIN LATERAL (
-                SELECT * FROM %1$s l
+                SELECT l.is_transactional, l.is_control, l.producer_id, l.producer_ids, l.last_offset FROM %1$s l
                 WHERE l.topic = w.topic AND l.partition = w.partition AND l.last_offset >= w.place
                   AND l.base_offset >= coalesce((SELECT b.base_offset FROM %1$s b
                                                  WHERE b.topic = w.topic AND b.partition = w.partition AND b.base_offset <= w.place
@@ -82,7 +82,6 @@ DECLARE
     wanted record;
     latest record;
     extent record;
-    following record;
     topic_ids bigint[];
     partition_ids integer[];
     names text[];
@@ -91,17 +90,31 @@ DECLARE
     found_partitions integer := 0;
     given integer := 0;
     given_bytes bigint := 0;
-    begins_at bigint;
     place bigint;
-    row_end bigint;
-    stored_end bigint;
-    is_committed boolean;
-    is_at_open boolean;
-    is_full boolean := false;
-    reads_again bigint;
     tries integer;
-    is_located boolean;
+    is_full boolean := false;
+    is_at_open boolean;
+    is_there boolean;
+    has_next boolean;
+    -- What is stored.
+    row_base bigint;
+    row_end bigint;
+    first_element integer;
+    elements integer;
+    is_control boolean;
+    is_committed boolean;
+    producer bigint;
+    first_stamp bigint;
+    mean_bytes integer;
     record_bytes integer;
+    nth integer;
+    stored_values bytea[];
+    stored_keys bytea[];
+    stamps bigint[];
+    deltas integer[];
+    header_ends integer[];
+    header_keys bytea[];
+    header_values bytea[];
 BEGIN
     IF group_id IS NULL OR topics IS NULL OR max_records IS NULL OR start IS NULL OR max_bytes IS NULL
        OR array_position(topics, NULL) IS NOT NULL THEN
@@ -172,139 +185,146 @@ BEGIN
     LOOP
         EXIT WHEN is_full OR found_partitions = partitions_at_once;
         CONTINUE WHEN NOT pg_try_advisory_xact_lock(kafka.sql_partition_lock(group_id, wanted.topic_id, wanted.partition_id));
-        SELECT s.turn, s.active, s.counting INTO state FROM kafka.sql_commit_state s;
-        SELECT p.commit_number, p.next_offset INTO latest
-        FROM kafka.sql_positions(the_group.number, ARRAY[wanted.topic_id], ARRAY[wanted.partition_id], state.counting) p
+        SELECT p.commit_number, p.next_offset,
+               coalesce((SELECT s.log_start_offset FROM kafka.log_starts s
+                         WHERE s.topic = wanted.topic_id AND s.partition = wanted.partition_id), 0) AS begins_at
+        INTO latest
+        FROM (VALUES (1)) AS one LEFT JOIN
+             kafka.sql_positions(the_group.number, ARRAY[wanted.topic_id], ARRAY[wanted.partition_id], state.counting) p ON true
         ORDER BY p.commit_number DESC LIMIT 1;
-        SELECT coalesce((SELECT s.log_start_offset FROM kafka.log_starts s
-                         WHERE s.topic = wanted.topic_id AND s.partition = wanted.partition_id), 0) INTO begins_at;
         IF latest.commit_number IS NULL THEN
-            place := begins_at;  -- a partition that was added to the topic
-        ELSIF latest.next_offset >= begins_at THEN
+            place := latest.begins_at;  -- a partition that was added to the topic
+        ELSIF latest.next_offset >= latest.begins_at THEN
             place := latest.next_offset;
         ELSIF start = 'none' THEN
             RAISE EXCEPTION 'group "%" has no offset that is still in partition % of topic "%"', group_id, wanted.partition_id, wanted.name
                 USING ERRCODE = 'KF013',
-                      DETAIL = format('It is at %s, the partition begins at %s.', coalesce(latest.next_offset::text, 'no offset'), begins_at),
+                      DETAIL = format('It is at %s, the partition begins at %s.', coalesce(latest.next_offset::text, 'no offset'), latest.begins_at),
                       HINT = format('SELECT * FROM kafka.seek(%L, %L, ''earliest'', partition => %s) goes on there.', group_id, wanted.name, wanted.partition_id);
         ELSIF start = 'latest' THEN
-            place := greatest(kafka.last_stable_offset(wanted.topic_id, wanted.partition_id), begins_at);
+            place := greatest(kafka.last_stable_offset(wanted.topic_id, wanted.partition_id), latest.begins_at);
         ELSE
-            place := begins_at;
+            place := latest.begins_at;
         END IF;
 
         topic := wanted.name;
         partition_id := wanted.partition_id;
-        reads_again := NULL;
         is_at_open := false;
         tries := 0;
-        is_located := false;
         LOOP
-            IF NOT is_located THEN
-                SELECT e.first_offset, e.series, e.segment INTO extent FROM kafka.extents e
-                WHERE e.topic = wanted.topic_id AND e.partition = wanted.partition_id
-                  AND e.first_offset >= coalesce((SELECT max(x.first_offset) FROM kafka.extents x
-                                                  WHERE x.topic = wanted.topic_id AND x.partition = wanted.partition_id
-                                                    AND x.first_offset <= place), 0)
-                ORDER BY e.first_offset LIMIT 1;
-                is_located := FOUND;
-                EXIT WHEN NOT is_located;
-            END IF;
-            row_end := NULL;
+            -- The segment that holds the place, and where the next one begins.
+            SELECT e.first_offset, e.series, e.segment, n.first_offset AS ends_at INTO extent
+            FROM (SELECT x.first_offset, x.series, x.segment FROM kafka.extents x
+                  WHERE x.topic = wanted.topic_id AND x.partition = wanted.partition_id
+                    AND x.first_offset >= coalesce((SELECT y.first_offset FROM kafka.extents y
+                                                    WHERE y.topic = wanted.topic_id AND y.partition = wanted.partition_id
+                                                      AND y.first_offset <= place ORDER BY y.first_offset DESC LIMIT 1), place)
+                  ORDER BY x.first_offset LIMIT 1) AS e
+            LEFT JOIN LATERAL (SELECT x.first_offset FROM kafka.extents x
+                               WHERE x.topic = wanted.topic_id AND x.partition = wanted.partition_id AND x.first_offset > e.first_offset
+                               ORDER BY x.first_offset LIMIT 1) AS n ON true;
+            EXIT WHEN NOT FOUND;
             IF to_regclass(format('kafka.log_%s_%s', extent.series, extent.segment)) IS NOT NULL THEN
-                -- Of each stored row its records, as kafka.messages shows them, or one row without a record.
-                FOR stored_end, is_committed, partition_offset, key, value, headers, timestamp_ms, record_bytes IN
-                    EXECUTE format($query$
-                        SELECT l.last_offset, l.is_committed, r.*
-                        FROM (
-                            SELECT s.*, CASE WHEN s.is_control THEN false WHEN NOT s.is_transactional THEN true ELSE (
-                                       SELECT m.is_commit FROM kafka.markers m
-                                       WHERE m.topic = s.topic AND m.partition = s.partition
-                                         AND m.producer_id = coalesce(s.producer_id, s.producer_ids[1]) AND m.marker_offset > s.last_offset
-                                       ORDER BY m.marker_offset LIMIT 1) END AS is_committed,
-                                   -- Which elements of the arrays are asked for; where offsets have gaps, all of them.
-                                   CASE WHEN s.offset_deltas IS NULL THEN greatest($3 - s.base_offset, 0) ELSE 0 END::integer AS skipped,
-                                   CASE WHEN s.offset_deltas IS NULL THEN least(greatest($3 - s.base_offset, 0) + $7, s.record_count)
-                                        ELSE s.record_count END::integer AS last_one
-                            FROM %1$s s
-                            WHERE s.topic = $1 AND s.partition = $2 AND s.last_offset >= $3
-                              AND s.base_offset >= coalesce((SELECT b.base_offset FROM %1$s b
-                                                             WHERE b.topic = $1 AND b.partition = $2 AND b.base_offset <= $3
-                                                             ORDER BY b.base_offset DESC LIMIT 1), $3)
-                              -- Records that have moved to another segment are to be read there.
-                              AND EXISTS (SELECT FROM kafka.extents e WHERE e.topic = $1 AND e.partition = $2 AND e.first_offset = $4
-                                                                        AND e.series = $5 AND e.segment = $6)
-                            ORDER BY s.base_offset
-                        ) AS l
-                        LEFT JOIN LATERAL (
-                            SELECT l.base_offset + coalesce(u.offset_delta, u.n) AS partition_offset, u.key, u.value,
-                                   CASE WHEN u.header_ends[u.n + 1] > coalesce(u.header_ends[u.n], 0) THEN kafka.header_list(
-                                       u.header_keys[coalesce(u.header_ends[u.n], 0) + 1:u.header_ends[u.n + 1]],
-                                       u.header_values[coalesce(u.header_ends[u.n], 0) + 1:u.header_ends[u.n + 1]]) END AS headers,
-                                   coalesce(u.timestamp, l.first_timestamp) AS timestamp_ms,
-                                   greatest(coalesce(octet_length(u.key), 0) + coalesce(octet_length(u.value), 0),
-                                            l.row_bytes / l.record_count) AS record_bytes
-                            FROM (SELECT unnest((coalesce(l.values, kafka.refuse_packed(l.topic)))[l.skipped + 1:l.last_one]) AS value,
-                                         unnest(l.keys[l.skipped + 1:l.last_one]) AS key,
-                                         unnest(l.timestamps[l.skipped + 1:l.last_one]) AS timestamp,
-                                         unnest(l.offset_deltas) AS offset_delta,
-                                         generate_series(l.skipped, l.last_one - 1) AS n, d.header_ends, d.header_keys, d.header_values
-                                  FROM (SELECT l.header_ends || '{}'::integer[] AS header_ends, l.header_keys || '{}'::bytea[] AS header_keys,
-                                               l.header_values || '{}'::bytea[] AS header_values OFFSET 0) AS d) AS u
-                            WHERE l.is_committed AND l.record_count > 0
-                        ) AS r ON r.partition_offset >= $3
-                    $query$, format('kafka.log_%s_%s', extent.series, extent.segment))
-                    USING wanted.topic_id, wanted.partition_id, place, extent.first_offset, extent.series, extent.segment, max_records - given
+                -- Stored rows in their order, one by one. Where offsets have no gaps, only the elements of the arrays that are wanted.
+                FOR row_base, row_end, first_element, elements, is_control, producer, first_stamp, mean_bytes,
+                    stored_values, stored_keys, stamps, deltas, header_ends, header_keys, header_values
+                IN EXECUTE format($query$
+                    SELECT l.base_offset, l.last_offset, l.first_element, l.last_element - l.first_element + 1, l.is_control,
+                           CASE WHEN l.is_transactional THEN coalesce(l.producer_id, l.producer_ids[1]) END, l.first_timestamp,
+                           l.row_bytes / greatest(l.record_count, 1),
+                           CASE WHEN NOT l.is_control AND l.record_count > 0
+                                THEN (coalesce(l.values, kafka.refuse_packed(l.topic)))[l.first_element:l.last_element] END,
+                           l.keys[l.first_element:l.last_element], l.timestamps[l.first_element:l.last_element], l.offset_deltas,
+                           l.header_ends, l.header_keys, l.header_values
+                    FROM (SELECT s.*, CASE WHEN s.offset_deltas IS NULL THEN greatest($3 - s.base_offset, 0) + 1 ELSE 1 END::integer AS first_element,
+                                 CASE WHEN s.offset_deltas IS NULL THEN least(greatest($3 - s.base_offset, 0) + $5, s.record_count)
+                                      ELSE s.record_count END::integer AS last_element
+                          FROM %1$s s
+                          WHERE s.topic = $1 AND s.partition = $2 AND s.last_offset >= $3 AND s.base_offset < $4
+                            AND s.base_offset >= coalesce((SELECT b.base_offset FROM %1$s b
+                                                           WHERE b.topic = $1 AND b.partition = $2 AND b.base_offset <= $3
+                                                           ORDER BY b.base_offset DESC LIMIT 1), $3)
+                          ORDER BY s.base_offset) AS l
+                $query$, format('kafka.log_%s_%s', extent.series, extent.segment))
+                USING wanted.topic_id, wanted.partition_id, place, coalesce(extent.ends_at, 9223372036854775807), max_records - given
                 LOOP
-                    -- Never beyond the first open transaction: its records come before those behind it, or never.
-                    is_at_open := is_committed IS NULL;
-                    EXIT WHEN is_at_open;
-                    row_end := stored_end;
-                    IF partition_offset IS NOT NULL THEN
-                        IF partition_offset < place THEN
-                            RAISE EXCEPTION 'offset % of partition %-% was read behind offset %', partition_offset, topic, partition_id, place - 1;
-                        END IF;
+                    IF is_control THEN
+                        elements := 0;
+                    ELSIF producer IS NOT NULL AND elements > 0 THEN
+                        is_committed := NULL;
+                        SELECT m.is_commit INTO is_committed FROM kafka.markers m
+                        WHERE m.topic = wanted.topic_id AND m.partition = wanted.partition_id AND m.producer_id = producer
+                          AND m.marker_offset > row_end ORDER BY m.marker_offset LIMIT 1;
+                        -- Never beyond the first open transaction: its records come before those behind it, or never.
+                        is_at_open := is_committed IS NULL;
+                        EXIT WHEN is_at_open;
+                        CONTINUE WHEN NOT is_committed;
+                    END IF;
+                    IF elements >= 8 AND deltas IS NULL AND header_ends IS NULL
+                       AND given_bytes + elements::bigint * mean_bytes <= max_bytes THEN
+                        -- What the loop below does, for many records at once.
+                        elements := least(elements, max_records - given);
+                        place := row_base + first_element - 1;
+                        RETURN QUERY
+                        SELECT wanted.name, wanted.partition_id, place + u.n, u.key, u.value, NULL::kafka.header[],
+                               CASE WHEN u.stamp BETWEEN 0 AND 9007199254740991
+                                    THEN timestamptz 'epoch' + u.stamp * interval '1 millisecond' END, u.stamp
+                        FROM (SELECT r.n, r.key, r.value, coalesce(r.stamp, first_stamp) AS stamp
+                              FROM (SELECT generate_series(0, elements - 1) AS n, unnest(stored_keys[1:elements]) AS key,
+                                           unnest(stored_values[1:elements]) AS value, unnest(stamps[1:elements]) AS stamp) AS r) AS u;
+                        place := place + elements;
+                        given := given + elements;
+                        given_bytes := given_bytes + elements::bigint * mean_bytes;
+                        is_full := given = max_records;
+                        elements := 0;
+                    END IF;
+                    FOR i IN 1..elements LOOP
+                        partition_offset := row_base + coalesce(deltas[i], first_element + i - 2);
+                        CONTINUE WHEN partition_offset < place;
+                        key := stored_keys[i];
+                        value := stored_values[i];
+                        record_bytes := greatest(coalesce(octet_length(key), 0) + coalesce(octet_length(value), 0), mean_bytes);
                         is_full := given > 0 AND given_bytes + record_bytes > max_bytes;
                         EXIT WHEN is_full;
+                        timestamp_ms := coalesce(stamps[i], first_stamp);
                         -- As in kafka.messages.
                         "timestamp" := CASE WHEN timestamp_ms BETWEEN 0 AND 9007199254740991
                                             THEN timestamptz 'epoch' + timestamp_ms * interval '1 millisecond' END;
+                        headers := NULL;
+                        IF header_ends IS NOT NULL THEN
+                            nth := first_element + i - 1;
+                            headers := kafka.header_list(header_keys[coalesce(header_ends[nth - 1], 0) + 1:header_ends[nth]],
+                                                         header_values[coalesce(header_ends[nth - 1], 0) + 1:header_ends[nth]]);
+                        END IF;
                         RETURN NEXT;
                         place := partition_offset + 1;
                         given := given + 1;
                         given_bytes := given_bytes + record_bytes;
                         is_full := given = max_records;
                         EXIT WHEN is_full;
-                    END IF;
+                    END LOOP;
+                    EXIT WHEN is_full;
+                    place := row_end + 1;
                 END LOOP;
             END IF;
             EXIT WHEN is_full OR is_at_open;
-            place := greatest(place, row_end + 1);
-            SELECT e.first_offset, e.series, e.segment INTO following FROM kafka.extents e
-            WHERE e.topic = wanted.topic_id AND e.partition = wanted.partition_id AND e.first_offset > extent.first_offset
-            ORDER BY e.first_offset LIMIT 1;
-            IF following.first_offset <= place THEN
-                extent := following;
-            ELSIF row_end IS NOT NULL AND following.segment IS NULL THEN
-                EXIT;
-            ELSIF NOT EXISTS (SELECT FROM kafka.extents e
-                              WHERE e.topic = wanted.topic_id AND e.partition = wanted.partition_id AND e.first_offset = extent.first_offset
-                                AND e.series = extent.series AND e.segment = extent.segment) THEN
-                -- Its rows have moved; no segment gets a number twice. Each statement has a snapshot of its own in READ COMMITTED.
-                is_located := false;
+            -- Each statement has a snapshot of its own in READ COMMITTED. Records may have moved to another segment; none gets a number
+            -- twice. And when this segment was the last one, more may have come to it before the next one began, which may be there by now.
+            SELECT EXISTS (SELECT FROM kafka.extents e
+                           WHERE e.topic = wanted.topic_id AND e.partition = wanted.partition_id AND e.first_offset = extent.first_offset
+                             AND (e.series, e.segment) IS NOT DISTINCT FROM (extent.series, extent.segment)),
+                   EXISTS (SELECT FROM kafka.extents e
+                           WHERE e.topic = wanted.topic_id AND e.partition = wanted.partition_id AND e.first_offset > extent.first_offset)
+            INTO is_there, has_next;
+            EXIT WHEN is_there AND NOT has_next;
+            IF is_there AND extent.ends_at IS NOT NULL THEN
+                place := greatest(place, extent.ends_at);
+            ELSE
                 tries := tries + 1;
                 IF tries = 100 THEN
                     RAISE EXCEPTION 'records of topic "%" move all the time', topic
                         USING ERRCODE = 'serialization_failure', HINT = 'Run the transaction again.';
                 END IF;
-            ELSIF following.segment IS NULL THEN
-                EXIT;
-            ELSIF reads_again = extent.first_offset THEN
-                place := following.first_offset;  -- compaction or retention has removed what was between
-                extent := following;
-            ELSE
-                -- What was added to this segment before the next one began may be younger than the snapshot that read it.
-                reads_again := extent.first_offset;
             END IF;
         END LOOP;
 

@@ -326,8 +326,8 @@ BEGIN
     IF retired = state.active OR NOT retired = ANY (state.counting) THEN
         RETURN NULL;
     END IF;
-    -- Waits for transactions that have written to it, as long as lock_timeout says.
-    EXECUTE format('LOCK TABLE kafka.sql_commits_%s IN SHARE MODE', retired);
+    -- Not while a transaction is open that has written to it.
+    EXECUTE format('LOCK TABLE kafka.sql_commits_%s IN SHARE MODE NOWAIT', retired);
     EXECUTE format($copy$
         INSERT INTO kafka.sql_commits_%2$s (group_number, topic_id, partition_id, commit_number, next_offset, committed_at)
         SELECT DISTINCT ON (c.group_number, c.topic_id, c.partition_id)
@@ -345,7 +345,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION kafka.copy_sql_commits(smallint) IS
-    'Copy what counts in a table that is not active any more to the active one, and have it read no more; how many commits that were. One transaction.';
+    'Copy what counts in a table that is not active any more to the active one, and have it read no more; how many commits that were. lock_not_available while a transaction is open that has written there. One transaction.';
 
 CREATE OR REPLACE FUNCTION kafka.empty_sql_commits(retired smallint) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -354,10 +354,11 @@ AS $$
 BEGIN
     PERFORM FROM kafka.sql_commit_state s WHERE NOT retired = ANY (s.counting) AND s.copied_at[retired + 1] IS NOT NULL FOR UPDATE;
     IF FOUND THEN
-        -- Waits for transactions that have used it, as long as lock_timeout says.
+        -- Not while a transaction is open that has used it. Nobody queues behind this.
+        EXECUTE format('LOCK TABLE kafka.sql_commits_%s IN ACCESS EXCLUSIVE MODE NOWAIT', retired);
         EXECUTE format('TRUNCATE kafka.sql_commits_%s', retired);
         UPDATE kafka.sql_commit_state s SET copied_at[retired + 1] = NULL;
     END IF;
 END
 $$;
-COMMENT ON FUNCTION kafka.empty_sql_commits(smallint) IS 'Truncate a table whose commits were copied. One transaction.';
+COMMENT ON FUNCTION kafka.empty_sql_commits(smallint) IS 'Truncate a table whose commits were copied. lock_not_available while a transaction is open that has used it. One transaction.';
