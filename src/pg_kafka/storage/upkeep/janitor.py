@@ -37,6 +37,7 @@ from pg_kafka.storage.upkeep.freezing import FreezeGrownSegments, FreezeSegments
 from pg_kafka.storage.upkeep.job import NEVER, Job, LaneControl, Options, Room, Site
 from pg_kafka.storage.upkeep.journals import RotateJournals
 from pg_kafka.storage.upkeep.lag_history import TurnLagHistory
+from pg_kafka.storage.upkeep.member_commits import TurnMemberCommits
 from pg_kafka.storage.upkeep.retention import MoveLogStarts, Retention
 from pg_kafka.storage.upkeep.rolling import FillExtents, RollSegments, SealSegments
 from pg_kafka.storage.upkeep.series import MoveTopics
@@ -111,6 +112,7 @@ class Janitor(TopicsWatcher):
             RewriteCheckpoints(site),
             TurnLagHistory(site),
             TurnSqlCommits(site),
+            TurnMemberCommits(site),
             ExpireSqlGroups(site),
             FreeTopics(site, self._follow.look),
         )
