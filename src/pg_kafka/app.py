@@ -35,6 +35,7 @@ from pg_kafka.broker.lag import GroupLag
 from pg_kafka.broker.listening import ListeningPlace
 from pg_kafka.broker.logins import Logins
 from pg_kafka.broker.member_commits import MemberCommitsWatch
+from pg_kafka.broker.notifications import Notifications
 from pg_kafka.broker.observer import Observer
 from pg_kafka.broker.permission import Authorizer
 from pg_kafka.broker.placement import AllHere, Placement
@@ -83,8 +84,7 @@ from pg_kafka.storage.log_starts import FollowStarts
 from pg_kafka.storage.member_commits import MemberCommits
 from pg_kafka.storage.migrate import grant_broker as grant_rights_of_broker
 from pg_kafka.storage.migrate import migrate as migrate_schema
-from pg_kafka.storage.outbox import Outbox
-from pg_kafka.storage.outbox_tables import OutboxTables
+from pg_kafka.storage.notifications import TopicNotifications
 from pg_kafka.storage.quotas import StoredQuotas
 from pg_kafka.storage.sessions import Fenced, Identity
 from pg_kafka.storage.sql_groups import SqlGroups
@@ -401,6 +401,8 @@ class Term:
         self._audit_task: asyncio.Task[None] | None = None
         self._disk_watch: asyncio.Task[None] | None = None
         self._member_commits_task: asyncio.Task[None] | None = None
+        self._notifications: Notifications | None = None
+        self._notifications_task: asyncio.Task[None] | None = None
         self._standby_watch: asyncio.Task[None] | None = None
         self.lag: GroupLag | None = None
         self._lag_watch: asyncio.Task[None] | None = None
@@ -559,6 +561,9 @@ class Term:
         await self._transactions.start()
         member_commits = MemberCommitsWatch(MemberCommits(control), self._groups)
         self._member_commits_task = supervised(member_commits.run(), "commits by SQL", membership.end)
+        self._notifications = Notifications(TopicNotifications(control), topics.by_id, self._log)
+        await self._notifications.load()
+        self._notifications_task = supervised(self._notifications.run(), "notifications", membership.end)
         self._requests = OperatorRequests(TransactionRequests(control), self._transactions)
         await self._requests.start()
         self._audit = AuditLog(AuditStore(control), settings, clock, counts.audit)
@@ -690,6 +695,8 @@ class Term:
         await self._topics.follow(changes)
         if self._groups is not None:
             await self._groups.follow(changes)
+        if self._notifications is not None:
+            await self._notifications.follow(changes)
         if self._rights is not None and self._logins is not None and self._logins.following is None:
             await self._rights.follow(changes)
         if self._quotas is not None:
@@ -803,6 +810,7 @@ class Term:
             self._rights_watch,
             self._lag_watch,
             self._member_commits_task,
+            self._notifications_task,
         ):
             if watch is not None:
                 watch.cancel()

@@ -29,4 +29,4 @@ FOR EACH ROW EXECUTE FUNCTION kafka.note_named('user', 'name');
 CREATE TRIGGER note_changed AFTER UPDATE ON kafka.user_keys
 FOR EACH ROW WHEN (OLD IS DISTINCT FROM NEW) EXECUTE FUNCTION kafka.note_named('user', 'name');
 
-COMMENT ON COLUMN kafka.catalogue_changes.kind IS 'topic, setting, group config, sql group: a consumer group that SQL drives, client metrics, user, acl, quota, or log start: where partitions of a topic begin.';
+COMMENT ON COLUMN kafka.catalogue_changes.kind IS 'topic, setting, group config, sql group: a consumer group that SQL drives, notification: a topic that notifies, client metrics, user, acl, quota, or log start: where partitions of a topic begin.';

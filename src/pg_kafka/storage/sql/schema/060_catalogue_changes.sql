@@ -19,7 +19,7 @@ CREATE INDEX catalogue_changes_transaction ON kafka.catalogue_changes (transacti
 COMMENT ON TABLE kafka.catalogue_changes IS
     'Who has created, changed or deleted topics, settings of brokers and configs of groups, and when; some 10,000 changes are kept. Written by triggers, also for changes by SQL.';
 COMMENT ON COLUMN kafka.catalogue_changes.number IS 'Grows, but not in the order of commits: a transaction that has stayed open adds lower numbers later.';
-COMMENT ON COLUMN kafka.catalogue_changes.kind IS 'topic, setting, group config, sql group: a consumer group that SQL drives, client metrics, user, acl, quota, or log start: where partitions of a topic begin.';
+COMMENT ON COLUMN kafka.catalogue_changes.kind IS 'topic, setting, group config, sql group: a consumer group that SQL drives, notification: a topic that notifies, client metrics, user, acl, quota, or log start: where partitions of a topic begin.';
 COMMENT ON COLUMN kafka.catalogue_changes.object_id IS 'kafka.topics.id of a topic or a log start; NULL for what is known by its name alone.';
 COMMENT ON COLUMN kafka.catalogue_changes.what IS 'changed, of a topic: its configs or its number of partitions.';
 COMMENT ON COLUMN kafka.catalogue_changes.changed_by IS 'Role that the session belongs to. What clients of Kafka ask for has the broker''s role.';

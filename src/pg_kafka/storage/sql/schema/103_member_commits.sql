@@ -40,7 +40,7 @@ INSERT INTO kafka.member_commits_turn DEFAULT VALUES;
 COMMENT ON TABLE kafka.member_commits_turn IS 'One row: which table of kafka.member_commits is written, and since when.';
 
 CREATE TABLE kafka.topic_notifications (
-    topic_id  bigint PRIMARY KEY REFERENCES kafka.topics (id) ON DELETE CASCADE
+    topic_id  bigint PRIMARY KEY  -- no foreign key: a transaction that stays open must not keep a topic from being deleted
 );
 COMMENT ON TABLE kafka.topic_notifications IS 'Topics whose new records are told by NOTIFY. Change it with kafka.notify_on().';
 CREATE TRIGGER note_new AFTER INSERT OR DELETE ON kafka.topic_notifications
