@@ -147,6 +147,7 @@ class Event:
     last: int = -1
     offset: int = -1
     generation: int | None = None
+    member_id: str = ""
     error: str = ""
 
 

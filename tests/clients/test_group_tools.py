@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import json
 import subprocess
@@ -10,6 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import asyncpg
+import confluent_kafka
 import pytest
 from tests.clients.agents import Agent
 from tests.clients.brokers import Broker
@@ -262,3 +265,69 @@ def test_verifiable_consumer(tool: Tool, bootstrap: str, topic: str, protocol: s
     (assigned,) = [one for one in told if one["name"] == "partitions_assigned"]
     assert sorted(one["partition"] for one in assigned["partitions"]) == list(range(PARTITIONS))
     assert committed(tool, group) == everywhere(RECORDS)
+
+
+def test_a_group_that_sql_drives(tool: Tool, group_broker: Broker, bootstrap: str, topic: str) -> None:
+    group = f"sql-of-{topic}"
+
+    async def poll() -> None:
+        db = await asyncpg.connect(group_broker.dsn())
+        try:
+            assert len(await db.fetch("SELECT FROM kafka.poll($1::text, $2::text, 25)", group, topic)) == 25
+        finally:
+            await db.close()
+
+    asyncio.run(poll())
+    deadline = time.monotonic() + 30
+    while group not in tool.run("--list").split():
+        assert time.monotonic() < deadline
+    assert state(tool, group, "Classic") == "Stable"
+    rows = tool.table("--describe", "--group", group)
+    assert sum(int(row["CURRENT-OFFSET"]) for row in rows) == 25
+    assert sum(int(row["LAG"]) for row in rows) == PARTITIONS * RECORDS - 25
+    (row,) = tool.table("--describe", "--group", group, "--state", "--verbose")
+    assert (row["STATE"], row["ASSIGNMENT-STRATEGY"], row["#MEMBERS"]) == ("Stable", "sql", "0")
+    assert "can only be reset if the group" in tool.refusal(
+        *("--reset-offsets", "--group", group, "--topic", topic, "--to-earliest", "--execute")
+    )
+    assert "subscribed" in tool.refusal("--delete-offsets", "--group", group, "--topic", topic)
+    assert sum(map(int, committed(tool, group).values())) == 25
+    assert "successful" in tool.run("--delete", "--group", group)
+    assert group not in tool.run("--list").split()
+
+
+@pytest.mark.parametrize("protocol", ["classic", "consumer"])
+def test_a_client_says_why_it_cannot_join_a_group_that_sql_drives(
+    group_broker: Broker, bootstrap: str, topic: str, runner: Agent, protocol: str
+) -> None:
+    group = f"sql-against-{protocol}-of-{topic}"
+
+    async def poll() -> None:
+        db = await asyncpg.connect(group_broker.dsn())
+        try:
+            await db.fetch("SELECT FROM kafka.poll($1::text, $2::text, 1)", group, topic)
+        finally:
+            await db.close()
+
+    asyncio.run(poll())
+    tool = Tool(runner, GROUPS, bootstrap)
+    deadline = time.monotonic() + 30
+    while group not in tool.run("--list").split():
+        assert time.monotonic() < deadline
+    said: list[str] = []
+    consumer = confluent_kafka.Consumer(
+        {"bootstrap.servers": bootstrap, "group.id": group, "group.protocol": protocol, "log_level": 0}
+    )
+    try:
+        consumer.subscribe([topic])
+        while not said:
+            assert time.monotonic() < deadline + 30
+            message = consumer.poll(0.2)
+            if message is not None and message.error() is not None:
+                said.append(message.error().str())
+    except confluent_kafka.KafkaException as error:
+        said.append(str(error))
+    finally:
+        consumer.close()
+    wanted = "Inconsistent group protocol" if protocol == "classic" else "is driven by SQL"
+    assert wanted in said[0]

@@ -119,7 +119,8 @@ public final class GroupMembers {
                     long first = records.get(0).offset();
                     long last = records.get(records.size() - 1).offset();
                     write(event("records").put("partition", partition.partition()).put("first", first).put("last", last)
-                        .put("generation", consumer.groupMetadata().generationId()));
+                        .put("generation", consumer.groupMetadata().generationId())
+                        .put("member_id", consumer.groupMetadata().memberId()));
                     ends.put(partition, new OffsetAndMetadata(last + 1));
                 }
                 if (!ends.isEmpty()) {
