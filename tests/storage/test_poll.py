@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import asyncpg
@@ -14,10 +13,9 @@ import pytest
 from tests.broker.pgbouncer import pgbouncer
 from tests.postgres import Database, PostgresServer
 from tests.storage.log_rows import add_marker, add_row, add_topic, connect_migrated
+from tests.storage.polling import NOW, Connect, committed, drained, fill, polled, sessions
 
 BOTH = pytest.mark.parametrize("postgres_server", ["postgresql-15", "embedded"], indirect=True)
-NOW = 1_790_000_000_000
-Connect = Callable[[], Awaitable[asyncpg.Connection]]
 
 
 @pytest.fixture
@@ -30,46 +28,8 @@ async def db(pg_dsn: str) -> AsyncIterator[asyncpg.Connection]:
 @pytest.fixture
 async def connect(pg_dsn: str) -> AsyncIterator[Connect]:
     """More sessions."""
-    async with AsyncExitStack() as stack:
-
-        async def opened() -> asyncpg.Connection:
-            connection = await asyncpg.connect(pg_dsn)
-            stack.push_async_callback(connection.close, timeout=10)
-            return connection
-
+    async with sessions(pg_dsn) as opened:
         yield opened
-
-
-async def fill(
-    db: asyncpg.Connection, topic: int, count: int, *, partition: int = 0, first: int = 0, rows_of: int = 10
-) -> None:
-    for base in range(first, first + count, rows_of):
-        texts = [b"%d-%d" % (partition, n) for n in range(base, min(base + rows_of, first + count))]
-        await add_row(db, topic, base, texts, partition=partition, first_timestamp=NOW)
-
-
-async def polled(db: asyncpg.Connection, max_records: int = 100, group: str = "g", **others: Any) -> list[tuple[int, int]]:
-    names = "".join(f", {name} => ${n}" for n, name in enumerate(others, 3))
-    rows = await db.fetch(
-        f"SELECT partition_id, partition_offset, value FROM kafka.poll($1, 'orders', max_records => $2{names})",
-        group,
-        max_records,
-        *others.values(),
-    )
-    return [(row["partition_id"], row["partition_offset"]) for row in rows]
-
-
-async def drained(db: asyncpg.Connection, max_records: int = 100, **others: Any) -> list[tuple[int, int]]:
-    """Poll until nothing comes."""
-    found: list[tuple[int, int]] = []
-    while got := await polled(db, max_records, **others):
-        found += got
-    return found
-
-
-async def committed(db: asyncpg.Connection, group: str = "g") -> dict[int, int]:
-    rows = await db.fetch("SELECT * FROM kafka.consumer_offsets WHERE group_id = $1", group)
-    return {row["partition_id"]: row["committed_offset"] for row in rows}
 
 
 # -- records -------------------------------------------------------------------------------------------------------------
@@ -89,13 +49,21 @@ async def test_records_are_those_of_the_views_once_and_in_order(db: asyncpg.Conn
     await db.execute(
         "UPDATE kafka.log SET record_count = 0, values = '{}', offset_deltas = '{}' WHERE base_offset = 927"
     )  # as compaction leaves it
-    await row(db, topic, 1000, [b"t%d" % n for n in range(12)], timestamps=[NOW + n for n in range(12)], producer_ids=[7], is_transactional=True)
+    await row(
+        db,
+        topic,
+        1000,
+        [b"t%d" % n for n in range(12)],
+        timestamps=[NOW + n for n in range(12)],
+        producer_ids=[7],
+        is_transactional=True,
+    )
     await row(db, topic, 1012, [b"aborted"] * 9, producer_ids=[8], is_transactional=True)
     await add_marker(db, topic, 1021, 7, is_commit=True)
     await add_marker(db, topic, 1022, 8, is_commit=False)
     await row(db, topic, 1023, [b"last"] * 10, keys=[b"k"] * 10)
     await row(db, topic, 4, [b"other"] * 3, partition=1)
-    columns = "partition_id, partition_offset, key, value, headers, timestamp_ms, \"timestamp\"::text"
+    columns = 'partition_id, partition_offset, key, value, headers, timestamp_ms, "timestamp"::text'
     expected = await db.fetch(f"SELECT {columns} FROM kafka.messages ORDER BY 1, 2")
     found: list[asyncpg.Record] = []
     polls = 0
@@ -248,7 +216,9 @@ async def test_eight_sessions_get_each_record_once(db: asyncpg.Connection, conne
 
 @BOTH
 @pytest.mark.parametrize("isolation", ["repeatable_read", "serializable"])
-async def test_older_snapshot_is_refused_instead_of_a_double(db: asyncpg.Connection, connect: Connect, isolation: str) -> None:
+async def test_older_snapshot_is_refused_instead_of_a_double(
+    db: asyncpg.Connection, connect: Connect, isolation: str
+) -> None:
     topic = await add_topic(db, "orders")
     await fill(db, topic, 30)
     await polled(db, 0)
@@ -458,7 +428,13 @@ async def test_group_goes_on_where_kafka_s_clients_were(db: asyncpg.Connection) 
     )
     assert await db.fetchval("SELECT kind FROM kafka.groups") == "classic"
     found = sorted(await drained(db))
-    assert found == [(0, 7), (0, 8), (0, 9), *((1, n) for n in range(5, 10)), *((p, n) for p in (2, 3) for n in range(10))]
+    assert found == [
+        (0, 7),
+        (0, 8),
+        (0, 9),
+        *((1, n) for n in range(5, 10)),
+        *((p, n) for p in (2, 3) for n in range(10)),
+    ]
     assert await committed(db) == dict.fromkeys(range(4), 10)
     assert await db.fetchval("SELECT string_agg(kind, ' ') FROM kafka.groups") == "sql"
 
@@ -467,7 +443,7 @@ async def test_group_of_kafka_s_clients_is_refused(db: asyncpg.Connection) -> No
     await add_topic(db, "orders")
     await db.execute(
         "INSERT INTO kafka.group_journal_0 (entry, group_id, kind, key, value) VALUES "
-        "(1, 'classic', 'classic', '', '{\"state\": \"Stable\", \"members\": [{\"member_id\": \"m\"}]}'), "
+        '(1, \'classic\', \'classic\', \'\', \'{"state": "Stable", "members": [{"member_id": "m"}]}\'), '
         "(2, 'new', 'member', 'm', '{}'), (3, 'left', 'classic', '', '{\"state\": \"Empty\", \"members\": []}')"
     )
     for group in ("classic", "new"):
@@ -509,7 +485,9 @@ async def test_wrong_arguments(db: asyncpg.Connection, arguments: str, sqlstate:
 
 
 @pytest.fixture
-async def reader(db: asyncpg.Connection, pg_superuser_dsn: str, pg_database: Database) -> AsyncIterator[asyncpg.Connection]:
+async def reader(
+    db: asyncpg.Connection, pg_superuser_dsn: str, pg_database: Database
+) -> AsyncIterator[asyncpg.Connection]:
     """A session as a role that has no rights but those that the test gives."""
     role = pg_database.name + "_reader"
     boss = await asyncpg.connect(pg_superuser_dsn)
@@ -548,7 +526,9 @@ async def test_who_may_read_the_view_may_consume(
     assert await db.fetchval("SELECT created_by FROM kafka.sql_groups") == role
 
 
-async def test_topic_whose_view_is_not_made_yet(db: asyncpg.Connection, reader: asyncpg.Connection, pg_database: Database) -> None:
+async def test_topic_whose_view_is_not_made_yet(
+    db: asyncpg.Connection, reader: asyncpg.Connection, pg_database: Database
+) -> None:
     role = pg_database.name + "_reader"
     first = await add_topic(db, "first")
     await db.execute("SELECT kafka.create_topic_view($1)", first)
@@ -563,6 +543,7 @@ async def test_topic_whose_view_is_not_made_yet(db: asyncpg.Connection, reader: 
 async def test_nothing_is_granted_to_public(db: asyncpg.Connection) -> None:
     open_to_all = await db.fetch(
         "SELECT p.oid::regprocedure::text FROM pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a "
-        "WHERE p.pronamespace = 'kafka'::regnamespace AND a.grantee = 0 AND p.proname ~ 'poll|seek|sql_|stable|offset_at|readable'"
+        "WHERE p.pronamespace = 'kafka'::regnamespace AND a.grantee = 0 "
+        "AND p.proname ~ 'poll|seek|sql_|stable|offset_at|readable'"
     )
     assert open_to_all == []

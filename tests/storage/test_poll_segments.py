@@ -1,4 +1,4 @@
-"""kafka.poll() while records are appended, move between segments, are compacted, removed and unpacked: each once, none skipped."""
+"""kafka.poll() while records are appended, move between segments, are compacted and unpacked: each comes once."""
 
 from __future__ import annotations
 
@@ -31,11 +31,15 @@ async def db(pg_dsn: str) -> AsyncIterator[asyncpg.Connection]:
 
 
 async def poll(db: asyncpg.Connection, topic: str, max_records: int = 100, group: str = "g") -> list[tuple[int, int]]:
-    rows = await db.fetch("SELECT partition_id, partition_offset FROM kafka.poll($1, $2, $3)", group, topic, max_records)
+    rows = await db.fetch(
+        "SELECT partition_id, partition_offset FROM kafka.poll($1, $2, $3)", group, topic, max_records
+    )
     return [tuple(row) for row in rows]
 
 
-async def drained(db: asyncpg.Connection, topic: str, max_records: int = 100, group: str = "g") -> list[tuple[int, int]]:
+async def drained(
+    db: asyncpg.Connection, topic: str, max_records: int = 100, group: str = "g"
+) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     while got := await poll(db, topic, max_records, group):
         found += got
@@ -76,7 +80,9 @@ async def test_offsets_of_another_segment_are_not_passed_over(db: asyncpg.Connec
     await add_row(db, topic, 10, [b"b"] * 10, segment=1)
     await add_row(db, topic, 0, [b"a"] * 10, segment=2)
     await add_row(db, topic, 20, [b"c"] * 10, segment=2)
-    await db.execute("INSERT INTO kafka.extents (topic, partition, first_offset, series, segment) VALUES ($1, 0, 20, 0, 2)", topic)
+    await db.execute(
+        "INSERT INTO kafka.extents (topic, partition, first_offset, series, segment) VALUES ($1, 0, 20, 0, 2)", topic
+    )
     assert await poll(db, "orders", 5) == [(0, n) for n in range(5)]
     assert await poll(db, "orders", 17) == [(0, n) for n in range(5, 22)]
     assert await poll(db, "orders") == [(0, n) for n in range(22, 30)]
@@ -84,7 +90,7 @@ async def test_offsets_of_another_segment_are_not_passed_over(db: asyncpg.Connec
 
 @pytest.mark.parametrize("max_records", [1, 5, 1000])
 async def test_while_segments_are_freed_and_carried_over(pg_dsn: str, max_records: int) -> None:
-    async with keeping(pg_dsn, tail_bytes=0) as (leader, keeper, db):
+    async with keeping(pg_dsn, tail_bytes=0) as (leader, keeper, _db):
         topic = await leader.topic("t", 2, **{"retention.ms": "1000"})
         kept = await leader.partition(await leader.topic("kept", **NEVER))
         parts = [await leader.partition(topic, index) for index in range(2)]

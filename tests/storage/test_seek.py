@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 
 import asyncpg
 import pytest
 from tests.storage.log_rows import add_marker, add_row, add_topic, connect_migrated
-from tests.storage.test_poll import committed, connect, drained, fill, polled
-
-__all__ = ["connect"]  # the fixture
+from tests.storage.polling import Connect, committed, drained, fill, polled, sessions
 
 BOTH = pytest.mark.parametrize("postgres_server", ["postgresql-15", "embedded"], indirect=True)
 T0 = 1_790_000_000_000
-Connect = Callable[[], Awaitable[asyncpg.Connection]]
+WAITS = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)"
 
 
 @pytest.fixture
@@ -23,6 +21,13 @@ async def db(pg_dsn: str) -> AsyncIterator[asyncpg.Connection]:
     connection = await connect_migrated(pg_dsn)
     yield connection
     await connection.close()
+
+
+@pytest.fixture
+async def connect(pg_dsn: str) -> AsyncIterator[Connect]:
+    """More sessions."""
+    async with sessions(pg_dsn) as opened:
+        yield opened
 
 
 async def seek(db: asyncpg.Connection, arguments: str) -> list[tuple[int, int | None, int, int]]:
@@ -62,7 +67,9 @@ async def test_all_partitions(db: asyncpg.Connection, topic: int, target: str, p
     assert await db.fetchval("SELECT count(*) FROM kafka.sql_groups") == 0
     assert len(await polled(db, 7)) == 7
     before = await committed(db)
-    assert await seek(db, f"'g', 'orders', {target}, dry_run => true") == [(p, before[p], new, end) for p, _, new, end in expected]
+    assert await seek(db, f"'g', 'orders', {target}, dry_run => true") == [
+        (p, before[p], new, end) for p, _, new, end in expected
+    ]
     assert await committed(db) == before
     assert await seek(db, f"'g', 'orders', {target}") == [(p, before[p], new, end) for p, _, new, end in expected]
     assert await committed(db) == dict(enumerate(places))
@@ -100,7 +107,7 @@ async def test_seek_waits_for_a_poll_and_then_gives_up(db: asyncpg.Connection, t
     assert len(await polled(other, 40)) == 40
     seeking = asyncio.create_task(seek(db, "'g', 'orders', 'earliest'"))
     async with asyncio.timeout(20):
-        while not await third.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)"):  # noqa: ASYNC110
+        while not await third.fetchval(WAITS):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     await transaction.commit()
     async with asyncio.timeout(20):
@@ -108,7 +115,9 @@ async def test_seek_waits_for_a_poll_and_then_gives_up(db: asyncpg.Connection, t
     assert sum(previous for _, previous, _, _ in told) == 40 + 5  # type: ignore[misc]
     async with other.transaction():
         assert len(await polled(other, 40)) == 40
-        with pytest.raises(asyncpg.LockNotAvailableError, match="polled by a transaction that has been open for more than 10") as caught:
+        with pytest.raises(
+            asyncpg.LockNotAvailableError, match="polled by a transaction that has been open for more than 10"
+        ) as caught:
             await seek(db, "'g', 'orders', 'earliest'")
         assert caught.value.hint
 
@@ -129,8 +138,8 @@ async def test_by_time_in_several_segments_and_among_markers(db: asyncpg.Connect
     ("arguments", "sqlstate", "says"),
     [
         ("'g', 'nope', 'earliest'", "KF001", 'topic "nope" does not exist'),
-        ("'g', 'orders', 'earliest', 2", "KF002", 'has no partition 2'),
-        ("'g', 'orders', 'earliest', -1", "KF002", 'has no partition -1'),
+        ("'g', 'orders', 'earliest', 2", "KF002", "has no partition 2"),
+        ("'g', 'orders', 'earliest', -1", "KF002", "has no partition -1"),
         ("'g', 'orders', 4, 0", "KF013", "offset 4 is not in partition 0"),
         ("'g', 'orders', 41, 0", "KF013", "offset 41 is not in partition 0"),
         ("'g', 'orders', 41, 0, true", "KF013", "offset 41 is not in partition 0"),
@@ -160,7 +169,9 @@ async def test_group_of_kafka_s_clients_is_refused(db: asyncpg.Connection, topic
 
 async def test_lag_of_a_group_is_shown(db: asyncpg.Connection, topic: int) -> None:
     assert await seek(db, "'g', 'orders', 30, 0") == [(0, 5, 30, 40)]
-    rows = await db.fetch("SELECT partition, committed_offset, end_offset, lag, lag_seconds > 0 FROM kafka.consumer_lag ORDER BY 1")
+    rows = await db.fetch(
+        "SELECT partition, committed_offset, end_offset, lag, lag_seconds > 0 FROM kafka.consumer_lag ORDER BY 1"
+    )
     assert [tuple(row) for row in rows] == [(0, 30, 40, 10, True), (1, 0, 10, 10, True)]
     at = await db.fetchval("SELECT committed_at FROM kafka.consumer_offsets WHERE partition_id = 0")
     assert abs((datetime.now(UTC) - at).total_seconds()) < 600

@@ -6,21 +6,19 @@ import asyncio
 import dataclasses
 import json
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
 from tests.postgres import PostgresServer
 from tests.storage.janitors import janitor_of, job
 from tests.storage.log_rows import add_topic, connect_migrated
-from tests.storage.test_poll import committed, drained, fill, polled
+from tests.storage.polling import Connect, committed, drained, fill, polled, sessions
 
 from pg_kafka.storage.upkeep.janitor import Janitor
 from pg_kafka.storage.upkeep.job import Job
 
 BOTH = pytest.mark.parametrize("postgres_server", ["postgresql-15", "embedded"], indirect=True)
-Connect = Callable[[], Awaitable[asyncpg.Connection]]
 COUNTS = "SELECT " + ", ".join(f"(SELECT count(*) FROM kafka.sql_commits_{n})" for n in range(4))
 
 
@@ -37,13 +35,8 @@ async def db(pg_dsn: str) -> AsyncIterator[asyncpg.Connection]:
 
 @pytest.fixture
 async def connect(pg_dsn: str) -> AsyncIterator[Connect]:
-    async with AsyncExitStack() as stack:
-
-        async def opened() -> asyncpg.Connection:
-            connection = await asyncpg.connect(pg_dsn)
-            stack.push_async_callback(connection.close, timeout=10)
-            return connection
-
+    """More sessions."""
+    async with sessions(pg_dsn) as opened:
         yield opened
 
 
@@ -174,7 +167,9 @@ async def test_older_snapshot_is_refused_after_a_turn(
         assert len(await polled(older, 400)) == 390
 
 
-async def test_held_snapshot_delays_and_slows_nothing(db: asyncpg.Connection, connect: Connect, janitor: Janitor) -> None:
+async def test_held_snapshot_delays_and_slows_nothing(
+    db: asyncpg.Connection, connect: Connect, janitor: Janitor
+) -> None:
     holder = await connect()
 
     async def buffers() -> int:
@@ -307,15 +302,25 @@ async def test_dump_and_restore_keep_the_offsets(
     await turn(janitor)
     await polled(db, 30)
     before = await committed(db)
-    dump = subprocess.run(
+    dump = await asyncio.to_thread(
+        subprocess.run,
         [postgres_server.binaries / "pg_dump", "--no-owner", "--no-privileges", "--dbname", pg_superuser_dsn],
         check=True,
         capture_output=True,
     )
     database = postgres_server.create_database()
     try:
-        subprocess.run(
-            [postgres_server.binaries / "psql", "-q", "-v", "ON_ERROR_STOP=1", "-X", "--dbname", database.superuser_dsn],
+        await asyncio.to_thread(
+            subprocess.run,
+            [
+                postgres_server.binaries / "psql",
+                "-q",
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-X",
+                "--dbname",
+                database.superuser_dsn,
+            ],
             check=True,
             input=dump.stdout,
             capture_output=True,
