@@ -106,7 +106,7 @@ async def test_members_are_refused(client: RawClient, db: asyncpg.Connection) ->
         assert code == ErrorCode.UNKNOWN_MEMBER_ID
     assert await member.commit(topic, {0: 1}) == {0: ErrorCode.NON_EMPTY_GROUP}
     refused = await Consumer(client, group).heartbeat([topic.name])
-    assert refused.error_code == ErrorCode.INVALID_REQUEST
+    assert refused.error_code == ErrorCode.INCONSISTENT_GROUP_PROTOCOL
     assert refused.error_message == f"Group {group} is driven by SQL (kafka.poll). Use a group id of your own."
     assert await fetched(client, group, topic) == {0: 3}
 

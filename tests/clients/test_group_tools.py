@@ -329,5 +329,16 @@ def test_a_client_says_why_it_cannot_join_a_group_that_sql_drives(
         said.append(str(error))
     finally:
         consumer.close()
-    wanted = "Inconsistent group protocol" if protocol == "classic" else "is driven by SQL"
-    assert wanted in said[0]
+    assert "Inconsistent group protocol" in said[0]
+    java_member = Group(bootstrap, group, topic)
+    java_process = Process("java")
+    try:
+        library, assignor = ("java", "range") if protocol == "classic" else ("java-consumer", "uniform")
+        java_member.join("j", java_process, LIBRARIES[library], assignor)
+        while not (failed := [event for event in java_member.events if event.what == "failed"]):
+            assert time.monotonic() < deadline + 60
+            time.sleep(0.05)
+    finally:
+        java_process.kill()
+    wanted = "incompatible with those of existing members" if protocol == "classic" else "is driven by SQL (kafka.poll)"
+    assert wanted in failed[0].error

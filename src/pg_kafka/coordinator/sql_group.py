@@ -6,7 +6,7 @@ Pure. It has neither members nor timers, and writes nothing: what it is, and its
 | request                          | answer                                                                                |
 |----------------------------------|---------------------------------------------------------------------------------------|
 | JoinGroup                        | INCONSISTENT_GROUP_PROTOCOL: the group speaks another protocol; clients give up       |
-| ConsumerGroupHeartbeat           | INVALID_REQUEST with a sentence that clients show                                     |
+| ConsumerGroupHeartbeat           | the same, with a sentence that Java shows                                             |
 | SyncGroup, Heartbeat, LeaveGroup | UNKNOWN_MEMBER_ID, so that who was a member joins again and gets the first of these   |
 | OffsetCommit                     | NON_EMPTY_GROUP, what Kafka's tools say of a group that is in use                     |
 | TxnOffsetCommit                  | UNKNOWN_MEMBER_ID, on which producers abort                                           |
@@ -81,7 +81,9 @@ class SqlGroup:
         new_member_id: str,
         steady_ms: int,
     ) -> Step:
-        response = ConsumerGroupHeartbeatResponse(error_code=ErrorCode.INVALID_REQUEST, error_message=self.refusal)
+        response = ConsumerGroupHeartbeatResponse(
+            error_code=ErrorCode.INCONSISTENT_GROUP_PROTOCOL, error_message=self.refusal
+        )
         return _answer(token, response)
 
     def sync(self, request: SyncGroupRequest, token: Hashable, sender: Sender, steady_ms: int) -> Step:
