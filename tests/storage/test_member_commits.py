@@ -96,7 +96,7 @@ async def test_a_look_finds_each_commit_once_in_whatever_order_they_end(
     found, snapshot = await commits.news(snapshot)
     assert found == []
     found, _ = await commits.news(None)
-    assert [c.offset for c in found] == [1, 2, 3]
+    assert sorted(c.offset for c in found) == [1, 3], "of each partition the last one"
 
 
 async def test_a_look_tells_what_is_under_way(
@@ -160,7 +160,7 @@ async def test_a_transaction_that_stays_open_keeps_only_its_own_table(
         assert await rows(db) == [1, 0], "the full one waits for it"
         await commit(db, 3)
         assert await rows(db) == [1, 1], "and nobody waits for that"
-    assert sorted(c.offset for c in (await commits.news(None))[0]) == [1, 2, 3]
+    assert sorted(c.offset for c in (await commits.news(None))[0]) == [1, 3]
 
 
 async def test_looks_use_the_index_under_a_held_snapshot(

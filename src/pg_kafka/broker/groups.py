@@ -432,7 +432,7 @@ class GroupCoordinator:
         return group_id in self._taken
 
     def take_commits(self, commits: Iterable[MemberCommit]) -> None:
-        """Write what members have committed by SQL, in the order of the ids; what was taken before is passed over."""
+        """Write what members have committed by SQL, one commit of a place; what was taken before is passed over."""
         by_group: dict[str, dict[OffsetKey, MemberCommit]] = {}
         for commit in commits:
             key, taken = (commit.topic_id, commit.partition), self._taken.get(commit.group_id, {})

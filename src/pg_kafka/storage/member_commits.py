@@ -2,7 +2,7 @@
 
     store = MemberCommits(control)
     seen = await store.look([("billing", 7, 0)], [])      whose transactions are still open
-    commits, snapshot = await store.news(None)            all that is committed and still in the tables
+    commits, snapshot = await store.news(None)            the last of each place that is still in the tables
     commits, snapshot = await store.news(snapshot)        what has been committed since then
 
 Ask in this order: what was under way no longer is then among the news.
@@ -62,6 +62,9 @@ class MemberCommits:
         return Seen(busy, driven)
 
     async def news(self, snapshot: str | None) -> tuple[list[MemberCommit], str]:
-        """What is committed now and was not at a snapshot, by their ids, and the snapshot of now. Some may come again."""
+        """Of each place the last commit that is there now and was not at a snapshot, and the snapshot of now.
+
+        Some may come again.
+        """
         rows = await self._control.fetch(SQL["news"], snapshot)
         return [MemberCommit(*list(row)[1:]) for row in rows if row["id"] is not None], rows[0]["snapshot"]

@@ -17,23 +17,22 @@ WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted AND l.mode = 'Exc
   AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database());
 
 -- name: news
--- What is committed now and was not in the snapshot $1; NULL: all. At least one row, with the snapshot. Index on xid, unless all is asked.
-SELECT n.snapshot, c.id, c.group_id, c.topic_id, c.partition_id, c.committed_offset, c.leader_epoch, c.metadata, c.committed_at_ms
+-- Of each group and partition the last commit that is there now and was not in the snapshot $1; NULL: of all. At least one row, with
+-- the snapshot. Index on xid, unless all is asked.
+SELECT n.snapshot, c.id, c.group_id, c.topic_id, c.partition_id, c.committed_offset, c.leader_epoch, c.metadata,
+       round(extract(epoch FROM c.committed_at) * 1000)::bigint AS committed_at_ms
 FROM (SELECT pg_current_snapshot()::text AS snapshot) AS n
 LEFT JOIN (
-    SELECT m.id, m.group_id, m.topic_id, m.partition_id, m.committed_offset, m.leader_epoch, m.metadata,
-           round(extract(epoch FROM m.committed_at) * 1000)::bigint AS committed_at_ms
-    FROM kafka.member_commits_0 m
-    WHERE $1::text IS NULL OR m.xid >= pg_snapshot_xmax($1::text::pg_snapshot)
-       OR m.xid = ANY (ARRAY(SELECT pg_snapshot_xip($1::text::pg_snapshot)))
-    UNION ALL
-    SELECT m.id, m.group_id, m.topic_id, m.partition_id, m.committed_offset, m.leader_epoch, m.metadata,
-           round(extract(epoch FROM m.committed_at) * 1000)::bigint
-    FROM kafka.member_commits_1 m
-    WHERE $1::text IS NULL OR m.xid >= pg_snapshot_xmax($1::text::pg_snapshot)
-       OR m.xid = ANY (ARRAY(SELECT pg_snapshot_xip($1::text::pg_snapshot)))
-) AS c ON true
-ORDER BY c.id;
+    SELECT DISTINCT ON (u.group_id, u.topic_id, u.partition_id) u.*
+    FROM (SELECT * FROM kafka.member_commits_0 m
+          WHERE $1::text IS NULL OR m.xid >= pg_snapshot_xmax($1::text::pg_snapshot)
+             OR m.xid = ANY (ARRAY(SELECT pg_snapshot_xip($1::text::pg_snapshot)))
+          UNION ALL
+          SELECT * FROM kafka.member_commits_1 m
+          WHERE $1::text IS NULL OR m.xid >= pg_snapshot_xmax($1::text::pg_snapshot)
+             OR m.xid = ANY (ARRAY(SELECT pg_snapshot_xip($1::text::pg_snapshot)))) AS u
+    ORDER BY u.group_id, u.topic_id, u.partition_id, u.id DESC
+) AS c ON true;
 
 -- name: turn
 -- Which table is written, how large it is, whether the other one has rows, and for how long it has been so.
