@@ -104,7 +104,7 @@ async def test_a_look_tells_what_is_under_way(
 ) -> None:
     topic = await add_topic(db, "orders")
     places = [("g", topic, 0), ("g", topic, 1), ("h", topic, 0)]
-    assert (await commits.look(places, ["g"])) == ({}, {})
+    assert (await commits.look(places, ["g"])) == ({}, {}, True)
     async with other.transaction():
         await commit(other, 1)
         assert (await commits.look(places, [])).busy == {("g", topic, 0): other.get_server_pid()}

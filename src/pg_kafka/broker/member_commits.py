@@ -2,7 +2,7 @@
 
     commits = MemberCommitsWatch(store, groups)
     task = supervised(commits.run(), ...)
-    busy = await commits.settled([("billing", 7, 0)])     places in which a transaction is still open; raises StorageError
+    busy = await commits.settled("billing", [(7, 0)])     where a transaction is still open; raises StorageError
 
 A transaction that calls kafka.commit_offsets() takes a lock of each partition and then looks whether the member may
 (features/103_commit_offsets.sql). `settled` first looks whether anybody has such a lock, and then takes in what is
@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from pg_kafka.broker.groups import GroupCoordinator
+from pg_kafka.coordinator.group_offsets import OffsetKey
 from pg_kafka.errors import StorageError
 from pg_kafka.storage.member_commits import MemberCommits, Place, Seen
 from pg_kafka.storage.sessions import unavailable
@@ -32,7 +33,9 @@ LOOK_S = 1.0
 # Requests of a connection are answered in order: who waits holds up its own heartbeats. Clients ask again by themselves.
 WAIT_S = 0.5
 ASK_AGAIN_S = 0.02
-NOTHING_SEEN = Seen({}, {})
+NOTHING_SEEN = Seen({}, {}, is_quiet=True)
+# The heartbeats of who asks wait behind this, however long a statement of a database that hangs takes.
+ANSWER_S = 3.0
 # Who keeps members from their partitions is named in the log so often.
 NAME_EVERY_S = 30.0
 
@@ -128,34 +131,43 @@ class MemberCommitsWatch:
         return seen
 
     async def settled(
-        self, places: Collection[Place], groups: Collection[str] = (), *, wait_s: float = WAIT_S
-    ) -> Collection[Place]:
-        """Have all that is committed by now taken in, and in some places wait for what is about to be, within a bound.
+        self, group_id: str, keys: Collection[OffsetKey], *, waits: bool = True, wait_s: float = WAIT_S
+    ) -> Collection[OffsetKey]:
+        """Have all that is committed by now taken in, and where it is about to be, wait for that, within a bound.
 
-        Returns those in which transactions are still open. What was taken in is written soon: `Group.written()`. Of the
-        groups those that SQL drives are so in memory after this; one that it is about to drive counts as busy everywhere.
-        Raises StorageError.
+        Returns those of the partitions in which transactions are still open. What was taken in is written soon:
+        `Group.written()`. If SQL drives the group it does so in memory after this; if it is about to, all are busy. Without
+        `waits` nothing is waited for. Raises StorageError.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_s
-        left: Mapping[Place, int | None] = dict.fromkeys(places)
+        groups = [group_id] if waits else []
+        # Nearly always that is all, however many partitions are asked for.
+        seen = await self._ask((), groups)
+        if not waits or (seen.is_quiet and seen.driven.get(group_id) is not False):
+            return ()
+        left: Mapping[Place, int | None] = {(group_id, *key): None for key in keys}
         while True:
-            if self._has_ended:
-                raise unavailable("this broker no longer leads")
-            if self._next is None:
-                self._next = _Look()
-                self._wanted.set()
-            look = self._next
-            look.places |= left.keys()
-            look.groups.update(groups)
-            seen = await asyncio.shield(look.seen)  # statements have a deadline
+            seen = await self._ask(left, groups)
             # A session that has come since the first look knows who may commit: it is not waited for.
-            busy = {place: 0 for place in left if seen.driven.get(place[0]) is False} | dict(seen.busy)
+            busy = dict.fromkeys(left, 0) if seen.driven.get(group_id) is False else seen.busy
             left = {place: busy[place] for place, pid in left.items() if place in busy and pid in (None, busy[place])}
             if not left or loop.time() >= deadline:
                 self._name(busy, left)
-                return left.keys()
+                return {(topic_id, index) for _, topic_id, index in left}
             await asyncio.sleep(ASK_AGAIN_S)
+
+    async def _ask(self, places: Iterable[Place], groups: Iterable[str]) -> Seen:
+        """What the next look sees, which begins after this. Raises StorageError."""
+        if self._has_ended:
+            raise unavailable("this broker no longer leads")
+        if self._next is None:
+            self._next = _Look()
+            self._wanted.set()
+        look = self._next
+        look.places.update(places)
+        look.groups.update(groups)
+        return await _in_time(look.seen)
 
     def _name(self, busy: Mapping[Place, int], left: Collection[Place]) -> None:
         """Say in the log who keeps members waiting."""
@@ -167,3 +179,32 @@ class MemberCommitsWatch:
                 topic = self._groups.name_of(place[1])
                 extra = {"group": place[0], "topic": topic, "partition": place[2], "pid": busy[place]}
                 logger.warning("a partition waits for a transaction that has committed its offset by SQL", extra=extra)
+
+
+async def _in_time(seen: asyncio.Future[Seen]) -> Seen:
+    """What many wait for, each with a deadline. Raises StorageError.
+
+    Without asyncio.timeout: hot handlers begin outside of a task.
+    """
+    loop = asyncio.get_running_loop()
+    own: asyncio.Future[Seen] = loop.create_future()
+
+    def take(done: asyncio.Future[Seen]) -> None:
+        if not own.done():
+            error = done.exception()
+            if error is None:
+                own.set_result(done.result())
+            else:
+                own.set_exception(error)
+
+    def give_up() -> None:
+        if not own.done():
+            own.set_exception(unavailable("the database did not answer in time"))
+
+    seen.add_done_callback(take)
+    timer = loop.call_later(ANSWER_S, give_up)
+    try:
+        return await own
+    finally:
+        timer.cancel()
+        seen.remove_done_callback(take)

@@ -40,6 +40,7 @@ class Seen(NamedTuple):
 
     busy: Mapping[Place, int]  # where an open transaction has committed, with the process id of its session
     driven: Mapping[str, bool]  # groups that SQL drives; False: that an open transaction is about to have it drive
+    is_quiet: bool  # no transaction that has committed is open
 
 
 class MemberCommits:
@@ -59,7 +60,7 @@ class MemberCommits:
         if not rows[0]["is_quiet"] and places:
             found = await self._control.fetch(SQL["under_way"], *map(list, zip(*places, strict=True)))
             busy = {(row["group_id"], row["topic_id"], row["partition"]): row["pid"] for row in found}
-        return Seen(busy, driven)
+        return Seen(busy, driven, rows[0]["is_quiet"])
 
     async def news(self, snapshot: str | None) -> tuple[list[MemberCommit], str]:
         """Of each place the last commit that is there now and was not at a snapshot, and the snapshot of now.

@@ -193,11 +193,10 @@ class GroupRoom:
         """
         if self._member_commits is None:
             return ()
-        places = [(self.id, topic_id, index) for topic_id, index in keys] if waits else []
-        busy = await self._member_commits.settled(places, [self.id] if waits else [])
+        busy = await self._member_commits.settled(self.id, keys, waits=waits)
         if self.is_driven_by_sql:
             await self._groups.read_sql_offsets([self.id])
-        return {(topic_id, index) for _, topic_id, index in busy}
+        return busy
 
     @property
     def is_driven_by_sql(self) -> bool:
