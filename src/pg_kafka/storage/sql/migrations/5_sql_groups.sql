@@ -51,7 +51,7 @@ CREATE TABLE kafka.sql_commit_state (
     turn        bigint     NOT NULL DEFAULT 0,
     active      smallint   NOT NULL DEFAULT 0 CHECK (active BETWEEN 0 AND 3),
     counting    smallint[] NOT NULL DEFAULT '{0}',
-    copied_at   timestamptz[] NOT NULL DEFAULT '{NULL,NULL,NULL,NULL}' CHECK (cardinality(copied_at) = 4),
+    copied_at   timestamptz[] NOT NULL DEFAULT array_fill(NULL::timestamptz, ARRAY[4]) CHECK (cardinality(copied_at) = 4),
     live_bytes  bigint     NOT NULL DEFAULT 0,
     CONSTRAINT sql_commit_state_check CHECK (active = ANY (counting))
 );
