@@ -10,6 +10,7 @@ systems.py starts and stops what is measured; meter.py reads processor time, mem
 comes out, and results.py, tables.py, targets.py and chart.py are what becomes of it.
 
 Clients: java.py (Kafka's own producer perf tool, a consumer), librdkafka.py, and raw.py for a thousand connections.
+outbox.py compares producing and consuming by SQL with pgmq and a polling outbox (ways.py), without the rest of the above.
 codec.py and wire_codec.py time parts of the broker alone: make bench BENCH=codec. bare.py speaks to PostgreSQL without a driver:
 append.py and lone_requests.py compare INSERT with COPY that way and through the broker, server_settings.py settings of the
 embedded server.
