@@ -22,9 +22,9 @@ README = ROOT / "README.md"
 pytestmark = pytest.mark.parametrize("postgres_server", ["postgresql-15", "embedded"], indirect=True)
 
 
-def statements(page: Path) -> list[str]:
+def statements(page: Path, language: str = "sql") -> list[str]:
     """The statements of a page's SQL blocks, without their comments."""
-    blocks = re.findall(r"```sql\n(.*?)```", page.read_text(), re.DOTALL)
+    blocks = re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
     lines = "\n".join(line for block in blocks for line in block.splitlines() if not line.startswith("--"))
     return [statement.strip() for statement in lines.split(";") if statement.strip()]
 
@@ -75,3 +75,23 @@ async def test_queries_of_the_readme_run_with_what_it_grants(superuser: asyncpg.
     assert len(queries) >= 4
     for query in queries:
         assert await superuser.fetch(query), query
+
+
+async def test_transactions_of_the_readme_produce_and_consume(superuser: asyncpg.Connection) -> None:
+    """They are marked `postgresql`, so that the tests above, of reading, leave them out."""
+    await superuser.execute(
+        "CREATE ROLE analyst;"
+        "CREATE TABLE public.shop_orders (customer text NOT NULL, total numeric NOT NULL);"
+        "CREATE TABLE public.shipments (customer text NOT NULL)"
+    )
+    for statement in statements(README, "postgresql"):
+        await superuser.execute(statement)
+    assert await superuser.fetchval("SELECT customer FROM public.shop_orders") == "alice"
+    sent = await superuser.fetch("SELECT topic_name, keys, values FROM kafka.outbox_0")
+    assert [(row["topic_name"], row["keys"], json.loads(row["values"][0])) for row in sent] == [
+        ("orders", [b"alice"], {"customer": "alice", "total": 42.50})
+    ]
+    shipped = await superuser.fetch("SELECT customer FROM public.shipments")
+    assert [row["customer"] for row in shipped] == [f"c{n % 3}" for n in range(100)]
+    (committed,) = await superuser.fetch("SELECT group_id, committed_offset FROM kafka.consumer_offsets")
+    assert tuple(committed) == ("warehouse", 100)
