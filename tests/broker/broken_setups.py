@@ -185,7 +185,7 @@ def connections_too_few_for_stored_settings(place: Surroundings) -> Iterator[Bro
     migrated(place)
     place.sql(f"ALTER DATABASE {place.database.name} CONNECTION LIMIT 20")
     place.sql("SELECT kafka.set_config('pg_kafka.lanes', '10')")
-    yield Broken("the database allows 20 connections and pg-kafka needs 28", on(place.database.dsn))
+    yield Broken("the database allows 20 connections and pg-kafka needs 30", on(place.database.dsn))
 
 
 @setup
