@@ -31,7 +31,7 @@ from pg_kafka.config.load import with_database_settings
 from pg_kafka.config.oauth import OAUTHBEARER
 from pg_kafka.database_checks import Finding, error, ok, warning
 from pg_kafka.embedded import GivenPostgres, binaries, dsn_of_running
-from pg_kafka.embedded.folder import DataFolder
+from pg_kafka.embedded.folder import DataFolder, FolderInUse
 from pg_kafka.errors import FatalError, StorageError
 from pg_kafka.storage import examination, health
 from pg_kafka.storage.migrate import SCHEMA_VERSION
@@ -156,28 +156,49 @@ def _durability_advice(server: Mapping[str, Any], service: str | None) -> list[s
 async def examine(config: Config) -> list[Finding]:
     """Everything that can be said about a setup without changing it."""
     findings: list[Finding] = [("ok", f"pg-kafka {__version__}")]
-    findings += _examine_address(config)
+    running = dsn_of_running(config.data) if config.database is None else None
+    holder = None if running is None else _holder(config)
+    if holder is not None:
+        findings.append(
+            ("ok", f"a broker runs on data folder {config.data} (process {holder}): this looks in beside it")
+        )
+    findings += _examine_address(config, is_running=holder is not None)
     findings += await _examine_keys(config)
     if config.database is None:
-        findings += _examine_folder(config)
-        running = dsn_of_running(config.data)
+        findings += _examine_folder(config) if holder is None else _examine_disk(config)
         findings += _examine_files(config) if running is None else await _examine_running(config, running)
     else:
         findings += await _examine_database(config, config.database)
     return findings
 
 
-def _examine_address(config: Config) -> list[Finding]:
-    findings: list[Finding] = []
+def _holder(config: Config) -> str | None:
+    """The process of the broker that has the data folder; None when there is none, or the folder will not do at all."""
     try:
-        for listener in listeners_of(config):
-            refuse_taken_address(listener.address)
-            findings.append(("ok", f"{listener.address} is free to listen on"))
-        if config.metrics is not None:
-            refuse_taken_address(config.metrics, "--metrics")
-            findings.append(("ok", f"{config.metrics} is free for metrics"))
-    except FatalError as error:
-        findings.append(("error", str(error)))
+        DataFolder(config.data).examine()
+    except FolderInUse as found:
+        return found.holder
+    except FatalError:
+        return None
+    return None
+
+
+def _examine_address(config: Config, *, is_running: bool) -> list[Finding]:
+    """Can clients be listened for? Where a broker runs, an address that is taken is most likely its own."""
+    wanted = [(listener.address, "--listen", "to listen on") for listener in listeners_of(config)]
+    if config.metrics is not None:
+        wanted.append((config.metrics, "--metrics", "for metrics"))
+    findings: list[Finding] = []
+    for address, flag, what in wanted:
+        try:
+            refuse_taken_address(address, flag)
+        except FatalError as error:
+            if not (is_running and isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE):
+                findings.append(("error", str(error)))
+                break
+            findings.append(("ok", f"{address} is taken, as it is when the broker that runs has it"))
+        else:
+            findings.append(("ok", f"{address} is free {what}"))
     try:
         refuse_open_listeners(config)
     except FatalError as error:

@@ -49,6 +49,14 @@ _ADVICE = {
 _NOT_CONTENT = {"lost+found"}
 
 
+class FolderInUse(FatalError):
+    """Another pg-kafka has the data folder; `holder` is its process id, as far as that is known."""
+
+    def __init__(self, path: Path, holder: str) -> None:
+        super().__init__(f"data folder {path} is in use by another pg-kafka (process {holder})")
+        self.holder = holder
+
+
 class DataFolder:
     """Paths in the folder, and the lock that makes it ours."""
 
@@ -223,7 +231,7 @@ class DataFolder:
         except BlockingIOError:
             holder = os.read(descriptor, 20).decode("ascii", "replace").strip() or "unknown"
             os.close(descriptor)
-            raise FatalError(f"data folder {self.path} is in use by another pg-kafka (process {holder})") from None
+            raise FolderInUse(self.path, holder) from None
         except BaseException:
             os.close(descriptor)
             raise
