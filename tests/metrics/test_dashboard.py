@@ -22,6 +22,7 @@ EMPTY = {
     "pg_kafka_quota_wait_": "nobody has a quota",
     "pg_kafka_connections_refused_": "all connections are wanted",
     "pg_kafka_connections_delayed_": "all connections are wanted",
+    "pg_kafka_telemetry_pushes_": "nobody has subscribed to metrics of clients, so that they push none",
     "pg_kafka_connection_waits_": "no connection has to wait",
 }
 

@@ -71,6 +71,9 @@ async def test_records_that_are_committed_are_counted_once(pg_dsn: str) -> None:
         assert found["pg_kafka_lane_records_total", "0"] == 7
         assert found["pg_kafka_lane_transactions_total", "0", "committed"] == transactions
         assert found["pg_kafka_lane_commit_seconds_count",] == transactions
+        assert found["pg_kafka_lane_transaction_bytes_count",] == transactions
+        assert found["pg_kafka_lane_transaction_bytes_sum",] == counts.bytes
+        assert found["pg_kafka_lane_transaction_bytes_bucket", "4096.0"] == transactions  # some hundred bytes each
         assert found["pg_kafka_lane_commit_seconds_bucket", "+Inf"] == transactions
     # Each partition that has changed gets a checkpoint at the end.
     assert lane_of(leader).checkpoints == 2

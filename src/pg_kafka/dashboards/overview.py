@@ -266,10 +266,11 @@ POSTGRES = Row(
             "The more wait, the more go into one transaction.",
             "bytes",
             (
+                *(Query(_quantile(share, "pg_kafka_lane_transaction_bytes"), name) for share, name in SHARES),
                 Query(
-                    "sum(rate(pg_kafka_lane_bytes_total{BROKER}[RATE]))"
-                    ' / sum(rate(pg_kafka_lane_transactions_total{BROKER,outcome="committed"}[RATE]))',
-                    "bytes",
+                    "sum(rate(pg_kafka_lane_transaction_bytes_sum{BROKER}[RATE]))"
+                    " / sum(rate(pg_kafka_lane_transaction_bytes_count{BROKER}[RATE]))",
+                    "mean",
                 ),
             ),
         ),
@@ -465,7 +466,46 @@ PROCESS = Row(
     collapsed=True,
 )
 
-ROWS = (HEALTH, GROUPS, TOPICS, REQUESTS, POSTGRES, DISK, PROCESS)
+CLIENTS = Row(
+    "Metrics of clients",
+    (
+        Panel(
+            "Clients",
+            "Those that have asked which of their metrics to push, and the subscriptions that say so (kafka-client-metrics).",
+            "short",
+            (
+                Query("sum(pg_kafka_telemetry_instances{BROKER})", "clients"),
+                Query("sum(pg_kafka_telemetry_subscriptions{BROKER})", "subscriptions"),
+            ),
+        ),
+        Panel(
+            "Pushes",
+            "A second, by the broker's answer. THROTTLING_QUOTA_EXCEEDED: too soon after the one before.",
+            "short",
+            (Query("sum by (error) (rate(pg_kafka_telemetry_pushes_total{BROKER}[RATE]))", "{{error}}"),),
+        ),
+        Panel(
+            "Numbers pushed",
+            "A second, and those of them that are shown nowhere.",
+            "short",
+            (
+                Query("sum(rate(pg_kafka_telemetry_points_total{BROKER}[RATE]))", "pushed"),
+                Query("sum(rate(pg_kafka_telemetry_points_left_out_total{BROKER}[RATE]))", "left out"),
+            ),
+        ),
+        Panel(
+            "Series",
+            "Of what clients have pushed, and numbers that have none because there are too many.",
+            "short",
+            (
+                Query("sum(pg_kafka_telemetry_series{BROKER})", "series"),
+                Query("sum(pg_kafka_telemetry_without_series{BROKER})", "without"),
+            ),
+        ),
+    ),
+)
+
+ROWS = (HEALTH, GROUPS, TOPICS, REQUESTS, POSTGRES, DISK, PROCESS, CLIENTS)
 
 
 def dashboard() -> dict[str, Any]:

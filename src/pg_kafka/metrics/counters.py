@@ -21,6 +21,8 @@ Labels = tuple[str, ...]
 LATENCY_S: Final = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 )  # fmt: skip
+# Bytes. From one small record to the largest transaction that a lane makes.
+SIZE_BYTES: Final = tuple(float(1 << bits) for bits in range(8, 29, 2))
 # The label of what has no series of its own. No topic can be called so; a group or client that is, is counted with the
 # others.
 OTHER: Final = "(other)"

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pg_kafka.clock import Clock
-from pg_kafka.metrics.counters import Histogram
+from pg_kafka.metrics.counters import SIZE_BYTES, Histogram
 
 
 @dataclass(slots=True, eq=False)
@@ -36,6 +36,7 @@ class LaneCounts:
     doubts_committed: int = 0  # commits whose answer was lost, and that were found in the database
     doubts_lost: int = 0  # and those that were not
     commit_s: Histogram = field(default_factory=Histogram)  # from the COMMIT to its answer
+    sizes_bytes: Histogram = field(default_factory=lambda: Histogram(SIZE_BYTES))  # of each transaction, as in `bytes`
     whole_s: Histogram = field(default_factory=Histogram)  # from the building of a transaction until it is committed
 
 

@@ -89,6 +89,7 @@ class Outcomes:
     def _count(self, flight: Flight) -> None:
         counts = self._counts
         counts.transactions += 1
+        bytes_before = counts.bytes
         for part in flight.parts.values():
             counts.bytes += part.bytes
             counts.records += part.end - part.appends[0].base_offset
@@ -98,6 +99,7 @@ class Outcomes:
             for write in flight.journal_writes():
                 counts.bytes += write.bytes
                 counts.entries += write.entries
+        counts.sizes_bytes.observe(counts.bytes - bytes_before)
         if flight.commit_s is not None:
             counts.commit_s.observe(flight.commit_s)
         counts.whole_s.observe(self._commit.now() - flight.begun_s)

@@ -6,13 +6,13 @@ registry.add(LogSource(log, disk, ...))     of one incarnation
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client.core import Metric
 
 from pg_kafka.metrics.catalogue import disk as disk_families
-from pg_kafka.metrics.catalogue import lanes, postgres, relay, upkeep
-from pg_kafka.metrics.counters import Histogram
+from pg_kafka.metrics.catalogue import lanes, postgres, upkeep
+from pg_kafka.metrics.counters import LATENCY_S, SIZE_BYTES, Histogram
 from pg_kafka.metrics.families import histograms, many, one
 from pg_kafka.storage.counts import LaneCounts, StorageCounts
 from pg_kafka.storage.disk import NEARLY_FULL, NO_ROOM, DiskWatch
@@ -64,6 +64,7 @@ class StorageSource:
             lanes.DOUBTS, by_outcome(("committed", lambda c: c.doubts_committed), ("lost", lambda c: c.doubts_lost))
         )
         yield histograms(lanes.COMMIT_SECONDS, {(): _sum(counts.commit_s for counts in each.values())})
+        yield histograms(lanes.TRANSACTION_BYTES, {(): _sum((c.sizes_bytes for c in each.values()), SIZE_BYTES)})
         yield histograms(lanes.TRANSACTION_SECONDS, {(): _sum(counts.whole_s for counts in each.values())})
 
     def _sessions(self) -> Iterable[Metric]:
@@ -136,9 +137,9 @@ class LogSource:
             yield from (many(family, {}) for family in disk_families.OF_THE_VOLUME)
 
 
-def _sum(parts: Iterable[Histogram]) -> Histogram:
+def _sum(parts: Iterable[Histogram], bounds: Sequence[float] = LATENCY_S) -> Histogram:
     """All observations of histograms with the same bounds."""
-    whole = Histogram()
+    whole = Histogram(bounds)
     for part in parts:
         whole.counts = [a + b for a, b in zip(whole.counts, part.counts, strict=True)]
         whole.total += part.total

@@ -31,6 +31,10 @@ COMMIT_SECONDS = histogram(
     "pg_kafka_lane_commit_seconds",
     "From a COMMIT to its answer, of all lanes. A transaction that is one statement counts from that statement on.",
 )
+TRANSACTION_BYTES = histogram(
+    "pg_kafka_lane_transaction_bytes",
+    "Bytes that a transaction has committed, counted as in pg_kafka_lane_bytes_total, of all lanes. Checkpoints alone are 0.",
+)
 TRANSACTION_SECONDS = histogram(
     "pg_kafka_lane_transaction_seconds",
     "From the building of a transaction until it is known to be committed, of all lanes.",
@@ -73,6 +77,7 @@ FAMILIES = (
     CHECKPOINTS,
     REFUSED,
     COMMIT_SECONDS,
+    TRANSACTION_BYTES,
     TRANSACTION_SECONDS,
     QUEUED_BYTES,
     QUEUED_RECORDS,
