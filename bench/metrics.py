@@ -5,7 +5,7 @@
     python -m bench.metrics --slow                   with pg_kafka.slow_request_ms instead of --metrics
 
 Two brokers of this checkout, each on an embedded PostgreSQL of its own, have work in turns; who begins changes from pair to
-pair. The one with metrics is asked for its page every so many seconds, as Prometheus does. What the kinds are:
+pair. The one with metrics is asked for its page every so many seconds of work, as by Prometheus. What the kinds are:
 `bench/requests.py`. The quickest requests show the most: the work for one of them is the same whatever it is.
 """
 
@@ -17,6 +17,7 @@ import contextlib
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,33 +29,43 @@ from bench.requests import HERE, HOST, KINDS, Broker, free_port, run
 SCRAPE_S = 15.0
 
 
-@contextlib.asynccontextmanager
-async def _scraped(port: int, every_s: float) -> AsyncIterator[None]:
-    """Somebody asks for the page at the beginning, and again and again."""
+class Scrapes:
+    """Somebody asks for the page each so many seconds of the turns in which the broker has work, as Prometheus does."""
 
-    async def scrape() -> None:
+    def __init__(self, port: int, every_s: float) -> None:
+        self._port = port
+        self._every_s = every_s
+        self._left_s = 0.0
+
+    @contextlib.asynccontextmanager
+    async def on(self) -> AsyncIterator[None]:
+        """For one turn."""
+        begun_s = time.monotonic()
+        task = asyncio.create_task(self._scrape())
+        try:
+            yield
+        finally:
+            if task.done():
+                task.result()
+            task.cancel()
+            self._left_s -= time.monotonic() - begun_s
+
+    async def _scrape(self) -> None:
         while True:
-            reader, writer = await asyncio.open_connection(HOST, port)
+            await asyncio.sleep(self._left_s)
+            reader, writer = await asyncio.open_connection(HOST, self._port)
             writer.write(f"GET /metrics HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n".encode())
             page = await reader.read()
             writer.close()
             if b" 200 " not in page[:20]:
                 raise RuntimeError(f"no metrics: {page[:200]!r}")
-            await asyncio.sleep(every_s)
-
-    task = asyncio.create_task(scrape())
-    try:
-        yield
-    finally:
-        if task.done():
-            task.result()
-        task.cancel()
+            self._left_s += self._every_s
 
 
-async def _measured(broker: Broker, kind: str, requests: int, metrics_port: int, scrape_s: float) -> float:
-    if not metrics_port:
+async def _measured(broker: Broker, kind: str, requests: int, scrapes: Scrapes | None) -> float:
+    if scrapes is None:
         return await run(broker, kind, requests)
-    async with _scraped(metrics_port, scrape_s):
+    async with scrapes.on():
         return await run(broker, kind, requests)
 
 
@@ -70,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     ports = {"without": free_port(), "with": free_port()}
     metrics_port = 0 if options.slow else free_port()
+    scrapes = None if options.slow else Scrapes(metrics_port, options.scrape_s)
     more = {"PG_KAFKA_SLOW_REQUEST_MS": "60000"} if options.slow else {"PG_KAFKA_METRICS": f"{HOST}:{metrics_port}"}
     print(f"processor seconds of the broker for {options.requests:,} requests")
     with ExitStack() as stack:
@@ -87,10 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found: dict[str, list[float]] = {"without": [], "with": []}
             for number in range(options.pairs):
                 for name in ("without", "with") if number % 2 == 0 else ("with", "without"):
-                    scraped = metrics_port if name == "with" else 0
-                    found[name].append(
-                        uvloop.run(_measured(brokers[name], kind, options.requests, scraped, options.scrape_s))
-                    )
+                    asked = scrapes if name == "with" else None
+                    found[name].append(uvloop.run(_measured(brokers[name], kind, options.requests, asked)))
                 last = {name: values[-1] for name, values in found.items()}
                 print(
                     f"{kind:10} pair {number + 1:2}   without {last['without']:7.2f}   with {last['with']:7.2f}",

@@ -46,6 +46,7 @@ class World:
         log = SimpleNamespace(
             partition=lambda _, index: self.partitions[index],
             read_tail=lambda partition, offset, most: partition.tail.read(offset, most),
+            is_counted=False,
         )
         ids = iter(range(1, 100))
         self.sessions = FetchSessions(10, lambda: next(ids))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,16 +14,21 @@ from pg_kafka.metrics._requests import (
     MIXED,
     PART_NAMES,
     UNSERVED,
+    Answers,
     Commit,
+    Pace,
     RequestCounters,
     SetClock,
     Timing,
     Traffic,
     Watch,
+    count_read,
 )
 from pg_kafka.metrics.counters import LATENCY_S
 from pg_kafka.wire.error_codes import ErrorCode
+from pg_kafka.wire.first_error import FINDERS, first_error
 from pg_kafka.wire.frames import RequestHeader
+from pg_kafka.wire.messages.heartbeat import HeartbeatResponse
 
 HEARTBEAT, PRODUCE = 12, 0
 NONE = int(ErrorCode.NONE)
@@ -34,16 +40,20 @@ class Scene:
     def __init__(self) -> None:
         self.clock = SetClock(1000.0)
         self.commit = Commit(self.clock)
-        self.watch = Watch(self.clock, self.commit)
+        self.pace = Pace()
+        self.watch = Watch(self.clock, self.commit, self.pace)
+        self.waiting = 0
 
     def after(self, seconds: float) -> None:
         self.clock.seconds += seconds
 
     def start(self) -> Timing:
-        return self.watch.started(self.clock.seconds)
+        self.waiting = max(0, self.waiting - 1)
+        return self.watch.started(self.clock.seconds, self.waiting)
 
     def arrive(self, frames: int = 1) -> None:
-        self.watch.arrived(self.clock.seconds, frames)
+        self.watch.arrived(self.clock.seconds, frames, self.waiting)
+        self.waiting += frames
 
 
 @pytest.fixture
@@ -89,21 +99,32 @@ def test_many_arrivals_are_remembered_by_the_last_that_had_a_place(scene: Scene)
     for _ in range(100):
         scene.arrive(2)
         scene.after(0.001)
-    started = [scene.start() for _ in range(201)]
+    started = [scene.start() for _ in range(200)]
     queues = [round(timing.queue_s * 1000) for timing in started]
     assert queues[:3] == [100, 100, 99]
     assert queues[15:200] == [93] * 185
-    assert queues[200] == 0  # it has arrived before anybody looked on
+
+
+def test_what_is_known_of_no_arrival_has_come_just_now(scene: Scene) -> None:
+    scene.arrive(2)
+    scene.start()
+    scene.start()
+    scene.watch.forget()
+    scene.after(0.010)
+    timing = scene.start()
+    timing.finish()
+    assert timing.queue_s == 0
 
 
 def test_long_turn_of_the_event_loop_counts_as_queue(scene: Scene) -> None:
     turn_s = scene.clock.seconds
     scene.after(0.050)
-    scene.watch.arrived(turn_s, 1)
+    scene.watch.arrived(turn_s, 1, 0)
     timing = scene.start()
     timing.finish()
     assert timing.queue_s == pytest.approx(0.0495)
-    at_once = scene.watch.started(turn_s)
+    scene.watch.forget()
+    at_once = scene.watch.started(turn_s, 0)
     at_once.finish()
     assert at_once.queue_s == pytest.approx(0.0495)
 
@@ -248,6 +269,7 @@ def test_time_that_a_quota_keeps_a_request_waiting_is_no_queue(scene: Scene) -> 
     timing = scene.start()
     timing.finish()
     assert parts(timing) == {"total": 10, "queue": 10, "throttle": 400}
+    scene.watch.forget()
     later = scene.start()
     later.finish()
     assert parts(later) == {}
@@ -354,6 +376,119 @@ def test_slow_requests_are_told_but_not_for_what_they_wait_on_purpose(
     assert len(told) == is_slow
 
 
+class Connected:
+    """A connection that is looked on, and times what it is told to."""
+
+    def __init__(self, counting: Counting) -> None:
+        self.clock = counting.scene.clock
+        self.pace = counting.scene.pace
+        self.watch = Watch(self.clock, counting.scene.commit, self.pace)
+        self.until_timed = self.watch.until_timed
+        self.counters = counting.counters
+        self.answers = Answers(FINDERS, first_error)
+        self.under_way: deque[Any] = deque()
+        self.unwritten: list[bytes] = []
+        self.timed = 0
+
+    def begin(self, *, parts: tuple[bytes, ...] = (b"1234", b"5"), code: int | None = NONE, message: Any = None) -> Any:
+        timing = None
+        if self.until_timed:
+            self.until_timed -= self.until_timed > 0
+            if self.until_timed <= 0:
+                timing = self.watch.started(self.clock.seconds, 0)
+                self.timed += 1
+        reply = SimpleNamespace(
+            header=RequestHeader(HEARTBEAT, 4, 7, "app"), request_bytes=100, parts=list(parts), timing=timing,
+            error_code=code, message=message, is_sent=False, is_encoding=False,
+        )  # fmt: skip
+        self.under_way.append(reply)
+        return reply
+
+    def end(self, reply: Any) -> int:
+        reply.is_sent = True
+        who: Any = SimpleNamespace(kind="user")
+        found = self.answers.take(self.under_way, self.unwritten, self.counters, who, self.watch)
+        if found < 0:
+            self.until_timed = self.watch.until_timed
+            found = -1 - found
+        return found
+
+
+def test_answers_leave_in_order_and_are_counted_by_their_own_error() -> None:
+    counting = Counting()
+    connected = Connected(counting)
+    first, second = connected.begin(), connected.begin(code=None, message=HeartbeatResponse(error_code=27))
+    second.is_encoding = True
+    assert connected.end(first) == 5
+    assert (connected.end(second), connected.unwritten) == (0, [b"1234", b"5"])
+    second.is_encoding = False
+    assert (connected.end(second), list(connected.under_way)) == (5, [])
+    assert counting.counted() == {(HEARTBEAT, 4, "user", NONE): (1, 100, 5), (HEARTBEAT, 4, "user", 27): (1, 100, 5)}
+
+
+@pytest.mark.parametrize(("most", "is_sampled"), [(1, False), (256, True)])
+def test_of_many_requests_some_are_timed_and_stand_for_all(most: int, is_sampled: bool) -> None:
+    counting = Counting()
+    counting.scene.pace.most = most
+    connections = [Connected(counting) for _ in range(4)]
+    for number in range(100_000):  # of 20,000 a second
+        connected = connections[number % 4]
+        reply = connected.begin()
+        counting.scene.after(0.00005 if number % 4 else 0.0007)  # those of one connection take longer
+        connected.end(reply)
+    counting.counters.settle()
+    assert sum(one.requests for one in counting.counters.counts) == 100_000
+    times = counting.counters.times[HEARTBEAT]
+    total = PART_NAMES.index("total")
+    assert sum(times.counts(total)) == sum(times.counts(PART_NAMES.index("work"))) == 100_000
+    timed = sum(connected.timed for connected in connections)
+    if is_sampled:
+        assert 1_000 < timed < 10_000
+        assert counting.scene.pace.spacing > 1
+    else:
+        assert timed == 100_000
+    slower = sum(times.counts(total)[LATENCY_S.index(0.001) :])
+    assert slower == pytest.approx(25_000, rel=0.15)
+    assert times.total(total) == pytest.approx(25_000 * 0.0007 + 75_000 * 0.00005, rel=0.15)
+
+
+def test_all_are_timed_again_when_they_have_become_few() -> None:
+    counting = Counting()
+    counting.scene.pace.most = 256
+    connected = Connected(counting)
+    for _ in range(20_000):
+        reply = connected.begin()
+        counting.scene.after(0.0001)
+        connected.end(reply)
+    assert counting.scene.pace.spacing > 1
+    assert connected.until_timed >= 0
+    counting.scene.after(60)
+    counting.scene.pace.renew(counting.scene.clock.seconds)
+    connected.end(connected.begin())
+    before = connected.timed
+    for _ in range(5):
+        counting.scene.after(1)
+        connected.end(connected.begin())
+    assert connected.timed == before + 5
+
+
+def test_histograms_never_go_back() -> None:
+    counting = Counting()
+    counting.scene.pace.most = 256
+    connected = Connected(counting)
+    before = [0] * (len(LATENCY_S) + 1)
+    for number in range(20_000):
+        reply = connected.begin()
+        counting.scene.after(0.0001)
+        connected.end(reply)
+        if number % 100 == 0:
+            counting.counters.settle()
+            after = counting.counters.times[HEARTBEAT].counts(0)
+            assert sum(after) == number + 1
+            assert all(was <= now for was, now in zip(before, after, strict=True))
+            before = after
+
+
 def test_traffic_counts_batches_by_their_headers() -> None:
     traffic = Traffic()
     batch = bytes(57) + (70_000).to_bytes(4, "big") + bytes(39)
@@ -361,6 +496,23 @@ def test_traffic_counts_batches_by_their_headers() -> None:
     assert (traffic.out_bytes, traffic.out_records) == (205, 140_000)
     with pytest.raises(TypeError):
         traffic.read([bytearray(100)])  # type: ignore[list-item]
+
+
+class _Entry:
+    """Of a fetch session."""
+
+    def __init__(self, partition: Any) -> None:
+        self.partition = partition
+
+
+def test_what_is_read_is_counted_by_the_topic_of_each_partition() -> None:
+    traffic = Traffic()
+    batch = bytes(57) + (3).to_bytes(4, "big") + bytes(39)
+
+    of_topic, unmeasured = SimpleNamespace(traffic=traffic), SimpleNamespace(traffic=None)
+    found = ((of_topic, [batch, batch]), (of_topic, b""), (unmeasured, [batch]), (None, [batch]))
+    count_read({_Entry(partition): SimpleNamespace(records=records) for partition, records in found})
+    assert (traffic.out_bytes, traffic.out_records) == (200, 6)
 
 
 def test_traffic_counts_what_is_committed_without_markers() -> None:

@@ -40,6 +40,7 @@ class Api:
     access: tuple[Access, ...]  # what is asked of the authorizer; () is nothing
     advertised_min: int | None = None  # the lowest version that ApiVersions names, where it is below min_version
     is_hot: bool = False  # the handler takes a Reply and completes it by callback
+    is_frequent: bool = False  # clients ask again and again, so that with metrics only some are timed
     adds_to_log: bool = False  # it waits while the log has too much to write; all others pass
     is_pipelined: bool = False  # the next request may start once the handler has returned, before its reply is sent
     failure: Callable[[Any, int], Any] | None = None  # (request, error code) -> response, for an unexpected exception

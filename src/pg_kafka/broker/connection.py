@@ -116,10 +116,13 @@ class Connection(asyncio.Protocol):
         self._notes = shared.notes
         self._work = shared.work
         self._figures = shared.figures
+        self._answers = shared.figures.answers
         self._observer: Observer | None = None
         self._keeps_requests = False
         self._watch: Watch | None = None  # with an observer
-        self._timing: Timing | None = None  # of the frame that has been taken last
+        self._has_arrivals = False  # the watch was told when requests arrived
+        self._until_timed = 0  # requests, until a frequent one is timed; 0: not known, below: each is
+        self._timing: Timing | None = None  # of the frame that has been taken last, if it is timed
         self._loop = asyncio.get_running_loop()
         config = broker.config
         self._max_request_bytes = config.connection_request_bytes
@@ -225,8 +228,12 @@ class Connection(asyncio.Protocol):
             return
         is_alone = len(frames) == 1 and not self._queue  # most are, and start at once
         if frames:
-            if self._watch is not None and not is_alone:
-                self._watch.arrived(self.last_active, len(frames))
+            if self._watch is not None:
+                if not is_alone:
+                    self._arrive(self._watch, len(frames), len(self._queue))
+                elif self._has_arrivals:
+                    self._watch.forget()
+                    self._has_arrivals = False
             self._queue.extend(frames)
             self._request_bytes += sum(map(len, frames))
             self._budget.frame_ended(self)
@@ -237,8 +244,13 @@ class Connection(asyncio.Protocol):
         if self._queue:
             self._run()
             if is_alone and self._queue and self._watch is not None:
-                self._watch.arrived(self.last_active, 1)
+                self._arrive(self._watch, 1, 0)
         self._update_reading()
+
+    def _arrive(self, watch: Watch, frames: int, waiting: int) -> None:
+        """Requests have come that do not start at once; so many have waited before."""
+        watch.arrived(self.last_active, frames, waiting)
+        self._has_arrivals = True
 
     def _is_foreign(self, data: bytes) -> bool:
         """Close the connection when it begins like another protocol."""
@@ -414,8 +426,11 @@ class Connection(asyncio.Protocol):
         reply = self._recurrent.come_again(frame, self)
         if reply is None:
             return False
-        if self._watch is not None:
-            reply.timing = self._watch.started(self.last_active)
+        if self._until_timed:
+            if self._has_arrivals and self._watch is not None:
+                self._watch.forget()
+                self._has_arrivals = False
+            reply.timing = self._next_timing()
         self._replies.append(reply)
         self._blocking = reply
         self._recurrent.start()
@@ -423,7 +438,7 @@ class Connection(asyncio.Protocol):
 
     def _start(self, frame: memoryview | bytes) -> None:
         self._recurrent = None
-        timing = self._timing = None if self._watch is None else self._watch.started(self.last_active)
+        timing = self._timing = None
         if self.last_active > self._open_until_s and self._is_for_entrance(frame):
             return
         header: RequestHeader | None = None
@@ -436,6 +451,10 @@ class Connection(asyncio.Protocol):
             if not api.min_version <= header.api_version <= api.max_version:
                 self._refuse_version(api, header, frame)
                 return
+            if not api.is_frequent:
+                timing = self._timed()
+            elif self._until_timed:
+                timing = self._timing = self._next_timing()
             request = codec.decode_request(header.api_key, header.api_version, frame, offset, ITEMS_AT_ONCE)
         except TooManyItems:
             assert api is not None
@@ -522,7 +541,7 @@ class Connection(asyncio.Protocol):
             return
         # KIP-511: in the form of version 0, which every client can read.
         header = RequestHeader(header.api_key, 0, header.correlation_id, header.client_id)
-        reply = Reply(self, header, len(frame), len(frame), self._timing)
+        reply = Reply(self, header, len(frame), len(frame), self._timed())
         self._replies.append(reply)
         reply.send(api.unsupported(Context(self._broker, self._doors, header, self.info)))
 
@@ -544,7 +563,21 @@ class Connection(asyncio.Protocol):
     def _unanswered(self, header: RequestHeader, frame: memoryview | bytes, code: int) -> None:
         """Tell of a request that gets neither a handler nor an answer."""
         if self._observer is not None:
-            self._tell(self._observer, Reply(self, header, len(frame), 0, self._timing), 0, int(code))
+            self._tell(self._observer, Reply(self, header, len(frame), 0, self._timed()), 0, int(code))
+
+    def _timed(self) -> Timing | None:
+        """The timing of the frame that has been taken last, whichever ones are timed."""
+        if self._timing is None and self._watch is not None:
+            self._timing = self._watch.started(self.last_active, len(self._queue))
+        return self._timing
+
+    def _next_timing(self) -> Timing | None:
+        """The timing of the frame that has been taken last, if it is the one to be timed."""
+        if self._until_timed > 0:
+            self._until_timed -= 1
+            if self._until_timed:
+                return None
+        return None if self._watch is None else self._watch.started(self.last_active, len(self._queue))
 
     def observe(self, observer: Observer | None) -> None:
         """Tell it of the requests that begin from now on."""
@@ -552,18 +585,25 @@ class Connection(asyncio.Protocol):
         self._keeps_requests = observer is not None and observer.wants_requests
         if observer is None:
             self._watch = None
+            self._until_timed = 0
         elif self._watch is None:
-            self._watch = Watch(self._figures.clock, self._figures.commit)
+            self._watch = Watch(self._figures.clock, self._figures.commit, self._figures.pace)
+            self._has_arrivals = False
+            if self._queue:
+                self._arrive(self._watch, len(self._queue), 0)
+        if self._watch is not None:
+            self._until_timed = self._watch.until_timed
 
     def _tell(self, observer: Observer, reply: Reply, response_bytes: int, code: int) -> None:
         """The only place where the observer hears of a request; `code` is for a reply that has no error code."""
         timing = reply.timing
-        if timing is not None:  # else it has begun before there was an observer
-            if reply.error_code is not None:
-                code = reply.error_code
-            observer.on_answer(reply.header, self.info, timing, reply.request_bytes, response_bytes, code)
-            if self._keeps_requests:
-                timing.request = None
+        if reply.error_code is not None:
+            code = reply.error_code
+        elif reply.message is not None:
+            code = first_error(reply.message)
+        observer.on_answer(reply.header, self.info, timing, reply.request_bytes, response_bytes, code)
+        if timing is not None:
+            timing.request = None
 
     async def _answer(self, handler: Handler, context: Context, request: Any, reply: Reply) -> None:
         message = await handler(context, request)
@@ -598,8 +638,8 @@ class Connection(asyncio.Protocol):
 
     async def _finish(self, awaitable: Awaitable[None], api: Api, request: Any, reply: Reply) -> None:
         timing = reply.timing
-        if timing is not None:
-            current.TIMING.set(timing)
+        if self._watch is not None:
+            current.TIMING.set(timing)  # None as well: the request before may have begun this task
         try:
             await awaitable
             if timing is not None and api.is_pipelined and not reply.is_sent:
@@ -649,7 +689,7 @@ class Connection(asyncio.Protocol):
 
     def hold(self, header: RequestHeader, frame: memoryview | bytes) -> Reply:
         """Take a frame; no other one is started until it is answered."""
-        reply = Reply(self, header, len(frame), len(frame), self._timing)
+        reply = Reply(self, header, len(frame), len(frame), self._timed())
         self._replies.append(reply)
         self._blocking = reply
         return reply
@@ -687,8 +727,7 @@ class Connection(asyncio.Protocol):
         if message is not None:
             try:
                 reply.parts = _encode(reply.header, message, ITEMS_AT_ONCE)
-                if self._observer is not None and reply.error_code is None:
-                    reply.error_code = first_error(message)
+                reply.message = message
             except TooManyItems:
                 reply.is_encoding = True
                 self._work.run(self._encode_large(reply, message))
@@ -811,22 +850,14 @@ class Connection(asyncio.Protocol):
         self._request_bytes -= reply.held_bytes
         if reply is self._blocking:
             self._blocking = None
-        replies, unwritten, observer = self._replies, self._unwritten, self._observer
+        replies, unwritten = self._replies, self._unwritten
         is_due = bool(unwritten)
-        new_bytes = 0
-        if observer is not None and len(replies) > 1 and reply.timing is not None and replies[0] is not reply:
+        if reply.timing is not None and replies[0] is not reply:
             reply.timing.settle()  # those before it are not answered
-        while replies and replies[0].is_sent and not replies[0].is_encoding:
-            one = replies.popleft()
-            parts = one.parts
-            unwritten += parts
-            size = sum(map(len, parts))
-            new_bytes += size
-            if observer is not None and (timing := one.timing) is not None:  # as `_tell`, without a call more
-                code = one.error_code
-                observer.on_answer(one.header, self.info, timing, one.request_bytes, size, code or _NONE)
-                if self._keeps_requests:
-                    timing.request = None
+        new_bytes = self._answers.take(replies, unwritten, self._observer, self.info, self._watch)
+        if new_bytes < 0:
+            new_bytes = -1 - new_bytes
+            self._until_timed = 0 if self._watch is None else self._watch.until_timed
         if new_bytes:
             self._freed_memory.moved_bytes += new_bytes
             if not is_due:

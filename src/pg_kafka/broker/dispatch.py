@@ -71,6 +71,7 @@ _ROWS = (
         access=(Access(WRITE, TOPIC), Access(WRITE, TRANSACTIONAL_ID, "transactional batches")),
         advertised_min=0,  # librdkafka wants to see 0; as in Kafka, below 3 the connection is closed
         is_hot=True,
+        is_frequent=True,
         adds_to_log=True,
         is_pipelined=True,
     ),
@@ -82,6 +83,7 @@ _ROWS = (
         handler=fetch.fetch,
         access=(Access(READ, TOPIC),),
         is_hot=True,
+        is_frequent=True,
         recurrent=fetch.recurrent,
     ),
     Api(
@@ -116,6 +118,7 @@ _ROWS = (
         access=(Access(READ, GROUP), Access(READ, TOPIC)),
         failure=offsets.commit_failure,
         is_hot=True,
+        is_frequent=True,
     ),
     Api(
         key=9,
@@ -159,6 +162,7 @@ _ROWS = (
         access=(Access(READ, GROUP),),
         failure=groups.heartbeat_failure,
         is_hot=True,
+        is_frequent=True,
     ),
     Api(
         key=13,
@@ -583,6 +587,7 @@ _ROWS = (
         ),
         failure=consumer_groups.heartbeat_failure,
         is_hot=True,
+        is_frequent=True,
     ),
     Api(
         key=69,

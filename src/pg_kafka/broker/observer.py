@@ -24,19 +24,20 @@ class Observer(Protocol):
         self,
         header: RequestHeader,
         who: ConnectionInfo,
-        timing: Timing,
+        timing: Timing | None,
         request_bytes: int,
         response_bytes: int,
         error_code: int,
     ) -> None:
         """One request is over.
 
-        `timing` says where the time went (`metrics/_requests.pyx`); it is for this call only. `request_bytes` is the frame,
+        `timing` says where the time went (`metrics/_requests.pyx`); it is for this call only, and None where it was not
+        looked at: of many requests only some are timed, and none that began before there was an observer. `request_bytes` is
+        the frame,
         `response_bytes` the frame with its size, 0 where nothing is answered: for acks=0, and where the connection is
         closed instead. `error_code` is the answer's own (`wire/first_error.py`); for a connection that went first it is
         NETWORK_EXCEPTION. A version of ApiVersions that is not served is answered, and told, as version 0. What is no
-        request at all (no header can be read, or another protocol's bytes) is not told, nor what began before there was
-        an observer.
+        request at all (no header can be read, or another protocol's bytes) is not told.
         """
 
 
@@ -54,7 +55,7 @@ class Several:
         self,
         header: RequestHeader,
         who: ConnectionInfo,
-        timing: Timing,
+        timing: Timing | None,
         request_bytes: int,
         response_bytes: int,
         error_code: int,

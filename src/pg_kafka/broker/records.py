@@ -19,6 +19,9 @@ class Records(Protocol):
     @property
     def first_batches(self) -> FirstBatches: ...
 
+    @property
+    def is_counted(self) -> bool: ...
+
     def append(
         self,
         partition: Partition,

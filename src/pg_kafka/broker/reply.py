@@ -40,6 +40,7 @@ class Reply:
         "is_abandoned",
         "is_encoding",
         "is_sent",
+        "message",
         "on_abandon",
         "parts",
         "request_bytes",
@@ -60,6 +61,7 @@ class Reply:
         self.held_bytes = held_bytes  # of them, as long as it is not answered
         self.timing = timing  # None: nobody asks where the time goes
         self.error_code: int | None = None  # None: it is the message's
+        self.message: Any | None = None  # what was encoded, where the error code is its own
         self.parts: list[bytes | memoryview] = []  # encoded by the connection
         self.is_sent = False
         self.is_encoding = False  # sent, and not yet ready for the wire

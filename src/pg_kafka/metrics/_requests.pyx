@@ -8,12 +8,12 @@
     waited      for what the client itself asked to wait for: records to read, other members of a group
     work        all else between started and finished
 
-    watch = Watch(Clock(), commit)       of one connection
-    watch.arrived(loop.time(), 1)        a whole request is here
-    timing = watch.started(loop.time())  its turn has come
-    timing.park(); timing.unpark()       it waits on purpose, and no more
-    timing.hand_over()                   what is left to be done is a commit
-    counters.on_answer(...)              it is over: count it
+    watch = Watch(Clock(), commit, pace)    of one connection
+    watch.arrived(loop.time(), 2, 0)        two whole requests are here, and none waited before them
+    timing = watch.started(loop.time(), 1)  the turn of the first one has come, and it is to be timed (`Pace`)
+    timing.park(); timing.unpark()          it waits on purpose, and no more
+    timing.hand_over()                      what is left to be done is a commit
+    answers.take(...)                       it is over: count it
 
 Times are seconds of the monotonic clock, as `time.monotonic()` gives them.
 """
@@ -37,6 +37,7 @@ cdef enum:
     BOUNDS = 15
     PARTS = 7
     ARRIVALS = 8  # a power of two
+    ALL = -1  # requests of a connection are timed
     RECORDS_AT = 57  # in a batch: how many records it has
 
 # A turn of the event loop that has gone on for longer has held up what arrived with it.
@@ -48,6 +49,14 @@ cdef double[BOUNDS] UPPER = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 ]
 BOUNDS_S = tuple(UPPER)
+
+# Frequent requests that are timed in a second when there are more. Of a quarter of a minute, the usual interval of
+# Prometheus, 15 are then above the 99th percentile; and a microsecond for each is nothing to the processor.
+cdef double TIMED_PER_S = 100.0
+# How long requests are counted before it is said how many a second they are.
+cdef double WINDOW_S = 0.2
+# At most so many requests, in the mean, to one that is timed.
+MOST_SPACING = 256
 
 PART_NAMES = ("total", "queue", "work", "lane", "database", "waited", "throttle")
 cdef enum:
@@ -117,9 +126,67 @@ cdef class Commit:
         self._is_on = False
 
 
+@cython.final
+cdef class Pace:
+    """Which requests are timed: all of them while they are few; of many one in some, which are drawn by lot.
+
+    They are drawn as others are answered, so that most requests have nothing to do with it.
+    """
+
+    cdef int _most
+    cdef int _spacing
+    cdef long long _requests  # since then
+    cdef double _since
+    cdef long long _left  # requests before the next one that is drawn
+    cdef unsigned int _lot
+
+    def __init__(self, int most = 1):
+        self._lot = 1
+        self.most = most
+
+    @property
+    def most(self):
+        """At most so many requests, in the mean, to one that is timed; 1: all are timed."""
+        return self._most
+
+    @most.setter
+    def most(self, int most):
+        self._most = most
+        self._spacing = 1
+        self._requests = 0
+        self._left = 1
+        self._since = 0.0
+
+    @property
+    def spacing(self):
+        """So many requests, in the mean, to one that is timed just now."""
+        return self._spacing
+
+    cdef inline unsigned int _draw(self, unsigned int below) noexcept:
+        self._lot ^= self._lot << 13  # Marsaglia's xorshift
+        self._lot ^= self._lot >> 17
+        self._lot ^= self._lot << 5
+        return self._lot % below
+
+    cdef void next(self, double now) noexcept:
+        """One has been drawn: when is the next one?"""
+        cdef double seconds = now - self._since
+        if seconds >= WINDOW_S:
+            self._spacing = <int>max(1.0, min(<double>self._most, self._requests / seconds / TIMED_PER_S))
+            self._since = now
+            self._requests = 0
+        self._left = 1 if self._spacing == 1 else 1 + self._draw(2 * self._spacing - 1)
+        self._requests += self._left
+
+    def renew(self, double now):
+        """Time all when they have become few. To be called whenever somebody looks at the figures."""
+        if self._spacing > 1 and now - self._since > 2 * WINDOW_S:
+            self.most = self._most
+
+
 cdef struct Arrival:
     double at
-    int frames
+    long long last  # the number of the last frame that arrived then
 
 
 @cython.final
@@ -128,49 +195,85 @@ cdef class Watch:
 
     cdef Clock _clock
     cdef Commit _commit
+    cdef Pace _pace
     cdef Arrival[ARRIVALS] _arrivals
     cdef int _first
     cdef int _count
+    cdef long long _frames  # that were told of
     cdef double _muted
     cdef double _unmuted
+    cdef readonly int until_timed  # requests to start, the one that is timed included; 0: not known, ALL: each
 
-    def __init__(self, Clock clock, Commit commit):
+    def __init__(self, Clock clock not None, Commit commit not None, Pace pace not None):
         self._clock = clock
         self._commit = commit
+        self._pace = pace
         self._first = self._count = 0
+        self._frames = 0
         self._muted = self._unmuted = 0.0
+        self.until_timed = ALL if pace._spacing == 1 else 0
 
-    def arrived(self, double turn_s, int frames):
-        """So many requests have come in this turn of the event loop, which began at `turn_s` by its clock."""
+    def arrived(self, double turn_s, int frames, int waiting):
+        """So many requests have come in this turn of the event loop, which began at `turn_s` by its clock.
+
+        `waiting` is how many of those before them have not started.
+        """
+        cdef Arrival *last
         if frames <= 0:
             return
+        self._forget_before(self._frames - waiting + 1)
+        self._frames += frames
         if self._count == ARRIVALS:  # the newest stand for what follows
-            self._arrivals[(self._first + self._count - 1) & (ARRIVALS - 1)].frames += frames
+            self._arrivals[(self._first + self._count - 1) & (ARRIVALS - 1)].last = self._frames
             return
-        cdef Arrival *last = &self._arrivals[(self._first + self._count) & (ARRIVALS - 1)]
+        last = &self._arrivals[(self._first + self._count) & (ARRIVALS - 1)]
         last.at = self._in_turn(turn_s)
-        last.frames = frames
+        last.last = self._frames
         self._count += 1
+
+    def forget(self):
+        """All of which was told have started."""
+        self._count = 0
+
+    cdef inline void _forget_before(self, long long number) noexcept:
+        while self._count > 0 and self._arrivals[self._first].last < number:
+            self._first = (self._first + 1) & (ARRIVALS - 1)
+            self._count -= 1
 
     cdef inline double _in_turn(self, double turn_s) noexcept:
         cdef double now = self._clock.now()
         return turn_s + LOOP_CLOCK_S if now - turn_s > LONG_TURN_S else now
 
-    def started(self, double turn_s):
-        """The turn of the oldest one that has not started has come; if none is known, one has come in this turn of the loop."""
+    cdef bint answered(self, Py_ssize_t under_way) noexcept:
+        """One more request of the connection is answered. Is another one to be timed than it was said before?"""
+        cdef Pace pace = self._pace
+        cdef int before = self.until_timed
+        pace._left -= 1
+        if pace._left <= 0:
+            pace.next(self._clock.now())
+            if pace._spacing == 1:
+                self.until_timed = ALL
+            else:  # not always the next one: that may be the first of many that are sent together
+                self.until_timed = 1 + pace._draw(2 * under_way + 1)
+            return self.until_timed != before or before > 0
+        if before == ALL and pace._spacing > 1:
+            self.until_timed = 0
+            return True
+        return False
+
+    def started(self, double turn_s, int behind):
+        """The turn of one has come that is to be timed; so many that have arrived after it have to wait.
+
+        If nothing is known of its arrival, it has come in this turn of the event loop.
+        """
         cdef Timing timing = Timing.__new__(Timing, self)
-        cdef Arrival *first
         cdef double now = self._clock.now()
         timing._started = now
+        self._forget_before(self._frames - behind)
         if self._count == 0:
             timing._arrived = turn_s + LOOP_CLOCK_S if now - turn_s > LONG_TURN_S else now
         else:
-            first = &self._arrivals[self._first]
-            timing._arrived = min(first.at, timing._started)
-            first.frames -= 1
-            if first.frames == 0:
-                self._first = (self._first + 1) & (ARRIVALS - 1)
-                self._count -= 1
+            timing._arrived = min(self._arrivals[self._first].at, now)
         if self._unmuted > timing._arrived:
             timing._throttle = max(0.0, min(self._unmuted, timing._started) - max(self._muted, timing._arrived))
         return timing
@@ -265,6 +368,9 @@ cdef class Timing:
 
     def finish(self):
         """It is answered, or will not be."""
+        self._finish()
+
+    cdef void _finish(self):
         cdef double left
         if self._finished != 0.0:
             return
@@ -328,21 +434,43 @@ cdef class Timing:
 
 @cython.final
 cdef class Times:
-    """Histograms of one API: where the time went."""
+    """Histograms of one API: where the time went. One that was timed stands for those before it that were not."""
 
     cdef long long[PARTS][BOUNDS + 1] _counts
     cdef double[PARTS] _totals
+    cdef long long _untimed  # since the last one that was timed
+    cdef double[PARTS] _last  # what that one took; below 0: it did not have that part
+    cdef bint _has_last
 
     def __cinit__(self):
         memset(self._counts, 0, sizeof(self._counts))
         memset(self._totals, 0, sizeof(self._totals))
+        self._untimed = 0
+        self._has_last = False
 
-    cdef inline void add(self, int part, double seconds) noexcept:
+    cdef inline void add(self, int part, double seconds, long long requests) noexcept:
         cdef int bound = 0
+        self._last[part] = seconds
         while bound < BOUNDS and seconds > UPPER[bound]:
             bound += 1
-        self._counts[part][bound] += 1
-        self._totals[part] += seconds
+        self._counts[part][bound] += requests
+        self._totals[part] += seconds * requests
+
+    cdef inline void add_part(self, int part, double seconds, long long requests) noexcept:
+        """One that not all requests have."""
+        if seconds != 0.0:
+            self.add(part, seconds, requests)
+        else:
+            self._last[part] = -1.0
+
+    cdef void settle(self) noexcept:
+        """Those that came since the last one that was timed are taken to be like it."""
+        cdef int part
+        if self._untimed and self._has_last:
+            for part in range(PARTS):
+                if self._last[part] >= 0.0:
+                    self.add(part, self._last[part], self._untimed)
+            self._untimed = 0
 
     def counts(self, int part):
         """By bound, not summed up; the last one is for all above."""
@@ -379,7 +507,7 @@ cdef class RequestCounters:
     """Counts requests and says which were slow. An observer (`broker/observer.py`)."""
 
     cdef dict _counts
-    cdef dict _times
+    cdef dict _times  # of those that were timed, made to stand for all
     cdef object _served
     cdef Count _last
     cdef int _most
@@ -408,11 +536,16 @@ cdef class RequestCounters:
         self,
         header,
         who,
-        Timing timing not None,
+        Timing timing,
         long long request_bytes,
         long long response_bytes,
         int error_code,
     ):
+        self._add(header, who, timing, request_bytes, response_bytes, error_code)
+
+    cdef int _add(
+        self, header, who, Timing timing, long long request_bytes, long long response_bytes, int error_code
+    ) except -1:
         if not PyTuple_Check(header) or PyTuple_GET_SIZE(header) < 2:  # it is a named one, which is no `tuple` to Cython
             raise TypeError("the header is no tuple")
         cdef int key = <object>PyTuple_GET_ITEM(header, 0)
@@ -420,8 +553,8 @@ cdef class RequestCounters:
         cdef object kind = who.kind
         cdef Count count = self._last
         cdef Times times
+        cdef long long requests
         cdef double between, work, total
-        timing.finish()
         if (
             count is None
             or count.api_key != key
@@ -434,24 +567,28 @@ cdef class RequestCounters:
         count.request_bytes += request_bytes
         count.response_bytes += response_bytes
         times = count._times
+        times._untimed += 1
+        if timing is None:
+            return 0
+        requests = times._untimed
+        times._untimed = 0
+        times._has_last = True
+        timing._finish()
         between = timing._started - timing._arrived - timing._throttle
         work = timing._finished - timing._started - timing._waited - timing._lane - timing._database
         if work < 0.0:
             work = 0.0
         total = between + work + timing._lane + timing._database
-        times.add(TOTAL, total)
-        times.add(QUEUE, between)
-        times.add(WORK, work)
-        if timing._lane != 0.0:
-            times.add(LANE, timing._lane)
-        if timing._database != 0.0:
-            times.add(DATABASE, timing._database)
-        if timing._waited != 0.0:
-            times.add(WAITED, timing._waited)
-        if timing._throttle != 0.0:
-            times.add(THROTTLE, timing._throttle)
+        times.add(TOTAL, total, requests)
+        times.add(QUEUE, between, requests)
+        times.add(WORK, work, requests)
+        times.add_part(LANE, timing._lane, requests)
+        times.add_part(DATABASE, timing._database, requests)
+        times.add_part(WAITED, timing._waited, requests)
+        times.add_part(THROTTLE, timing._throttle, requests)
         if total >= self._slow_s:
             self._on_slow(header, who, timing, error_code)
+        return 0
 
     cdef Count _count(self, int key, int version, kind, int error_code):
         if error_code == UNSUPPORTED_VERSION:
@@ -488,10 +625,77 @@ cdef class RequestCounters:
         """All kinds of requests there have been."""
         return list(self._counts.values())
 
+    def settle(self):
+        """Let the histograms stand for all requests that there have been."""
+        cdef Times times
+        for times in self._times.values():
+            times.settle()
+
     @property
     def times(self):
-        """By API key."""
+        """By API key. `settle` them first."""
         return dict(self._times)
+
+
+@cython.final
+cdef class Answers:
+    """Takes answers whose turn has come out of a connection's queue, and tells its observer of them."""
+
+    cdef dict _finders
+    cdef object _first_error
+
+    def __init__(self, dict finders not None, first_error not None):
+        """What finds the error code in a message (`wire/first_error.py`)."""
+        self._finders = finders
+        self._first_error = first_error
+
+    def take(self, replies, list unwritten not None, observer, who, Watch watch):
+        """Take from `replies` what can be sent, and add its bytes to `unwritten`.
+
+        Returns how many bytes that are; when the watch has changed its mind about which request it wants to be timed, -1 less
+        that. Without an observer there is no watch.
+        """
+        cdef Py_ssize_t size, new_bytes = 0
+        cdef bint has_changed = False
+        cdef RequestCounters counters = None
+        cdef Timing timing
+        cdef int code
+        cdef list parts
+        if type(observer) is RequestCounters:
+            counters = observer
+        while replies:
+            one = replies[0]
+            if not one.is_sent or one.is_encoding:
+                break
+            replies.popleft()
+            parts = one.parts
+            size = 0
+            for part in parts:
+                size += len(part)
+                unwritten.append(part)
+            new_bytes += size
+            if observer is None:
+                continue
+            timing = one.timing
+            error_code = one.error_code
+            if error_code is not None:
+                code = error_code
+            else:
+                message = one.message
+                if message is None:
+                    code = 0
+                else:
+                    find = self._finders.get(type(message))
+                    code = self._first_error(message) if find is None else find(message)
+            if counters is not None:
+                counters._add(one.header, who, timing, one.request_bytes, size, code)
+            else:
+                observer.on_answer(one.header, who, timing, one.request_bytes, size, code)
+            if timing is not None:
+                timing.request = None
+            if watch is not None and watch.answered(len(replies)):
+                has_changed = True
+        return -1 - new_bytes if has_changed else new_bytes
 
 
 @cython.final
@@ -513,6 +717,9 @@ cdef class Traffic:
 
     def read(self, list batches not None):
         """These batches are sent to a consumer."""
+        self._read(batches)
+
+    cdef void _read(self, list batches) except *:
         cdef const unsigned char *at
         cdef Py_ssize_t size
         cdef object batch
@@ -524,3 +731,16 @@ cdef class Traffic:
             if size >= RECORDS_AT + 4:
                 at = <const unsigned char *>PyBytes_AS_STRING(batch) + RECORDS_AT
                 self.out_records += (<long long>at[0] << 24) | (at[1] << 16) | (at[2] << 8) | at[3]
+
+
+def count_read(dict answers not None):
+    """Count what these answers send, by the session's partition that it is of (`broker/handlers/fetch.py`)."""
+    cdef object entry, answer, partition, traffic, records
+    for entry, answer in answers.items():
+        records = answer.records
+        if records:
+            partition = entry.partition
+            if partition is not None:
+                traffic = partition.traffic
+                if traffic is not None:
+                    (<Traffic?>traffic)._read(records)

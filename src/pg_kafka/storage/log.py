@@ -160,6 +160,7 @@ class Log(TopicsWatcher):
             traffic=None if traffic is None else traffic.of,
         )
         self._traffic = traffic
+        self.is_counted = traffic is not None  # what is read, and sent
         self._tasks: list[asyncio.Task[None]] = []
         topics.watch(self)
 

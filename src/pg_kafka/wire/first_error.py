@@ -12,16 +12,18 @@ from operator import attrgetter
 
 from pg_kafka.wire.message import Message
 
-_FINDERS: dict[type[Message], Callable[[Message], int]] = {}  # as many as there are kinds of messages
+FINDERS: dict[type[Message], Callable[[Message], int]] = {}
+"""What finds it in a message, of the kinds that have been asked for; as many as there are kinds of messages."""
+
 _OF_SOMETHING_ELSE = frozenset(("topic_config_error_code",))
 
 
 def first_error(message: Message) -> int:
     """0 when there is none. It costs a look at each part of the response."""
-    find = _FINDERS.get(type(message))  # `cache` costs a call more
+    find = FINDERS.get(type(message))  # `cache` costs a call more
     if find is None:
-        find = _FINDERS[type(message)] = _finder(type(message))
-    return find(message) + 0  # a plain number, of what may be an enum; `int` is a call
+        find = FINDERS[type(message)] = _finder(type(message))
+    return find(message)
 
 
 @cache

@@ -22,6 +22,7 @@ from pg_kafka.broker.turns import ITEMS_AT_ONCE
 from pg_kafka.broker.waiters import Waiting
 from pg_kafka.errors import StorageError
 from pg_kafka.metrics import current
+from pg_kafka.metrics._requests import count_read
 from pg_kafka.storage import aborted
 from pg_kafka.storage.partition import Partition
 from pg_kafka.wire.error_codes import ErrorCode
@@ -692,18 +693,13 @@ class _Fetch(Waiting):
             response = FetchResponse(error_code=ErrorCode.INVALID_FETCH_SESSION_EPOCH)
             response.throttle_time_ms = self._throttle_ms
         else:
-            if news and self._reply.timing is not None:
-                self._count_read()
+            if news and self._records.is_counted:
+                count_read(self._answers)
             response = self._response(news)
             if not self._is_urgent:
                 self._reply.error_code = 0
         self._leave()
         self._reply.send(response)
-
-    def _count_read(self) -> None:
-        for entry, answer in self._answers.items():
-            if answer.records and entry.partition is not None and entry.partition.traffic is not None:
-                entry.partition.traffic.read(cast(list[bytes], answer.records))
 
     def _settle(self, answers: Iterable[tuple[SessionPartition, PartitionData]]) -> None:
         """Remember what is said, and keep as ready what will have news again without anything happening to it."""

@@ -19,7 +19,7 @@ from pg_kafka.broker.observer import Observer, Several
 from pg_kafka.broker.request_figures import RequestFigures
 from pg_kafka.broker.slow_requests import SlowRequests, error_name
 from pg_kafka.config.settings import Settings
-from pg_kafka.metrics._requests import MIXED, PART_NAMES, UNSERVED, RequestCounters, Times, Timing
+from pg_kafka.metrics._requests import MIXED, MOST_SPACING, PART_NAMES, UNSERVED, RequestCounters, Times, Timing
 from pg_kafka.metrics.catalogue import requests as families
 from pg_kafka.metrics.counters import OTHER, Histogram
 from pg_kafka.metrics.families import Labels, histograms, many, one
@@ -53,6 +53,7 @@ class Requests:
     def observer(self, slow_ms: int, other: Observer | None) -> Observer | None:
         """Who looks on, besides `other`, and calls those requests slow that take longer; -1: none. None: nobody does."""
         self._slow_ms = slow_ms
+        self.figures.pace.most = MOST_SPACING if slow_ms < 0 and other is None else 1
         self._counters.watch_slow(slow_ms / 1000, self._on_slow if slow_ms >= 0 else None)
         if not self._is_measured and slow_ms < 0:
             return other
@@ -81,6 +82,8 @@ class Requests:
         self._slow.note(header, who, timing, code)
 
     def families(self) -> Iterable[Metric]:
+        self._counters.settle()
+        self.figures.pace.renew(self.figures.commit.now())
         counts = self._counters.counts
         requests: dict[Labels, int] = {}
         request_bytes: dict[Labels, int] = {}

@@ -18,14 +18,17 @@ RESPONSE_BYTES = counter("pg_kafka_response_bytes_total", "Bytes of answers.", "
 SECONDS = histogram(
     "pg_kafka_request_seconds",
     "From the arrival of the whole request to its answer, without what the client asked to wait for and what it had to wait"
-    " because of a quota.",
+    " because of a quota. Its count is of all requests. Of Produce, Fetch, OffsetCommit and heartbeats, once there are more"
+    " than 100 of them in a second, some are timed, drawn by lot, and each of those stands for the ones since the last; with"
+    " pg_kafka.slow_request_ms all are timed.",
     "api",
 )
 PART_SECONDS = histogram(
     "pg_kafka_request_part_seconds",
     "Where that time went: `queue` until its turn came, `lane` until the transaction began that holds it, `database` in that"
     " transaction and other statements, `work` in the broker. Beside it, `waited` is what the client asked to wait for (records,"
-    " members of its group), `throttle` what a quota kept it waiting. Parts that a request did not have are not counted.",
+    " members of its group), `throttle` what a quota kept it waiting. Parts that a request did not have are not counted. Of"
+    " many requests some are timed, as in pg_kafka_request_seconds.",
     "api", "part",
 )  # fmt: skip
 REFUSED = counter(
