@@ -130,6 +130,17 @@ class Segments:
         if await self.exists(leaf):
             await self._connection.execute(render(SQL["fill_extents"], leaf=leaf), series, segment)
 
+    async def fill_times(self, count: int) -> bool:
+        """Find out the smallest timestamps in some complete segments of which they are not known; were there any?"""
+        found = False
+        for row in await self._connection.fetch(SQL["segments_without_times"], count):
+            leaf = leaf_table(row["series"], row["segment"])
+            if await self.exists(leaf):
+                async with self.giving_way():
+                    await self._connection.execute(render(SQL["fill_times"], leaf=leaf), row["series"], row["segment"])
+                found = True
+        return found
+
     async def freeze_grown(self, series: int, segment: int) -> None:
         """Freeze what has been added to an active segment since the last time.
 

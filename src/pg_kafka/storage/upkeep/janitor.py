@@ -39,7 +39,7 @@ from pg_kafka.storage.upkeep.journals import RotateJournals
 from pg_kafka.storage.upkeep.lag_history import TurnLagHistory
 from pg_kafka.storage.upkeep.member_commits import TurnMemberCommits
 from pg_kafka.storage.upkeep.retention import MoveLogStarts, Retention
-from pg_kafka.storage.upkeep.rolling import FillExtents, RollSegments, SealSegments
+from pg_kafka.storage.upkeep.rolling import FillExtents, FillTimes, RollSegments, SealSegments
 from pg_kafka.storage.upkeep.series import MoveTopics
 from pg_kafka.storage.upkeep.sql_commits import ExpireSqlGroups, TurnSqlCommits
 from pg_kafka.storage.upkeep.views import DropViews, MakeViews, RenewViews
@@ -104,6 +104,7 @@ class Janitor(TopicsWatcher):
             RollSegments(site, grown),
             SealSegments(site),
             FillExtents(site),
+            FillTimes(site),
             MoveLogStarts(site, retention),
             FreeSegments(site, on_less),
             FreezeSegments(site),

@@ -85,3 +85,26 @@ class FillExtents(Job):
             self._may_lack_figures = await self.site.segments.fill_extents(SEGMENTS_PER_STEP) > 0
             return self._may_lack_figures
         return False
+
+
+class FillTimes(Job):
+    """Smallest timestamps of what is complete: kafka.read_time() leaves out segments that begin after the time asked for.
+
+    Looks when segments were sealed, and now and then for those of which batches have been unpacked.
+    """
+
+    name = "fill times"
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+        self._looks_at = float("-inf")
+        self._sealed = -1
+
+    async def step(self) -> bool:
+        sealed = self.site.counts.segments["sealed"]
+        if (sealed == self._sealed and self.site.now() < self._looks_at) or not self.has_room():
+            return False
+        if await self.site.segments.fill_times(SEGMENTS_PER_STEP):
+            return True
+        self._sealed, self._looks_at = sealed, self.site.now() + self.site.options.interval_s
+        return False

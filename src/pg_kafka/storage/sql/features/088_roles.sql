@@ -136,7 +136,7 @@ DECLARE
 BEGIN
     EXECUTE format('GRANT USAGE ON SCHEMA kafka, topics TO %I', role);
     EXECUTE format('GRANT USAGE ON TYPE kafka.header TO %I', role);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION kafka.read, kafka.locate, kafka.latest, kafka.as_text, kafka.as_json, kafka.header_value TO %I', role);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION kafka.read, kafka.locate, kafka.read_time, kafka.tail, kafka.segments_of_time, kafka.time_ms, kafka.latest, kafka.as_text, kafka.as_json, kafka.header_value TO %I', role);
     IF topic IS NOT NULL THEN
         SELECT t.view_name INTO view_name FROM kafka.topics t WHERE t.name = grant_reader.topic;
         IF NOT FOUND THEN

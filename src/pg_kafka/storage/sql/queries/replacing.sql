@@ -78,7 +78,7 @@ DELETE FROM kafka.{leaf} l WHERE NOT EXISTS (SELECT FROM kafka.topics t WHERE t.
 WITH moved AS (
     UPDATE kafka.extents
     SET segment = $3, generation = generation + 1,
-        last_offset = NULL, bytes = NULL, records = NULL, first_timestamp = NULL, max_timestamp = NULL
+        last_offset = NULL, bytes = NULL, records = NULL, first_timestamp = NULL, max_timestamp = NULL, min_timestamp = NULL
     WHERE series = $1 AND segment = ANY ($2::integer[])
     RETURNING topic, partition
 )

@@ -163,6 +163,33 @@ LEFT JOIN kafka.{leaf} l ON l.topic = f.topic AND l.partition = f.partition AND 
 WHERE x.topic = f.topic AND x.partition = f.partition AND x.first_offset = f.first_offset
   AND x.series = $1 AND x.segment = $2;
 
+-- name: segments_without_times
+-- Complete segments with extents whose smallest timestamp is not known, some of them; index extents_unknown_times.
+SELECT g.series, g.segment FROM kafka.segments g
+WHERE g.state IN ('sealed', 'frozen') AND EXISTS (
+    SELECT FROM kafka.extents x
+    WHERE x.series = g.series AND x.segment = g.segment AND x.min_timestamp IS NULL AND x.packed_from IS NULL)
+ORDER BY g.series, g.segment LIMIT $1;
+
+-- name: fill_times
+-- Reads the timestamps of all records where they differ, one comparison for each: nearly always the first one is the smallest. Rows may
+-- still be removed from the segment, and none is added: what was the smallest timestamp stays a bound.
+-- Locks: the rows of the segment's extents.
+UPDATE kafka.extents x SET min_timestamp = coalesce(f.smallest, 9223372036854775807)
+FROM (
+    SELECT e.topic, e.partition, e.first_offset,
+           min(CASE WHEN l.timestamps IS NULL OR l.first_timestamp <= ALL (l.timestamps) THEN l.first_timestamp
+                    ELSE (SELECT min(u) FROM unnest(l.timestamps) AS u) END) FILTER (WHERE NOT l.is_control) AS smallest
+    FROM (SELECT y.topic, y.partition, y.first_offset,
+                 lead(y.first_offset, 1, 9223372036854775807) OVER (PARTITION BY y.topic, y.partition ORDER BY y.first_offset) AS next_offset
+          FROM kafka.extents y WHERE y.series = $1 AND y.segment = $2) AS e
+    LEFT JOIN kafka.{leaf} l ON l.topic = e.topic AND l.partition = e.partition
+                            AND l.base_offset >= e.first_offset AND l.base_offset < e.next_offset
+    GROUP BY e.topic, e.partition, e.first_offset
+) AS f
+WHERE x.topic = f.topic AND x.partition = f.partition AND x.first_offset = f.first_offset
+  AND x.series = $1 AND x.segment = $2 AND x.min_timestamp IS NULL AND x.packed_from IS NULL;
+
 -- name: vacuum
 -- Of a sealed segment. Never truncates the file: that would need ACCESS EXCLUSIVE, and an append-only table has nothing to give back.
 VACUUM (FREEZE, ANALYZE, TRUNCATE FALSE) kafka.{leaf};

@@ -136,12 +136,14 @@ CREATE TABLE kafka.extents (
     first_timestamp  bigint,
     max_timestamp    bigint,
     packed_from      bigint,
+    min_timestamp    bigint,
     PRIMARY KEY (topic, partition, first_offset),
     CONSTRAINT extents_figures_check CHECK (num_nulls(last_offset, bytes, records, first_timestamp, max_timestamp) IN (0, 5))
 );
 CREATE INDEX packed_extents ON kafka.extents (topic, partition, first_offset) WHERE packed_from IS NOT NULL;
 CREATE INDEX extents_segments ON kafka.extents (series, segment);
 CREATE INDEX extents_unknown ON kafka.extents (series, segment) WHERE last_offset IS NULL;
+CREATE INDEX extents_unknown_times ON kafka.extents (series, segment) WHERE min_timestamp IS NULL AND packed_from IS NULL;
 COMMENT ON TABLE kafka.extents IS
     'Which segment holds which offsets of a partition: from first_offset to the next extent''s. Written with the first append into a segment; generation grows when rows move. The figures are NULL until the segment is sealed.';
 COMMENT ON COLUMN kafka.extents.last_offset IS 'Last offset that has a row here; first_offset - 1 when there are no rows.';
@@ -149,6 +151,7 @@ COMMENT ON COLUMN kafka.extents.bytes IS 'Bytes in Kafka''s format, markers of t
 COMMENT ON COLUMN kafka.extents.records IS 'Records of producers; markers of transactions are not counted.';
 COMMENT ON COLUMN kafka.extents.first_timestamp IS 'Timestamp of the first record, ms, not always the smallest; -1 when there are no rows. Says how old the extent is where max_timestamp is of the future.';
 COMMENT ON COLUMN kafka.extents.max_timestamp IS 'Largest timestamp, ms, markers of transactions included; -1 when no record has one. Retention by time goes by it.';
+COMMENT ON COLUMN kafka.extents.min_timestamp IS 'No record of a producer has a smaller timestamp, ms; the largest bigint when there are none. NULL until it is known, soon after the segment is sealed.';
 COMMENT ON COLUMN kafka.extents.packed_from IS 'No row of the extent below this offset has batches as they came; NULL when none has.';
 
 CREATE TABLE kafka.leader_epochs (
