@@ -1,4 +1,4 @@
-"""Every SQL example of docs/sql.md and README.md runs, and what they grant is enough for their own queries."""
+"""Every SQL example of docs/sql.md, docs/sql-query.md and README.md runs, and what they grant is enough for their own queries."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pg_kafka.config.broker import BROKER_KEYS
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "sql.md"
+PAGE_ON_QUERIES = ROOT / "docs" / "sql-query.md"
 README = ROOT / "README.md"
 
 pytestmark = pytest.mark.parametrize("postgres_server", ["postgresql-15", "embedded"], indirect=True)
@@ -64,6 +65,19 @@ async def test_examples_of_the_guide_run(superuser: asyncpg.Connection) -> None:
     assert len(asked) >= 6
     for statement in asked:
         assert await superuser.fetch(statement), statement
+
+
+async def test_examples_of_the_page_on_queries_run(superuser: asyncpg.Connection) -> None:
+    answers = {statement: await superuser.fetch(statement) for statement in statements(PAGE_ON_QUERIES)}
+    assert [len(answers[statement]) for statement in answers if "FROM kafka.read_time" in statement] == [1500, 1, 1]
+    assert [len(answers[statement]) for statement in answers if "FROM kafka.tail" in statement] == [10, 3]
+    sampled, defined = (rows for statement, rows in answers.items() if "FROM kafka.define_columns" in statement)
+    assert [tuple(row) for row in sampled] == [("amount", "bigint", "$.amount"), ("customer", "text", "$.customer")]
+    assert [row["type"] for row in defined] == ["numeric", "text", "text", "bigint"]
+    (found,) = (rows for statement, rows in answers.items() if "WHERE amount > 995" in statement)
+    assert [row["amount"] for row in found] == list(range(996, 1500))
+    (counted,) = (rows for statement, rows in answers.items() if "segment = ANY" in statement)
+    assert counted[0]["count"] == 1500
 
 
 async def test_queries_of_the_readme_run_with_what_it_grants(superuser: asyncpg.Connection) -> None:

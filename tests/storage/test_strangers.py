@@ -15,9 +15,18 @@ from tests.storage.log_rows import add_topic, connect_migrated
 # Those that views contain: whoever reads a view is asked for them. They return no record and change nothing.
 EVERYBODY_S = {
     "kafka.are_unpacked()",
+    "kafka.as_json(bytea)",
     "kafka.broker_value(kafka.config_keys)",
     "kafka.config_fault(text,text,text)",
     "kafka.is_unpacked(bigint)",
+    "kafka.json_as_bigint(jsonb)",
+    "kafka.json_as_boolean(jsonb)",
+    "kafka.json_as_date(jsonb)",
+    "kafka.json_as_double(jsonb)",
+    "kafka.json_as_integer(jsonb)",
+    "kafka.json_as_numeric(jsonb)",
+    "kafka.json_as_timestamptz(jsonb)",
+    "kafka.json_as_uuid(jsonb)",
     "kafka.refuse_packed(bigint)",
 }
 
@@ -84,7 +93,7 @@ async def privileges(two: Two) -> dict[str, list[str]]:
     }
 
 
-async def test_stranger_has_five_functions_and_no_schema_to_find_them_in(two: Two) -> None:
+async def test_stranger_has_the_functions_of_views_and_no_schema_to_find_them_in(two: Two) -> None:
     nothing: list[str] = []
     assert await privileges(two) == {
         "functions": sorted(EVERYBODY_S),

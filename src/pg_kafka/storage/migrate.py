@@ -3,7 +3,7 @@
 `sql/schema/` is the whole truth of today, `sql/features/` what users may call, `sql/migrations/` leads older databases
 there: files named `<version>_<what>.sql`, applied in order of name. All of it is one transaction under an advisory lock,
 so that brokers that start together do it once, and a crash leaves nothing half made. Nothing is granted to PUBLIC but
-EXECUTE on five functions that views contain.
+EXECUTE on functions that views contain.
 """
 
 import asyncio

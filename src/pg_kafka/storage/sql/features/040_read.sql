@@ -55,28 +55,30 @@ AS $$
 DECLARE
     place record;
     again record;
-    lacking text;
+    columns text;
     tries integer := 0;
     found bigint;
 BEGIN
     place := kafka.locate(topic, partition, "from", "to");
-    -- A view from before an upgrade lacks the columns that kafka.messages has got; the janitor makes it anew moments later.
-    SELECT string_agg(format(', NULL::%s', format_type(a.atttypid, a.atttypmod)), '' ORDER BY a.attnum) INTO lacking
+    -- A view from before an upgrade lacks the columns that kafka.messages has got; the janitor makes it anew moments later. And it may have
+    -- columns of its own.
+    SELECT string_agg(CASE WHEN v.attname IS NULL THEN format('NULL::%s', format_type(a.atttypid, a.atttypmod)) ELSE format('m.%I', v.attname) END,
+                      ', ' ORDER BY a.attnum) INTO columns
     FROM pg_attribute a
-    WHERE a.attrelid = 'kafka.messages'::regclass
-      AND a.attnum > (SELECT c.relnatts FROM pg_class c WHERE c.oid = to_regclass(place.relation));
+    LEFT JOIN pg_attribute v ON v.attrelid = to_regclass(place.relation) AND v.attname = a.attname AND v.atttypid = a.atttypid
+    WHERE a.attrelid = 'kafka.messages'::regclass AND a.attnum > 0;
     -- Each statement has a snapshot of its own in READ COMMITTED, and records may move between two of them. So the query that reads them
     -- also asks whether they are where they were, and finds nothing when they are not. Numbers of segments are in its plan: one with
     -- conditions on other tables instead would plan every segment.
     LOOP
         -- Asks the topic's view in the caller's name: who may SELECT from the view may read this way too.
         RETURN QUERY EXECUTE format(
-            'SELECT m.*%s FROM %s m
+            'SELECT %s FROM %s m
              WHERE m.topic_id = $1 AND m.partition_id = $2 AND m.series = ANY ($3) AND m.segment = ANY ($4)
                AND m.batch_base_offset >= $5 AND m.batch_base_offset < $7
                AND m.partition_offset >= $6 AND m.partition_offset < $7
                AND (SELECT (p.all_series, p.segments) IS NOT DISTINCT FROM ($3, $4) FROM kafka.locate($8, $2, $6, $7) p)
-             ORDER BY m.partition_offset', lacking, place.relation)
+             ORDER BY m.partition_offset', columns, place.relation)
         USING place.topic_id, partition, place.all_series, place.segments, place.first_base, "from", "to", topic;
         GET DIAGNOSTICS found = ROW_COUNT;
         EXIT WHEN found > 0;

@@ -20,17 +20,23 @@ WHERE t.view_name IS NOT NULL AND NOT EXISTS (
     WHERE c.relnamespace = 'topics'::regnamespace AND c.relname = t.view_name AND c.relkind = 'v');
 
 -- name: topics_with_old_view
--- Views from before kafka.topic_messages got its last columns: columns are only ever appended, so their number says it. And those from
--- before schema version 5: they are made of kafka.messages, and ask for all topics. What somebody else has made of these is left alone.
+-- Views from before kafka.topic_messages got its last columns: columns are only ever appended, so their number says it, with those that
+-- topics have of their own. Those from before INSERT into them produced. And those from before schema version 5: they are made of
+-- kafka.messages, and ask for all topics. What somebody else has made of these is left alone.
 SELECT t.id, t.name FROM kafka.topics t
 JOIN pg_catalog.pg_class c ON c.relnamespace = 'topics'::regnamespace AND c.relname = t.view_name AND c.relkind = 'v'
+CROSS JOIN LATERAL (
+    SELECT coalesce(bool_or(d.refobjid = 'kafka.topic_messages'::regclass), false) AS is_new, coalesce(bool_or(d.refobjid = 'kafka.messages'::regclass), false) AS is_old
+    FROM pg_catalog.pg_rewrite r
+    JOIN pg_catalog.pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
+    WHERE r.ev_class = c.oid) AS m
 WHERE (c.relnatts < (SELECT m.relnatts FROM pg_catalog.pg_class m WHERE m.oid = 'kafka.topic_messages'::regclass)
-       OR (strpos(pg_catalog.pg_get_viewdef(c.oid), format('topic_id = %s', t.id)) > 0
-           AND EXISTS (
-               SELECT FROM pg_catalog.pg_rewrite r
-               JOIN pg_catalog.pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid
-                                          AND d.refclassid = 'pg_class'::regclass AND d.refobjid = 'kafka.messages'::regclass
-               WHERE r.ev_class = c.oid)))
+                    + (SELECT count(*) FROM kafka.topic_columns o
+                       WHERE o.topic = t.name AND NOT EXISTS (
+                           SELECT FROM pg_catalog.pg_attribute a
+                           WHERE a.attrelid = 'kafka.topic_messages'::regclass AND a.attname = o.name))
+       OR (m.is_new AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid AND g.tgname = 'produce'))
+       OR (m.is_old AND strpos(pg_catalog.pg_get_viewdef(c.oid), format('topic_id = %s', t.id)) > 0))
   AND NOT (t.id = ANY ($1::bigint[]))
 ORDER BY t.id LIMIT $2;
 

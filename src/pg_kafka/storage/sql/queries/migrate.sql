@@ -65,7 +65,9 @@ $$;
 -- name: grant_to_readers
 -- PostgreSQL asks for EXECUTE on the functions in a view from whoever reads the view. These return no record.
 GRANT EXECUTE ON FUNCTION kafka.is_unpacked(bigint), kafka.are_unpacked(), kafka.refuse_packed(bigint),
-    kafka.config_fault(text, text, text), kafka.broker_value(kafka.config_keys) TO PUBLIC;
+    kafka.config_fault(text, text, text), kafka.broker_value(kafka.config_keys),
+    kafka.as_json(bytea), kafka.json_as_numeric(jsonb), kafka.json_as_bigint(jsonb), kafka.json_as_integer(jsonb), kafka.json_as_double(jsonb),
+    kafka.json_as_boolean(jsonb), kafka.json_as_uuid(jsonb), kafka.json_as_timestamptz(jsonb), kafka.json_as_date(jsonb) TO PUBLIC;
 
 -- name: forget_settings
 DELETE FROM kafka.setting_names WHERE NOT (name = ANY ($1::text[]));
