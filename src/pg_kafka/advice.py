@@ -87,6 +87,8 @@ ADVICE: Mapping[str, str] = {
     "passwords of PLAIN cross the network unencrypted": "use SASL_SSL, or SCRAM-SHA-512",
     "pushed metrics cannot be read": "update the client, subscribe to fewer metrics, or raise telemetry.max.bytes",
     "records are missing in the database": "find out who deletes from kafka.log; restore the rows, or have consumers seek beyond them",
+    "records from the outbox cannot be sent": "look at them there, and produce again what is wanted",
+    "relay begins anew": "look at error and at the server's log when it goes on. With a topic is not known yet, or is being deleted: nothing, if it was once",
     "reply cannot be encoded": "report it",
     "reply failed": "report it",
     "request failed": "report it",
