@@ -44,7 +44,7 @@ from pg_kafka.storage.outbox import (
     Snapshot,
     share_of,
 )
-from pg_kafka.storage.outbox_tables import OutboxTables
+from pg_kafka.storage.outbox_tables import GRACE_S, OutboxTables
 from pg_kafka.storage.partition import Append, AppendResult, Partition
 from pg_kafka.storage.sessions import CONNECTION_ERRORS, Fenced, describe, unavailable
 from pg_kafka.storage.topics import Topic, Topics
@@ -66,8 +66,10 @@ REFUSED = "XX000"
 TABLES_S = 1.0
 # Several transactions that have produced are open: nobody tells when one of them ends.
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.001, 0.1
-# A sleep ends after this even if nobody rings: the net under a NOTIFY that was lost.
+# The relay looks after this even if nobody rings: the net under a NOTIFY that was lost.
 LOOK_AGAIN_S = 60.0
+# More rows in one pass, or more passes with rows one after the other, end a sleep.
+FEW_ROWS, FEW_PASSES = 8, 4
 RETRY_DELAYS_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 # A topic that the database has and this broker does not know yet will be known after a moment.
 UNKNOWN_TOPIC_S = 0.05
@@ -188,48 +190,59 @@ class Relay:
 
     async def _work(self) -> None:
         while not self.is_stopping:
-            is_idle = not await self._pass()
-            if self._clock.steady_s() >= self._looks_at_s:
-                await self._tables.look(self._previous)
-                self._looks_at_s = self._clock.steady_s() + TABLES_S
-            if is_idle:
+            found = await self._pass()
+            await self._look_at_tables()
+            if not found:
                 await self._sleep()
 
+    async def _look_at_tables(self) -> None:
+        if self._clock.steady_s() >= self._looks_at_s:
+            await self._tables.look(self._previous)
+            self._looks_at_s = self._clock.steady_s() + TABLES_S
+
     async def _sleep(self) -> None:
-        """Until something is due that was not before."""
+        """Until so much comes that producers need not ring for each of it.
+
+        Whoever rings while the bell hangs is served at once. To take the bell down and hang it again for a single record would
+        cost as much as sending it.
+        """
         doorbell = self._doorbell
         await doorbell.hang()
         pause_s = FIRST_PAUSE_S
-        until_s = self._clock.steady_s() + LOOK_AGAIN_S
-        while not self.is_stopping and self._clock.steady_s() < until_s:
-            held = doorbell.holds
+        passes = 0  # without a wait between them
+        while not self.is_stopping:
+            # Who commits from here on rings, and who has committed is seen by the pass.
+            doorbell.rung.clear()
             producers = await doorbell.producers()
-            if await self._pass(looks_only=True):
+            found = await self._pass()
+            await self._look_at_tables()
+            passes = passes + 1 if found else 0
+            if found > FEW_ROWS or passes > FEW_PASSES:
                 break
+            if doorbell.rung.is_set():
+                continue
+            timeout_s = LOOK_AGAIN_S
             if producers > 1:
                 timeout_s = pause_s
                 pause_s = min(2 * pause_s, LAST_PAUSE_S)
-            else:
-                timeout_s = LOOK_AGAIN_S
+            elif self._tables.has_sent:
+                timeout_s = GRACE_S
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     await doorbell.rung.wait()
-            if doorbell.rung.is_set() and (held or not doorbell.holds):
-                break
-            doorbell.rung.clear()  # the last of those who had the lock has ended, or it is time to look
+                passes = 0
         await doorbell.take_down()
 
     # -- a pass ------------------------------------------------------------------------------------------------------
 
-    async def _pass(self, *, looks_only: bool = False) -> bool:
-        """Send what is due now; False when nothing was. With `looks_only`, find out whether something is."""
-        snapshot, due = await self._outbox.due_now(self._previous, 1 if looks_only else ROWS_PER_LOOK)
-        if not due:
-            self._previous = snapshot
-            return False
-        if not looks_only:
+    async def _pass(self) -> int:
+        """Send what is due now; how many rows that was, or more than one look names."""
+        snapshot, due = await self._outbox.due_now(self._previous, ROWS_PER_LOOK)
+        if due:
             await self._send(self._previous, snapshot, due, NO_ID, is_all=len(due) < ROWS_PER_LOOK)
-        return True
+        else:
+            self._previous = snapshot
+        return len(due)
 
     async def _go_on(self, previous: Snapshot, snapshot: Snapshot, after_id: int) -> None:
         """Send the rest of a pass."""

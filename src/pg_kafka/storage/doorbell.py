@@ -6,19 +6,20 @@ looks for the last time: who has committed before is found by that look, and who
 still is found when the relay gets it, if there is no more than one.
 
     await doorbell.hang()           ask for the lock
+    doorbell.rung.clear()
     await doorbell.producers()      one at most, else look again after a moment
     ...                             one more look: nothing
     await doorbell.rung.wait()      a NOTIFY, or the lock, after whoever had it
     await doorbell.take_down()      producers need not notify any more
 
 A transaction that has produced and stays open keeps the lock from the relay. Then the others notify, and nothing else changes.
-Only of several such nobody tells when the first one ends.
+Only of several such nobody tells when the first one ends. The request is never cancelled, which PostgreSQL would log as an
+error: when the relay wakes before it has the lock, it gives the lock back as soon as it has it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 
 import asyncpg
@@ -40,7 +41,8 @@ class Doorbell:
         self._open = open_session
         self._other = other
         self._session: Session | None = None
-        self._waiting: asyncio.Task[None] | None = None  # the request for the lock
+        self._request: asyncio.Task[None] | None = None  # waits for the lock
+        self._is_wanted = False
         self._holds = False
         self.rung = asyncio.Event()
 
@@ -50,10 +52,10 @@ class Doorbell:
         session.connection.add_termination_listener(lambda _connection: self.rung.set())
 
     def drop(self) -> None:
-        self._holds = False
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None:
-            waiting.cancel()
+        self._holds = self._is_wanted = False
+        request, self._request = self._request, None
+        if request is not None:
+            request.cancel()
         session, self._session = self._session, None
         if session is not None:
             session.drop()
@@ -65,43 +67,51 @@ class Doorbell:
 
     async def hang(self) -> None:
         """Ask for the lock; returns when whoever comes is refused it."""
+        request = self._request
+        if request is not None and self._holds:
+            await request  # which is giving the lock back
+        self._is_wanted = True
+        if self._request is not None:
+            return  # it waits still
         connection = self._connection
-        self.rung.clear()
         if await connection.fetchval(SQL["try_sleep"], timeout=STATEMENT_TIMEOUT_S):
             self._holds = True
             return
-        pid = self._pid
-        waiting = self._waiting = asyncio.create_task(self._wait(connection), name="relay waits for producers")
-        waiting.add_done_callback(_look_at)
+        request = self._request = asyncio.create_task(self._wait(connection), name="relay waits for producers")
+        request.add_done_callback(_look_at)
         async with asyncio.timeout(STATEMENT_TIMEOUT_S):
-            while not waiting.done():
-                if await self._other().connection.fetchval(SQL["is_waiting"], pid):
+            while not request.done():
+                if await self._other().connection.fetchval(SQL["is_waiting"], self._pid):
                     return
                 await asyncio.sleep(QUEUE_POLL_S)
 
     async def producers(self) -> int:
-        """How many open transactions have produced and will not ring. None comes while the bell hangs."""
+        """How many open transactions have produced and will not ring. None comes while the bell hangs.
+
+        Raises StorageError, or what the request for the lock has failed with: then nobody rings any more.
+        """
+        _ = self._connection
+        if self._request is not None and self._request.done():
+            self._request.result()
         if self._holds:
             return 0
         found: int = await self._other().connection.fetchval(SQL["producers"], timeout=STATEMENT_TIMEOUT_S)
         return found
 
     async def _wait(self, connection: asyncpg.Connection) -> None:
-        """Its deadline is that of the sleep (take_down)."""
-        with contextlib.suppress(asyncpg.QueryCanceledError):
-            await connection.execute(SQL["sleep"])
-            self._holds = True
+        """Ends with the transactions that have the lock, or with the session, which rings as well."""
+        await connection.execute(SQL["sleep"])
+        self._holds = True
+        if not self._is_wanted:
+            await connection.execute(SQL["wake"], timeout=STATEMENT_TIMEOUT_S)
+            self._holds = False
+        self._request = None
         self.rung.set()
 
     async def take_down(self) -> None:
-        """Give the lock back, or ask for it no more."""
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None:
-            async with asyncio.timeout(STATEMENT_TIMEOUT_S):
-                if not waiting.done():
-                    await self._other().connection.execute(SQL["stop_waiting"], self._pid)
-                await waiting
-        if self._holds:
+        """Give the lock back, now or as soon as it is had."""
+        self._is_wanted = False
+        if self._request is None and self._holds:
             await self._connection.execute(SQL["wake"], timeout=STATEMENT_TIMEOUT_S)
             self._holds = False
 

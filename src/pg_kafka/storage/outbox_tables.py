@@ -60,6 +60,11 @@ class OutboxTables:
         self._sent: dict[int, _Sent] = {}
         self.bytes = 0  # of all tables, at the last look
 
+    @property
+    def has_sent(self) -> bool:
+        """Is a table to be emptied once nobody has an older snapshot?"""
+        return bool(self._sent)
+
     async def look(self, previous: Snapshot) -> None:
         """Go on to another table when the one that is written is large; empty those whose rows are all in the log.
 

@@ -101,9 +101,6 @@ SELECT count(*) FROM pg_catalog.pg_locks
 WHERE locktype = 'advisory' AND granted AND classid = 1885825896 AND objid = 1 AND objsubid = 2 AND mode = 'ShareLock'
   AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database());
 
--- name: stop_waiting
-SELECT pg_catalog.pg_cancel_backend($1);
-
 -- name: wake
 SELECT pg_catalog.pg_advisory_unlock(1885825896, 1);
 
