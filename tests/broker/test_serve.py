@@ -391,7 +391,7 @@ def test_waiting_broker_ends_on_a_signal(pg_dsn: str) -> None:
 
 
 async def test_as_many_connections_as_it_asks_for_are_enough(pg_database: Database, postgres15: Any) -> None:
-    postgres15.sql(f"ALTER ROLE {pg_database.name} CONNECTION LIMIT 10")
+    postgres15.sql(f"ALTER ROLE {pg_database.name} CONNECTION LIMIT 12")
     with serve("--database", pg_database.dsn) as broker:
         broker.ready()
         async with await RawClient.connect(broker) as client:

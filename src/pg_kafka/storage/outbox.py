@@ -210,7 +210,7 @@ class Outbox:
                 adopt = queries.render(SQL["adopt"], number=number)
                 await connection.execute(adopt, *sent, timeout=ADOPT_TIMEOUT_S)
             active = await connection.fetchval(SQL["active_journal"], timeout=STATEMENT_TIMEOUT_S)
-            begin = queries.render(SQL["begin_anew"], journal=journal_table("relay", active))
+            begin = queries.render(SQL["begin_anew"], relay=journal_table("relay", active))
             number = 0 if chunk is None else chunk.number
             identity = self.session.identity.system_identifier
             await connection.execute(begin, number + 1, identity, timeout=STATEMENT_TIMEOUT_S)

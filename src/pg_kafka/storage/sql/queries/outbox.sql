@@ -154,6 +154,6 @@ SELECT active FROM kafka.journals WHERE journal = 'relay';
 
 -- name: begin_anew
 -- The snapshots of before mean nothing here, and nothing is sent of what is in the outbox.
-INSERT INTO kafka.{journal}
+INSERT INTO kafka.{relay}
     (entry, chunk, share, shares, parts, system_identifier, previous_snapshot, snapshot, after_id, last_id, is_last, left_over, partitions)
 VALUES (nextval('kafka.journal_entries'), $1, 0, 1, '{}', $2, '1:1:', '1:1:', -1, -1, true, '[]', '{}');
