@@ -16,9 +16,11 @@
 VENV  := .venv
 BIN   := $(VENV)/bin
 TESTS ?=
-# Tests that have brokers, servers and folders of their own run two at a time; clients wait for each other and run alone.
+# Tests that have brokers, servers and folders of their own run two at a time. Clients mostly wait, for each other and for
+# their own timeouts: they run one after the other beside those.
 SIDE_BY_SIDE := tests/unit tests/storage tests/broker tests/metrics tests/compare
 ALONE := tests/clients
+CLIENTS_LOG := .pytest_cache/clients.log
 BENCH ?=
 ARGS  ?=
 
@@ -38,9 +40,13 @@ serve: install
 
 test: install $(VENV)/.test
 ifeq ($(TESTS),)
-	@failed=0; \
+	@mkdir -p .pytest_cache; failed=0; \
+	echo "$(ALONE) beside the others: $(CLIENTS_LOG)"; \
+	$(BIN)/python -m pytest -ra -o cache_dir=.pytest_cache/clients $(ALONE) $(ARGS) >$(CLIENTS_LOG) 2>&1 & clients=$$!; \
+	trap 'kill $$clients; exit 130' INT TERM; \
 	$(BIN)/python -m pytest -ra -n 2 --dist loadfile $(SIDE_BY_SIDE) $(ARGS) || failed=1; \
-	$(BIN)/python -m pytest -ra $(ALONE) $(ARGS) || failed=1; \
+	wait $$clients || failed=1; \
+	cat $(CLIENTS_LOG); \
 	exit $$failed
 else
 	$(BIN)/python -m pytest -ra $(TESTS) $(ARGS)
