@@ -85,6 +85,8 @@ from pg_kafka.storage.member_commits import MemberCommits
 from pg_kafka.storage.migrate import grant_broker as grant_rights_of_broker
 from pg_kafka.storage.migrate import migrate as migrate_schema
 from pg_kafka.storage.notifications import TopicNotifications
+from pg_kafka.storage.outbox import Outbox
+from pg_kafka.storage.outbox_tables import OutboxTables
 from pg_kafka.storage.quotas import StoredQuotas
 from pg_kafka.storage.sessions import Fenced, Identity
 from pg_kafka.storage.sql_groups import SqlGroups
@@ -400,6 +402,8 @@ class Term:
         self._audit: AuditLog | None = None
         self._audit_task: asyncio.Task[None] | None = None
         self._disk_watch: asyncio.Task[None] | None = None
+        self._relay: Relay | None = None
+        self._relaying: asyncio.Task[None] | None = None
         self._member_commits_task: asyncio.Task[None] | None = None
         self._notifications: Notifications | None = None
         self._notifications_task: asyncio.Task[None] | None = None
@@ -559,6 +563,11 @@ class Term:
             counts=counts.transactions,
         )
         await self._transactions.start()
+        outbox = Outbox(membership.open_writer)
+        doorbell = Doorbell(membership.open_writer, lambda: outbox.session)
+        tables = OutboxTables(lambda: outbox.session, clock.steady_s, counts=counts.storage.relay)
+        self._relay = Relay(outbox, doorbell, tables, self._log, topics, clock, counts.storage.relay)
+        self._relaying = supervised(self._relay.run(), "relay", membership.end)
         member_commits = MemberCommitsWatch(MemberCommits(control), self._groups)
         self._member_commits_task = supervised(member_commits.run(), "commits by SQL", membership.end)
         self._notifications = Notifications(TopicNotifications(control), topics.by_id, self._log)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from prometheus_client.core import Metric
 
 from pg_kafka.metrics.catalogue import disk as disk_families
-from pg_kafka.metrics.catalogue import lanes, postgres, upkeep
+from pg_kafka.metrics.catalogue import lanes, postgres, relay, upkeep
 from pg_kafka.metrics.counters import LATENCY_S, SIZE_BYTES, Histogram
 from pg_kafka.metrics.families import histograms, many, one
 from pg_kafka.storage.counts import LaneCounts, StorageCounts

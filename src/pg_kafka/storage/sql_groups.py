@@ -17,7 +17,7 @@ from pg_kafka.errors import StorageError
 from pg_kafka.storage import queries
 from pg_kafka.storage.control import ControlSession
 
-SQL = queries.load("sql_groups")
+SQL = queries.load("driven_groups")
 
 
 class SqlOffset(NamedTuple):

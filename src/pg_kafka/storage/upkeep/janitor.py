@@ -112,6 +112,7 @@ class Janitor(TopicsWatcher):
             RotateJournals(site),
             RewriteCheckpoints(site),
             TurnLagHistory(site),
+            ForgetDedupIds(site),
             TurnSqlCommits(site),
             TurnMemberCommits(site),
             ExpireSqlGroups(site),

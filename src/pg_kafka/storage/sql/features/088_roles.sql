@@ -94,12 +94,13 @@ BEGIN
             WHEN object.relkind = 'S' THEN 'SELECT, USAGE, UPDATE'
             WHEN object.relname = 'audit_log' THEN 'INSERT'
             WHEN object.relname = 'cluster' THEN 'SELECT, UPDATE'
-            WHEN object.relname ~ '_journal_[01]$' OR object.relname ~ '^(lag_minutes|sql_commits)_[0-3]$' OR object.relname = 'partition_checkpoints' THEN 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE'
+            WHEN object.relname ~ '_journal_[01]$' OR object.relname ~ '^(lag_minutes|sql_commits)_[0-3]$' OR object.relname = 'partition_checkpoints'
+                OR object.relname ~ '^(outbox_[0-3]|deduplication_[01]|member_commits_[01])$' THEN 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE'
             ELSE 'SELECT, INSERT, UPDATE, DELETE' END, object.name, role);
     END LOOP;
     FOR object IN
         SELECT p.oid::regprocedure AS name FROM pg_proc p
-        WHERE p.pronamespace = 'kafka'::regnamespace AND p.proname NOT IN ('grant_broker', 'grant_reader', 'grant_consumer')
+        WHERE p.pronamespace = 'kafka'::regnamespace AND p.proname NOT IN ('grant_broker', 'grant_reader', 'grant_consumer', 'grant_producer')
     LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', object.name, role);
     END LOOP;
