@@ -11,11 +11,12 @@ import contextlib
 import json
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
-from tests.broker.conftest import RunningBroker
+from tests.broker.conftest import RunningBroker, serving
 from tests.broker.groupclient import (
     OFFSET_DELETE,
     OFFSET_FETCH,
@@ -28,8 +29,10 @@ from tests.broker.groupclient import (
     fresh_group,
     listed,
 )
+from tests.broker.pgbouncer import pgbouncer
 from tests.broker.rawclient import RawClient, SomeTopic, only
 from tests.kafka_reference import end
+from tests.postgres import PostgresServer
 
 from pg_kafka.wire.error_codes import ErrorCode
 from pg_kafka.wire.messages.offset_delete import (
@@ -554,3 +557,30 @@ async def superuser_of(postgres: Any, db: asyncpg.Connection) -> AsyncIterator[a
         yield admin
     finally:
         admin.terminate()
+
+
+async def test_prepared_transactions_and_a_pooler_are_like_any_other(
+    make_postgres: Callable[..., PostgresServer], tmp_path: Path
+) -> None:
+    server = make_postgres("postgresql-15", settings={"max_prepared_transactions": "5"})
+    database = server.create_database()
+    settings = {"GROUP_INITIAL_REBALANCE_DELAY_MS": "0"}
+    with serving(database.dsn, tmp_path, settings) as broker, pgbouncer(server, database, "transaction") as pooled:
+        async with contextlib.AsyncExitStack() as stack:
+            client = await stack.enter_async_context(await RawClient.connect(broker))
+            db = await asyncpg.connect(pooled, statement_cache_size=0)
+            stack.callback(db.terminate)
+            topic = await client.create_topic()
+            member = await alone(client, fresh_group(), topic)
+            async with db.transaction():
+                await commit_by_sql(db, member, topic, {0: 5})
+                assert await told(client, member.group, topic) == (ErrorCode.UNSTABLE_OFFSET_COMMIT, -1)
+            assert await told(client, member.group, topic) == (ErrorCode.NONE, 5)
+
+            own = await stack.enter_async_context(connected(broker))
+            await own.execute("BEGIN")
+            await commit_by_sql(own, member, topic, {0: 7})
+            await own.execute("PREPARE TRANSACTION 'billing'")
+            assert await told(client, member.group, topic) == (ErrorCode.UNSTABLE_OFFSET_COMMIT, -1)
+            await db.execute("COMMIT PREPARED 'billing'")
+            assert await told(client, member.group, topic) == (ErrorCode.NONE, 7)
