@@ -606,6 +606,41 @@ async def test_stop_while_connecting_ends_the_session(
     await until(db, here, 0)
 
 
+async def test_without_a_database_it_waits_between_its_tries(
+    make_janitor: Callable[..., Awaitable[Janitor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Jobs that want their turn do not make it try, or look, again and again."""
+    janitor = await make_janitor(interval_s=600.0)
+    tried = janitor._site.counts.job("janitor", "connect")
+    async with asyncio.timeout(DEADLINE_S):
+        while janitor._site.session is None or tried.steps < 2:
+            await asyncio.sleep(0.01)
+            janitor.poke()
+    for job in janitor._jobs:
+        monkeypatch.setattr(type(job), "wakes_at", lambda _: 0.0)
+    rounds = 0
+    wait = janitor._wait
+
+    async def counted() -> None:
+        nonlocal rounds
+        rounds += 1
+        await wait()
+
+    async def refuse(_name: str) -> sessions.Session:
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(janitor, "_wait", counted)
+    monkeypatch.setattr(janitor, "_open", refuse)
+    assert janitor._site.session is not None
+    before = tried.steps
+    janitor._site.session.drop()
+    async with asyncio.timeout(DEADLINE_S):
+        while tried.steps < before + 3:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.01)
+    # One for each job that has failed, and for each try.
+    assert rounds < 3 * len(janitor._jobs)
+
+
 async def test_a_fenced_broker_s_janitor_makes_no_noise(
     make_janitor: Callable[..., Awaitable[Janitor]], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -214,10 +214,10 @@ class Janitor(TopicsWatcher):
         while not self._poked.is_set():
             round_at = min(
                 began + interval_s,
-                *(job.wakes_at() for job in self._jobs if job is not self._follow),
+                *(self._due_at(job) for job in self._jobs if job is not self._follow),
                 *(at for at in self._not_before.values() if at > began),
             )
-            follow_at = self._follow.wakes_at() if self._site.is_connected else NEVER
+            follow_at = self._due_at(self._follow)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(round_at, follow_at) - self._site.now()):
                     await self._poked.wait()
@@ -225,6 +225,10 @@ class Janitor(TopicsWatcher):
                 return
             if self._site.now() >= follow_at and not self._poked.is_set():
                 await self._try(self._follow.name, self._follow.step)
+
+    def _due_at(self, job: Job) -> float:
+        """When a job wants its turn and can have it. Without a connection none can."""
+        return max(job.wakes_at(), self._not_before.get(job.name, 0.0)) if self._site.is_connected else NEVER
 
     async def _connect(self) -> bool:
         if not self._site.is_connected:
