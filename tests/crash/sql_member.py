@@ -71,10 +71,16 @@ async def run(settings: dict[str, Any]) -> None:
                 or membership.now != before
                 or not await _book(connection, batch, before, settings, chance)
             ):
-                await consumer.seek_to_committed()
+                await _go_back(consumer)
     finally:
         await consumer.stop()
         await connection.close(timeout=5)
+
+
+async def _go_back(consumer: aiokafka.AIOKafkaConsumer) -> None:
+    """Read again from what is committed. seek_to_committed() leaves partitions without a commit where they are."""
+    for place in consumer.assignment():
+        consumer.seek(place, await consumer.committed(place) or 0)
 
 
 async def _book(

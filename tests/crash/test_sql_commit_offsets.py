@@ -31,6 +31,7 @@ from tests.kafka_reference import ROOT
 SECONDS = float(os.environ.get("PG_KAFKA_SQL_CRASH_SECONDS", "8"))
 SEED = int(os.environ.get("PG_KAFKA_CRASH_SEED", "20"))
 MEMBERS = 4
+OFFSETS_S = 30.0
 GROUP = "members"
 
 pytestmark = [
@@ -141,6 +142,14 @@ async def trouble(system: Given, members: list[Member]) -> Counter[str]:
     return played
 
 
+async def group_offsets(system: Given) -> dict[int, int]:
+    """What the group has committed, by partition."""
+    rows = await system.fetch(
+        "SELECT c.partition_id, c.committed_offset FROM kafka.consumer_offsets c WHERE c.group_id = $1", GROUP
+    )
+    return {row["partition_id"]: row["committed_offset"] for row in rows}
+
+
 async def test_every_order_is_booked_once_by_members_that_commit_by_sql(
     one_broker: Given,
 ) -> None:
@@ -173,6 +182,12 @@ async def test_every_order_is_booked_once_by_members_that_commit_by_sql(
     told = f"{sum(map(len, orders.values()))} orders, {dict(said)}, {dict(played)}"
     print(told)
     assert not wrong, "\n".join([f"seed {SEED}", told, *wrong[:20]])
+    wanted = {partition: records[-1].offset + 1 for partition, records in orders.items()}
+    # The view has what members have committed within about a second (docs/sql-groups.md).
+    deadline = time.monotonic() + OFFSETS_S
+    while (offsets := await group_offsets(system)) != wanted and time.monotonic() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
+    assert offsets == wanted
     assert said["committed"]
 
 
